@@ -1,0 +1,103 @@
+"""Backbone and feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["FpnNeck", "ImageEncoder"]
+
+
+class FpnNeck(nn.Module):
+    """A feature pyramid (arXiv 1612.03144) of 1x1 convolutions.
+
+    Args:
+        position_encoding: gives the positions of each level.
+        d_model: channels of every level.
+        backbone_channel_list: channels of the backbone's maps, smallest map first.
+        fpn_interp_model: how the map above is enlarged.
+        fuse_type: `"sum"`, or `"avg"` for the mean of the two.
+        fpn_top_down_levels: levels that get the map above added; None: all.
+    """
+
+    def __init__(
+        self,
+        position_encoding: nn.Module,
+        d_model: int,
+        backbone_channel_list: Sequence[int],
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        fpn_interp_model: str = "bilinear",
+        fuse_type: str = "sum",
+        fpn_top_down_levels: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if fuse_type not in ("sum", "avg"):
+            raise ValueError(f"fuse_type must be 'sum' or 'avg', not {fuse_type!r}")
+        self.position_encoding = position_encoding
+        self.d_model = d_model
+        self.backbone_channel_list = list(backbone_channel_list)
+        self.convs = nn.ModuleList()
+        for channels in backbone_channel_list:
+            level = nn.Sequential()
+            level.add_module("conv", nn.Conv2d(channels, d_model, kernel_size, stride, padding))
+            self.convs.append(level)
+        self.fpn_interp_model = fpn_interp_model
+        self.fuse_type = fuse_type
+        levels = range(len(self.convs)) if fpn_top_down_levels is None else fpn_top_down_levels
+        self.fpn_top_down_levels = list(levels)
+
+    def forward(self, xs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps of the backbone, largest first, to features and positions of the same sizes."""
+        if len(xs) != len(self.convs):
+            raise ValueError(f"{len(xs)} maps for {len(self.convs)} levels")
+        features: list[Tensor] = []
+        above: Tensor | None = None
+        for level, conv in zip(reversed(range(len(xs))), self.convs, strict=True):
+            lateral = conv(xs[level])
+            if above is not None and level in self.fpn_top_down_levels:
+                lateral = lateral + self._enlarge(above).to(lateral.dtype)
+                if self.fuse_type == "avg":
+                    lateral = lateral / 2
+            above = lateral
+            features.insert(0, lateral)
+        return features, [self.position_encoding(x).to(x.dtype) for x in features]
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        """Twice the height and width, in at least float32."""
+        align = None if self.fpn_interp_model == "nearest" else False
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.interpolate(
+            wide, scale_factor=2.0, mode=self.fpn_interp_model, align_corners=align
+        )
+
+
+class ImageEncoder(nn.Module):
+    """Trunk and neck; the `scalp` smallest levels are dropped."""
+
+    def __init__(self, trunk: nn.Module, neck: nn.Module, scalp: int = 0) -> None:
+        super().__init__()
+        if list(trunk.channel_list) != list(neck.backbone_channel_list):
+            raise ValueError(
+                f"trunk has channels {trunk.channel_list}, neck takes {neck.backbone_channel_list}"
+            )
+        self.trunk = trunk
+        self.neck = neck
+        self.scalp = scalp
+
+    def forward(self, sample: Tensor) -> dict[str, Any]:
+        """Images `[B, 3, S, S]` to `vision_features` (the smallest map kept), `vision_pos_enc` and
+        `backbone_fpn` (lists of `[B, C, H_i, W_i]`, largest first)."""
+        features, positions = self.neck(self.trunk(sample))
+        keep = len(features) - self.scalp
+        features, positions = features[:keep], positions[:keep]
+        return {
+            "vision_features": features[-1],
+            "vision_pos_enc": positions,
+            "backbone_fpn": features,
+        }

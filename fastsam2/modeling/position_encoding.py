@@ -1,0 +1,124 @@
+"""Positions as features: sine maps, random Fourier features, and axial rotary tables.
+
+All are computed in float32 whatever the model's dtype: a coordinate of 1023.5 does not fit bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "PositionEmbeddingRandom",
+    "PositionEmbeddingSine",
+    "apply_rope",
+    "axial_rope_table",
+]
+
+
+class PositionEmbeddingSine(nn.Module):
+    """Sine and cosine map of a 2-D grid, rows first (arXiv 1706.03762, as DETR uses it)."""
+
+    def __init__(
+        self,
+        num_pos_feats: int,
+        temperature: float = 10000,
+        normalize: bool = True,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        if num_pos_feats % 2:
+            raise ValueError(f"num_pos_feats must be even, not {num_pos_feats}")
+        if scale is not None and not normalize:
+            raise ValueError("scale needs normalize=True")
+        self.num_pos_feats = num_pos_feats // 2
+        self.temperature = temperature
+        self.normalize = normalize
+        self.scale = 2 * math.pi if scale is None else scale
+        self.cache: dict[tuple[int, int, torch.device], Tensor] = {}
+
+    def _axis(self, length: int, device: torch.device) -> Tensor:
+        """Code of one axis, `[length, num_pos_feats]`, sine and cosine alternating."""
+        position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+        if self.normalize:
+            position = position / (position[-1] + 1e-6) * self.scale
+        channel = torch.arange(self.num_pos_feats, dtype=torch.float32, device=device)
+        phase = position[:, None] / self.temperature ** (2 * (channel // 2) / self.num_pos_feats)
+        return torch.stack((phase[:, 0::2].sin(), phase[:, 1::2].cos()), dim=2).flatten(1)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """The float32 map `[B, num_pos_feats, H, W]` for a feature map `x` `[B, C, H, W]`."""
+        batch, _, height, width = x.shape
+        key = (height, width, x.device)
+        if key not in self.cache:
+            rows = self._axis(height, x.device)[:, None].expand(-1, width, -1)
+            columns = self._axis(width, x.device)[None].expand(height, -1, -1)
+            self.cache[key] = torch.cat((rows, columns), dim=2).permute(2, 0, 1).contiguous()
+        return self.cache[key].expand(batch, -1, -1, -1)
+
+
+class PositionEmbeddingRandom(nn.Module):
+    """Random Fourier features of 2-D coordinates (arXiv 2006.10739)."""
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, num_pos_feats: int = 64, scale: float | None = None) -> None:
+        super().__init__()
+        scale = scale if scale and scale > 0 else 1.0
+        self.register_buffer(
+            "positional_encoding_gaussian_matrix", scale * torch.randn(2, num_pos_feats)
+        )
+
+    def _pe_encoding(self, coords: Tensor) -> Tensor:
+        """Features `[..., 2 * num_pos_feats]` of (x, y) in 0..1, `[..., 2]`."""
+        matrix = self.positional_encoding_gaussian_matrix
+        # Not a matmul: autocast would round it.
+        projected = (2 * coords - 1).unsqueeze(-1).mul(matrix.to(coords.dtype)).sum(-2)
+        phase = 2 * math.pi * projected
+        return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+    def forward(self, size: tuple[int, int]) -> Tensor:
+        """Features of the pixel centres of a grid, `[2 * num_pos_feats, H, W]`."""
+        height, width = size
+        matrix = self.positional_encoding_gaussian_matrix
+        dtype = torch.promote_types(matrix.dtype, torch.float32)
+        y = (torch.arange(height, device=matrix.device, dtype=dtype) + 0.5) / height
+        x = (torch.arange(width, device=matrix.device, dtype=dtype) + 0.5) / width
+        grid = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1)
+        return self._pe_encoding(grid).permute(2, 0, 1)
+
+    def forward_with_coords(self, coords_input: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Features `[B, N, 2 * num_pos_feats]` of (x, y) in pixels of an image (H, W)."""
+        height, width = image_size
+        dtype = torch.promote_types(coords_input.dtype, torch.float32)
+        x, y = coords_input.to(dtype).unbind(-1)
+        return self._pe_encoding(torch.stack([x / width, y / height], dim=-1))
+
+
+def axial_rope_table(
+    dim: int, width: int, height: int, theta: float = 10000.0, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of 2-D rotary embedding (arXiv 2403.13298), float32 `[H * W, dim / 2]`.
+
+    The first half of the channel pairs turns with x, the second with y.
+    """
+    frequency = theta ** -(torch.arange(0, dim, 4, device=device).float() / dim)
+    index = torch.arange(width * height, device=device)
+    x, y = (index % width).float(), (index // width).float()
+    angle = torch.cat([torch.outer(x, frequency), torch.outer(y, frequency)], dim=1)
+    return angle.cos(), angle.sin()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the channel pairs (2i, 2i + 1) of `x` `[..., L, D]` by tables `[L, D / 2]`.
+
+    Where L is a multiple of the tables' length they repeat, as for one grid after another.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    grids = x.unflatten(-2, (-1, len(cos))).unflatten(-1, (-1, 2)).to(dtype)
+    even, odd = grids.unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return turned.reshape(x.shape).to(x.dtype)

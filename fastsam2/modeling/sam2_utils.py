@@ -1,0 +1,131 @@
+"""Small parts shared by the model: MLP, channel norm, sine codes, choice of conditioning frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastsam2.modeling.click_sampling import (
+    get_next_point,
+    sample_box_points,
+    sample_one_point_from_error_center,
+    sample_random_points_from_errors,
+)
+
+__all__ = [
+    "MLP",
+    "DropPath",
+    "LayerNorm2d",
+    "at_least_float32",
+    "get_1d_sine_pe",
+    "get_next_point",
+    "sample_box_points",
+    "sample_one_point_from_error_center",
+    "sample_random_points_from_errors",
+    "select_closest_cond_frames",
+]
+
+T = TypeVar("T")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or in float64 if it is that already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def select_closest_cond_frames(
+    frame_idx: int, cond_frame_outputs: Mapping[int, T], max_cond_frame_num: int
+) -> tuple[dict[int, T], dict[int, T]]:
+    """Split conditioning frames into those to attend to and the rest.
+
+    Taken are the nearest one before `frame_idx`, the nearest one at or after it, then whichever are
+    nearest, up to `max_cond_frame_num` (-1: all).
+
+    Returns:
+        The selected and the unselected items.
+    """
+    if max_cond_frame_num == -1 or len(cond_frame_outputs) <= max_cond_frame_num:
+        return dict(cond_frame_outputs), {}
+    if max_cond_frame_num < 2:
+        raise ValueError(f"max_cond_frame_num must be -1 or at least 2, not {max_cond_frame_num}")
+    before = [t for t in cond_frame_outputs if t < frame_idx]
+    after = [t for t in cond_frame_outputs if t >= frame_idx]
+    chosen = [max(before)] if before else []
+    if after:
+        chosen.append(min(after))
+    # The sort is stable: of two equally distant frames the one that was added first is taken.
+    others = sorted(
+        (t for t in cond_frame_outputs if t not in chosen), key=lambda t: abs(t - frame_idx)
+    )
+    chosen += others[: max_cond_frame_num - len(chosen)]
+    selected = {t: cond_frame_outputs[t] for t in chosen}
+    return selected, {t: v for t, v in cond_frame_outputs.items() if t not in selected}
+
+
+def get_1d_sine_pe(pos_inds: Tensor, dim: int, temperature: float = 10000) -> Tensor:
+    """Sine code of scalar positions: `[...]` to float32 `[..., dim]`, sines first."""
+    half = dim // 2
+    channel = torch.arange(half, dtype=torch.float32, device=pos_inds.device)
+    period = temperature ** (2 * (channel // 2) / half)
+    phase = pos_inds.unsqueeze(-1) / period
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops the whole residual of a sample."""
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.drop_prob
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * (mask / keep if keep > 0.0 else mask)
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them, and optionally a sigmoid at the end."""
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        output_dim: int,
+        num_layers: int,
+        activation: type[nn.Module] = nn.ReLU,
+        sigmoid_output: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        dims = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims, dims[1:], strict=False))
+        self.sigmoid_output = sigmoid_output
+        self.act = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = self.act(layer(x))
+        x = last(x)
+        return x.sigmoid() if self.sigmoid_output else x
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of `[B, C, H, W]`."""
+
+    def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
