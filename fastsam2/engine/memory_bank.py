@@ -1,0 +1,135 @@
+"""What is remembered of each object, and which of it a frame reads.
+
+The choice is that of SAM 2 (arXiv 2408.00714, section 4): all conditioning frames (or the closest),
+the last `num_maskmem - 1` other frames, and the object pointers of up to `max_obj_ptrs` frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.modeling.sam2_utils import select_closest_cond_frames
+from fastsam2.types import DictRecord, FrameOutput
+
+__all__ = ["MemorySelection", "ObjectMemory", "SelectionRules"]
+
+
+@dataclass(frozen=True)
+class SelectionRules:
+    """How memories are chosen; the model's options as they stand at this moment."""
+
+    num_maskmem: int
+    max_cond_frames: int
+    temporal_stride: int
+    use_obj_ptrs: bool
+    max_obj_ptrs: int
+    signed_ptr_distance: bool
+    only_past_ptrs: bool
+
+    @classmethod
+    def of(cls, model: SAM2Base) -> SelectionRules:
+        return cls(
+            num_maskmem=model.num_maskmem,
+            max_cond_frames=model.max_cond_frames_in_attn,
+            temporal_stride=model.memory_temporal_stride_for_eval,
+            use_obj_ptrs=model.use_obj_ptrs_in_encoder,
+            max_obj_ptrs=model.max_obj_ptrs_in_encoder,
+            signed_ptr_distance=model.use_signed_tpos_enc_to_obj_ptrs,
+            only_past_ptrs=model.only_obj_ptrs_in_the_past_for_eval,
+        )
+
+
+@dataclass(frozen=True)
+class MemorySelection:
+    """What one frame reads of one object."""
+
+    frames: list[tuple[int, FrameOutput]]
+    """Frames with their temporal position: 0 for conditioning frames, otherwise
+    `num_maskmem - distance`, 1 being the farthest."""
+    pointers: list[tuple[int, Tensor]]
+    """Object pointers `[1, C]` with their distance in frames."""
+    pointer_span: int
+    """The distance that counts as one when pointer distances are encoded."""
+
+
+@dataclass(eq=False)
+class ObjectMemory(DictRecord):
+    """All that is remembered of one object: prompted (conditioning) frames and tracked ones."""
+
+    KEYS = ("cond_frame_outputs", "non_cond_frame_outputs")
+    cond_frame_outputs: dict[int, FrameOutput] = field(default_factory=dict)
+    non_cond_frame_outputs: dict[int, FrameOutput] = field(default_factory=dict)
+    _extra: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def output(self, frame_idx: int) -> FrameOutput | None:
+        """What is known of a frame, its conditioning output first."""
+        found = self.cond_frame_outputs.get(frame_idx)
+        return self.non_cond_frame_outputs.get(frame_idx) if found is None else found
+
+    def forget(self) -> None:
+        self.cond_frame_outputs.clear()
+        self.non_cond_frame_outputs.clear()
+
+    def forget_tracked_around(self, frame_idx: int, reach: int) -> None:
+        """Drop the tracked frames at most `reach` away, whose memory a correction has outdated."""
+        for t in range(frame_idx - reach, frame_idx + reach + 1):
+            self.non_cond_frame_outputs.pop(t, None)
+
+    def select(
+        self, frame_idx: int, rules: SelectionRules, *, num_frames: int | None, reverse: bool
+    ) -> MemorySelection:
+        """What `frame_idx` reads.
+
+        Args:
+            num_frames: length of the video, None for a stream. In a video shorter than
+                `max_obj_ptrs` frames pointer distances are measured by its length.
+            reverse: the frame is reached backward in time.
+        """
+        chosen, others = select_closest_cond_frames(
+            frame_idx, self.cond_frame_outputs, rules.max_cond_frames
+        )
+        frames = [(0, output) for output in chosen.values()]
+        for position, t in _memory_frames(frame_idx, rules, reverse):
+            output = self.non_cond_frame_outputs.get(t, others.get(t))
+            if output is not None:
+                frames.append((position, output))
+        max_ptrs = min(num_frames or rules.max_obj_ptrs, rules.max_obj_ptrs)
+        pointers: list[tuple[int, Tensor]] = []
+        if rules.use_obj_ptrs:
+            sign = -1 if reverse else 1
+            for t, output in chosen.items():
+                distance = (frame_idx - t) * sign
+                if distance >= 0 or not rules.only_past_ptrs:
+                    shown = distance if rules.signed_ptr_distance else abs(distance)
+                    pointers.append((shown, output.obj_ptr))
+            for distance in range(1, max_ptrs):
+                t = frame_idx - sign * distance
+                if t < 0 or (num_frames is not None and t >= num_frames):
+                    break
+                output = self.non_cond_frame_outputs.get(t, others.get(t))
+                if output is not None:
+                    pointers.append((distance, output.obj_ptr))
+        return MemorySelection(frames, pointers, pointer_span=max(max_ptrs - 1, 1))
+
+
+def _memory_frames(
+    frame_idx: int, rules: SelectionRules, reverse: bool
+) -> Iterator[tuple[int, int]]:
+    """Temporal position and frame of each unprompted memory, farthest first.
+
+    The nearest neighbour is always read; those beyond it lie on multiples of the stride.
+    """
+    sign, stride = (-1 if reverse else 1), rules.temporal_stride
+    for position in range(1, rules.num_maskmem):
+        distance = rules.num_maskmem - position
+        if distance == 1:
+            yield position, frame_idx - sign
+            continue
+        # Floor division rounds away from the frame in either direction.
+        nearest = sign * ((sign * (frame_idx - 2 * sign)) // stride * stride)
+        yield position, nearest - sign * (distance - 2) * stride

@@ -1,0 +1,160 @@
+"""The state of one video: its frames, and for each object its prompts and memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsam2.engine.memory_bank import ObjectMemory
+from fastsam2.errors import InputError, StateError
+from fastsam2.types import DictRecord, FrameOutput, PointPrompt
+
+__all__ = ["ObjectState", "VideoSession"]
+
+
+@dataclass(eq=False)
+class ObjectState:
+    """One object: what the user said of it, and what is known of it."""
+
+    obj_id: Any
+    point_inputs: dict[int, PointPrompt] = field(default_factory=dict)
+    mask_inputs: dict[int, Tensor] = field(default_factory=dict)
+    memory: ObjectMemory = field(default_factory=ObjectMemory)
+    pending: ObjectMemory = field(default_factory=ObjectMemory)
+    """Answers to prompts since the last propagation, not yet encoded into memory."""
+    frames_tracked: dict[int, dict[str, bool]] = field(default_factory=dict)
+    """`{"reverse": ...}` for each frame that propagation has passed."""
+
+    def output(self, frame_idx: int, is_cond: bool) -> FrameOutput | None:
+        """The newest answer on a frame: a pending one of this kind, else what is remembered."""
+        pending = self.pending.cond_frame_outputs if is_cond else self.pending.non_cond_frame_outputs
+        found = pending.get(frame_idx)
+        return self.memory.output(frame_idx) if found is None else found
+
+    def prompted_frames(self) -> set[int]:
+        return self.point_inputs.keys() | self.mask_inputs.keys()
+
+
+@dataclass(eq=False)
+class VideoSession(DictRecord):
+    """Inference state of one video.
+
+    It reads like the dictionary that `sam2`'s `init_state` returns: the same 18 keys, of which
+    those per object are computed from `objects`.
+    """
+
+    KEYS = (
+        "images",
+        "num_frames",
+        "offload_video_to_cpu",
+        "offload_state_to_cpu",
+        "video_height",
+        "video_width",
+        "device",
+        "storage_device",
+        "point_inputs_per_obj",
+        "mask_inputs_per_obj",
+        "cached_features",
+        "constants",
+        "obj_id_to_idx",
+        "obj_idx_to_id",
+        "obj_ids",
+        "output_dict_per_obj",
+        "temp_output_dict_per_obj",
+        "frames_tracked_per_obj",
+    )
+    images: Sequence[Tensor]  #: normalised frames, float32 `[3, S, S]` each
+    num_frames: int
+    video_height: int
+    video_width: int
+    device: torch.device  #: where the model computes
+    storage_device: torch.device  #: where masks and memory are kept
+    offload_video_to_cpu: bool = False
+    offload_state_to_cpu: bool = False
+    objects: list[ObjectState] = field(default_factory=list)
+    obj_ids: list[Any] = field(default_factory=list)  #: ids in the order of `objects`
+    cached_features: dict[int, tuple[Tensor, dict[str, Any]]] = field(default_factory=dict)
+    """The image and the image encoder's output of the frame last worked on."""
+    constants: dict[str, Any] = field(default_factory=dict)
+    _extra: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def obj_id_to_idx(self) -> OrderedDict[Any, int]:
+        return OrderedDict((o.obj_id, i) for i, o in enumerate(self.objects))
+
+    @property
+    def obj_idx_to_id(self) -> OrderedDict[int, Any]:
+        return OrderedDict((i, o.obj_id) for i, o in enumerate(self.objects))
+
+    @property
+    def point_inputs_per_obj(self) -> dict[int, dict[int, PointPrompt]]:
+        return {i: o.point_inputs for i, o in enumerate(self.objects)}
+
+    @property
+    def mask_inputs_per_obj(self) -> dict[int, dict[int, Tensor]]:
+        return {i: o.mask_inputs for i, o in enumerate(self.objects)}
+
+    @property
+    def output_dict_per_obj(self) -> dict[int, ObjectMemory]:
+        return {i: o.memory for i, o in enumerate(self.objects)}
+
+    @property
+    def temp_output_dict_per_obj(self) -> dict[int, ObjectMemory]:
+        return {i: o.pending for i, o in enumerate(self.objects)}
+
+    @property
+    def frames_tracked_per_obj(self) -> dict[int, dict[int, dict[str, bool]]]:
+        return {i: o.frames_tracked for i, o in enumerate(self.objects)}
+
+    def find(self, obj_id: Any) -> ObjectState | None:
+        return next((o for o in self.objects if o.obj_id == obj_id), None)
+
+    def get_object(self, obj_id: Any) -> ObjectState:
+        """The object with this id.
+
+        Raises:
+            StateError: there is none.
+        """
+        found = self.find(obj_id)
+        if found is None:
+            raise StateError(f"there is no object {obj_id!r}; the objects are {self.obj_ids}")
+        return found
+
+    def add_object(self, obj_id: Any) -> ObjectState:
+        """The object with this id, made if it is new."""
+        found = self.find(obj_id)
+        if found is None:
+            found = ObjectState(obj_id)
+            self.objects.append(found)
+            # A new list: ids that were handed out with earlier results stay what they were.
+            self.obj_ids = [o.obj_id for o in self.objects]
+        return found
+
+    def drop_object(self, obj_id: Any) -> None:
+        self.objects.remove(self.get_object(obj_id))
+        self.obj_ids = [o.obj_id for o in self.objects]
+
+    def drop_all_objects(self) -> None:
+        self.objects.clear()
+        self.obj_ids.clear()
+
+    def check_frame(self, frame_idx: int) -> int:
+        """`frame_idx` as an int, if the video has such a frame.
+
+        Raises:
+            InputError: it has not.
+        """
+        try:
+            index = int(frame_idx)
+        except (TypeError, ValueError):
+            raise InputError(f"frame_idx must be a whole number, not {frame_idx!r}") from None
+        if index != frame_idx or not 0 <= index < self.num_frames:
+            raise InputError(
+                f"there is no frame {frame_idx}; the video has frames 0 to {self.num_frames - 1}"
+            )
+        return index

@@ -1,0 +1,342 @@
+"""Interactive tracking of objects through a video: prompts, propagation, corrections.
+
+Functions of a model and a session; the model holds no state of the video. The order of things, and
+what counts as a conditioning frame when, are those of `sam2.sam2_video_predictor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastsam2.engine.features import FrameFeatures
+from fastsam2.engine.postprocess import fill_holes
+from fastsam2.engine.step import ObjectInput, StepOutput, encode_memory, track_frame
+from fastsam2.errors import InputError, StateError
+from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
+from fastsam2.predictors.prompts import join_points, mask_prompt, point_prompt
+from fastsam2.predictors.session import ObjectState, VideoSession
+from fastsam2.types import FrameOutput, PointPrompt
+
+if TYPE_CHECKING:
+    from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+
+__all__ = [
+    "add_mask",
+    "add_points",
+    "clear_prompts",
+    "commit_prompts",
+    "image_features",
+    "pending_is_cond",
+    "propagate",
+    "remove_object",
+    "video_masks",
+]
+
+
+def add_points(
+    model: SAM2VideoPredictor,
+    session: VideoSession,
+    frame_idx: int,
+    obj_id: Any,
+    points: Any,
+    labels: Any,
+    box: Any,
+    *,
+    clear_old_points: bool,
+    normalize_coords: bool,
+) -> Tensor:
+    """Prompt an object with clicks or a box; see `SAM2VideoPredictor.add_new_points_or_box`."""
+    frame_idx = session.check_frame(frame_idx)
+    if box is not None and not clear_old_points:
+        raise InputError("a box comes before all points: it needs clear_old_points=True")
+    prompt = point_prompt(
+        points,
+        labels,
+        box,
+        video_size=(session.video_height, session.video_width) if normalize_coords else None,
+        image_size=model.image_size,
+        device=session.device,
+    )
+    obj = session.add_object(obj_id)
+    if not clear_old_points:
+        prompt = join_points(obj.point_inputs.get(frame_idx), prompt)
+    obj.point_inputs[frame_idx] = prompt
+    obj.mask_inputs.pop(frame_idx, None)
+    return _answer_prompt(model, session, obj, frame_idx, points=prompt)
+
+
+def add_mask(
+    model: SAM2VideoPredictor, session: VideoSession, frame_idx: int, obj_id: Any, mask: Any
+) -> Tensor:
+    """Prompt an object with a mask; see `SAM2VideoPredictor.add_new_mask`."""
+    frame_idx = session.check_frame(frame_idx)
+    prompt = mask_prompt(mask, image_size=model.image_size, device=session.device)
+    obj = session.add_object(obj_id)
+    obj.mask_inputs[frame_idx] = prompt
+    obj.point_inputs.pop(frame_idx, None)
+    return _answer_prompt(model, session, obj, frame_idx, mask=prompt)
+
+
+def _answer_prompt(
+    model: SAM2VideoPredictor,
+    session: VideoSession,
+    obj: ObjectState,
+    frame_idx: int,
+    points: PointPrompt | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Run the prompted frame, keep the answer as pending, and show all objects there.
+
+    Memory is encoded only when propagation begins, once the user is done with the frame.
+    """
+    tracked = obj.frames_tracked.get(frame_idx)
+    # Without any conditioning frame left there is no memory to correct the frame by.
+    is_init = tracked is None or not obj.memory.cond_frame_outputs
+    is_cond = is_init or model.add_all_frames_to_correct_as_cond
+    previous = None
+    if points is not None:
+        shown = obj.output(frame_idx, is_cond)
+        if shown is not None:
+            # Extreme logits as a prompt are numerically unkind.
+            previous = shown.pred_masks.to(session.device).clamp(-32.0, 32.0)
+    item = ObjectInput(
+        obj.memory,
+        points=points,
+        mask=mask,
+        previous_logits=previous,
+        is_init_cond_frame=is_init,
+    )
+    reverse = tracked is not None and not is_init and tracked["reverse"]
+    (answer,) = _run(model, session, frame_idx, [item], reverse=reverse, remember=False)
+    pending = obj.pending.cond_frame_outputs if is_cond else obj.pending.non_cond_frame_outputs
+    pending[frame_idx] = answer
+    return video_masks(model, session, frame_idx, is_cond)
+
+
+def image_features(
+    model: SAM2VideoPredictor, session: VideoSession, frame_idx: int
+) -> FrameFeatures:
+    """Features of a frame, from the session's cache or encoded now."""
+    cached = session.cached_features.get(frame_idx)
+    if cached is None:
+        image = session.images[frame_idx].to(session.device).float()[None]
+        cached = (image, model.forward_image(image))
+        session.cached_features = {frame_idx: cached}
+    return FrameFeatures.of(model, cached[1])
+
+
+def _run(
+    model: SAM2VideoPredictor,
+    session: VideoSession,
+    frame_idx: int,
+    items: list[ObjectInput],
+    *,
+    reverse: bool,
+    remember: bool,
+) -> list[FrameOutput]:
+    """Track one frame and make what is kept of it."""
+    steps = track_frame(
+        model,
+        image_features(model, session, frame_idx),
+        frame_idx,
+        items,
+        num_frames=session.num_frames,
+        reverse=reverse,
+        remember=remember,
+    )
+    return [_frame_output(model, session, step) for step in steps]
+
+
+def _frame_output(model: SAM2VideoPredictor, session: VideoSession, step: StepOutput) -> FrameOutput:
+    masks = step.masks.low_res_masks
+    if model.fill_hole_area > 0:
+        masks = fill_holes(masks, model.fill_hole_area)
+    output = FrameOutput(
+        maskmem_features=None,
+        maskmem_pos_enc=None,
+        pred_masks=masks.to(session.storage_device, non_blocking=True),
+        obj_ptr=step.masks.obj_ptr,
+        object_score_logits=step.masks.object_score_logits,
+    )
+    if step.maskmem_features is not None and step.maskmem_pos_enc is not None:
+        _keep_memory(model, session, output, step.maskmem_features, step.maskmem_pos_enc)
+    return output
+
+
+def _keep_memory(
+    model: SAM2VideoPredictor,
+    session: VideoSession,
+    output: FrameOutput,
+    features: Tensor,
+    pos_enc: list[Tensor],
+) -> None:
+    output.maskmem_features = features.to(
+        session.storage_device, model.memory_dtype, non_blocking=True
+    )
+    # The same for every frame and object: one copy serves all.
+    output.maskmem_pos_enc = session.constants.setdefault("maskmem_pos_enc", pos_enc)
+
+
+def video_masks(
+    model: SAM2VideoPredictor, session: VideoSession, frame_idx: int, is_cond: bool
+) -> Tensor:
+    """Mask logits `[O, 1, H, W]` at video size of all objects as they stand on a frame.
+
+    An object that has no answer there gets `NO_OBJ_SCORE`. `is_cond` chooses which pending answers
+    count: those of conditioning frames or those of corrected ones.
+    """
+    size = (session.video_height, session.video_width)
+    masks = torch.full((len(session.objects), 1, *size), NO_OBJ_SCORE, device=session.device)
+    for row, obj in enumerate(session.objects):
+        output = obj.output(frame_idx, is_cond)
+        if output is not None:
+            masks[row] = _at_video_size(session, output.pred_masks)[0]
+    return _without_overlap(model, masks)
+
+
+def _at_video_size(session: VideoSession, masks: Tensor) -> Tensor:
+    size = (session.video_height, session.video_width)
+    masks = masks.to(session.device, non_blocking=True)
+    if masks.shape[-2:] == size:
+        return masks
+    return F.interpolate(masks, size, mode="bilinear", align_corners=False)
+
+
+def _without_overlap(model: SAM2VideoPredictor, masks: Tensor) -> Tensor:
+    return model._apply_non_overlapping_constraints(masks) if model.non_overlap_masks else masks
+
+
+def commit_prompts(model: SAM2VideoPredictor, session: VideoSession) -> None:
+    """Encode all pending answers into memory.
+
+    Raises:
+        StateError: there is no object, or one of them has no prompted frame.
+    """
+    if not session.objects:
+        raise StateError("no object has a prompt: add points, a box or a mask first")
+    for obj in session.objects:
+        if not obj.memory.cond_frame_outputs and not obj.pending.cond_frame_outputs:
+            raise StateError(f"object {obj.obj_id!r} has no prompt: add points, a box or a mask")
+    for obj in session.objects:
+        for pending, kept in (
+            (obj.pending.non_cond_frame_outputs, obj.memory.non_cond_frame_outputs),
+            (obj.pending.cond_frame_outputs, obj.memory.cond_frame_outputs),
+        ):
+            for frame_idx, output in pending.items():
+                if output.maskmem_features is None and model.num_maskmem > 0:
+                    memory = encode_memory(
+                        model,
+                        image_features(model, session, frame_idx),
+                        output.pred_masks.to(session.device),
+                        output.object_score_logits,
+                    )
+                    _keep_memory(model, session, output, *memory)
+                kept[frame_idx] = output
+                _forget_outdated(model, obj, frame_idx)
+            pending.clear()
+        for frame_idx in obj.memory.cond_frame_outputs:
+            obj.memory.non_cond_frame_outputs.pop(frame_idx, None)
+
+
+def _forget_outdated(model: SAM2VideoPredictor, obj: ObjectState, frame_idx: int) -> None:
+    if model.clear_non_cond_mem_around_input:
+        reach = model.memory_temporal_stride_for_eval * model.num_maskmem
+        obj.memory.forget_tracked_around(frame_idx, reach)
+
+
+def propagate(
+    model: SAM2VideoPredictor,
+    session: VideoSession,
+    start_frame_idx: int | None,
+    max_frame_num_to_track: int | None,
+    reverse: bool,
+    progress: Callable[..., Iterable[int]],
+) -> Iterator[tuple[int, list[Any], Tensor]]:
+    """Track all objects; see `SAM2VideoPredictor.propagate_in_video`.
+
+    `progress` wraps the frames that will be visited, as `tqdm.tqdm` does.
+    """
+    model.propagate_in_video_preflight(session)
+    obj_ids, objects = session.obj_ids, list(session.objects)
+    last = session.num_frames - 1
+    if start_frame_idx is None:
+        start = min(t for obj in objects for t in obj.memory.cond_frame_outputs)
+    else:
+        start = session.check_frame(start_frame_idx)
+    reach = session.num_frames if max_frame_num_to_track is None else max_frame_num_to_track
+    if reach < 0:
+        raise InputError(f"max_frame_num_to_track must not be negative, but is {reach}")
+    if reverse:
+        # Nothing lies before frame 0, and frame 0 itself has been answered.
+        frames = range(start, max(start - reach, 0) - 1, -1) if start > 0 else range(0)
+    else:
+        frames = range(start, min(start + reach, last) + 1)
+    for frame_idx in progress(frames, desc="propagate in video"):
+        masks = _track_all(model, session, objects, frame_idx, reverse)
+        yield frame_idx, obj_ids, _without_overlap(model, _at_video_size(session, masks))
+
+
+def _track_all(
+    model: SAM2VideoPredictor,
+    session: VideoSession,
+    objects: list[ObjectState],
+    frame_idx: int,
+    reverse: bool,
+) -> Tensor:
+    """Mask logits `[O, 1, S / 4, S / 4]` of all objects; prompted frames keep their answers."""
+    tracked = [obj for obj in objects if frame_idx not in obj.memory.cond_frame_outputs]
+    items = [ObjectInput(obj.memory) for obj in tracked]
+    if items:
+        answers = _run(model, session, frame_idx, items, reverse=reverse, remember=True)
+        for obj, answer in zip(tracked, answers, strict=True):
+            obj.memory.non_cond_frame_outputs[frame_idx] = answer
+    masks = []
+    for obj in objects:
+        prompted = obj.memory.cond_frame_outputs.get(frame_idx)
+        if prompted is not None:
+            _forget_outdated(model, obj, frame_idx)
+        output = prompted or obj.memory.non_cond_frame_outputs[frame_idx]
+        masks.append(output.pred_masks.to(session.device, non_blocking=True))
+        obj.frames_tracked[frame_idx] = {"reverse": reverse}
+    return torch.cat(masks)
+
+
+def clear_prompts(session: VideoSession, frame_idx: int, obj: ObjectState) -> None:
+    """Take back an object's prompts on a frame; its answer stays as if it had been tracked."""
+    obj.point_inputs.pop(frame_idx, None)
+    obj.mask_inputs.pop(frame_idx, None)
+    obj.pending.cond_frame_outputs.pop(frame_idx, None)
+    obj.pending.non_cond_frame_outputs.pop(frame_idx, None)
+    output = obj.memory.cond_frame_outputs.pop(frame_idx, None)
+    if output is not None:
+        obj.memory.non_cond_frame_outputs[frame_idx] = output
+        obj.frames_tracked.pop(frame_idx, None)
+
+
+def pending_is_cond(session: VideoSession, frame_idx: int) -> bool:
+    """Whether any object has a pending conditioning answer on this frame."""
+    return any(frame_idx in obj.pending.cond_frame_outputs for obj in session.objects)
+
+
+def remove_object(
+    model: SAM2VideoPredictor, session: VideoSession, obj_id: Any, strict: bool, need_output: bool
+) -> list[tuple[int, Tensor]]:
+    """Forget an object; the masks of the others where it had been prompted."""
+    obj = session.get_object(obj_id) if strict else session.find(obj_id)
+    if obj is None:
+        return []
+    if len(session.objects) == 1:
+        session.drop_all_objects()
+        return []
+    frames = sorted(obj.prompted_frames())
+    session.drop_object(obj_id)
+    if not need_output:
+        return []
+    return [
+        (t, video_masks(model, session, t, pending_is_cond(session, t))) for t in frames
+    ]

@@ -1,0 +1,222 @@
+"""`SAM2VideoPredictor`: the official interface for tracking objects in a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fastsam2.config import SAM2Config
+from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.predictors import video
+from fastsam2.predictors.session import VideoSession
+from fastsam2.utils.frames import load_video_frames
+
+__all__ = ["SAM2VideoPredictor"]
+
+
+class SAM2VideoPredictor(SAM2Base):
+    """SAM 2 for videos: prompt objects on any frame, propagate, correct, propagate again.
+
+    All state is in the session that `init_state` returns, so one predictor serves many videos.
+    The options below are read at each call and may be changed between calls.
+    """
+
+    fill_hole_area: int  #: fill holes of at most this many pixels in the S / 4 wide masks
+    non_overlap_masks: bool  #: give each pixel to one object only
+    clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
+    add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
+    memory_dtype: torch.dtype  #: in which spatial memory is kept
+
+    def __init__(self, config: SAM2Config, memory_dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__(config)
+        self.memory_dtype = memory_dtype
+
+    @classmethod
+    def from_pretrained(cls, model_id: str, **kwargs: Any) -> SAM2VideoPredictor:
+        """The predictor of a Hugging Face repository, short name or local path.
+
+        Keywords go to `build_sam2_video_predictor_hf`.
+        """
+        from fastsam2.build_sam import build_sam2_video_predictor_hf
+
+        return build_sam2_video_predictor_hf(model_id, **kwargs)
+
+    @torch.inference_mode()
+    def init_state(
+        self,
+        video_path: Any,
+        offload_video_to_cpu: bool = False,
+        offload_state_to_cpu: bool = False,
+        async_loading_frames: bool = False,
+    ) -> VideoSession:
+        """Open a video.
+
+        Args:
+            video_path: a video file or its bytes, a folder of images, a list of paths, PIL images
+                or arrays, a `uint8 [T, H, W, 3]` array, or an iterator of frames.
+            offload_video_to_cpu: hand frames out on the CPU and move each when it is needed.
+            offload_state_to_cpu: keep masks and memory on the CPU.
+            async_loading_frames: begin to load frames in the background at once.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        images, height, width = load_video_frames(
+            video_path=video_path,
+            image_size=self.image_size,
+            offload_video_to_cpu=offload_video_to_cpu,
+            async_loading_frames=async_loading_frames,
+            compute_device=self.device,
+        )
+        return VideoSession(
+            images=images,
+            num_frames=len(images),
+            video_height=height,
+            video_width=width,
+            device=self.device,
+            storage_device=torch.device("cpu") if offload_state_to_cpu else self.device,
+            offload_video_to_cpu=offload_video_to_cpu,
+            offload_state_to_cpu=offload_state_to_cpu,
+        )
+
+    @torch.inference_mode()
+    def add_new_points_or_box(
+        self,
+        inference_state: VideoSession,
+        frame_idx: int,
+        obj_id: Any,
+        points: Any = None,
+        labels: Any = None,
+        clear_old_points: bool = True,
+        normalize_coords: bool = True,
+        box: Any = None,
+    ) -> tuple[int, list[Any], Tensor]:
+        """Prompt an object, new or known, with clicks, a box, or both.
+
+        On a frame that has been tracked the clicks correct what was found.
+
+        Args:
+            points: (x, y) `[P, 2]` in pixels of the video.
+            labels: 1 for a click on the object, 0 for one beside it, `[P]`.
+            clear_old_points: replace earlier points on this frame instead of adding to them.
+            normalize_coords: False if coordinates are fractions of the video's size already.
+            box: (x0, y0, x1, y1) in pixels of the video.
+
+        Returns:
+            The frame, the ids of all objects, and their mask logits there, float32 `[O, 1, H, W]`.
+
+        Raises:
+            InputError: a prompt that makes no sense, or a frame that is not there.
+        """
+        masks = video.add_points(
+            self,
+            inference_state,
+            frame_idx,
+            obj_id,
+            points,
+            labels,
+            box,
+            clear_old_points=clear_old_points,
+            normalize_coords=normalize_coords,
+        )
+        return frame_idx, inference_state.obj_ids, masks
+
+    def add_new_points(self, *args: Any, **kwargs: Any) -> tuple[int, list[Any], Tensor]:
+        """The older name of `add_new_points_or_box`."""
+        return self.add_new_points_or_box(*args, **kwargs)
+
+    @torch.inference_mode()
+    def add_new_mask(
+        self, inference_state: VideoSession, frame_idx: int, obj_id: Any, mask: Any
+    ) -> tuple[int, list[Any], Tensor]:
+        """Prompt an object with a mask `[H, W]`; returns and raises as `add_new_points_or_box`."""
+        masks = video.add_mask(self, inference_state, frame_idx, obj_id, mask)
+        return frame_idx, inference_state.obj_ids, masks
+
+    @torch.inference_mode()
+    def propagate_in_video_preflight(self, inference_state: VideoSession) -> None:
+        """Encode prompted frames into memory; `propagate_in_video` does so itself.
+
+        Raises:
+            StateError: an object, or all of them, has no prompt.
+        """
+        video.commit_prompts(self, inference_state)
+
+    @torch.inference_mode()
+    def propagate_in_video(
+        self,
+        inference_state: VideoSession,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[tuple[int, list[Any], Tensor]]:
+        """Track all objects, frame after frame.
+
+        Args:
+            start_frame_idx: where to begin; by default at the first prompted frame.
+            max_frame_num_to_track: how many frames to go beyond that; by default to the end.
+            reverse: go backward in time.
+
+        Yields:
+            The frame, the ids of all objects, and their mask logits, float32 `[O, 1, H, W]`.
+
+        Raises:
+            StateError: an object, or all of them, has no prompt.
+            InputError: the video has no frame `start_frame_idx`.
+            VideoError: a frame cannot be read; everything before it has been yielded.
+        """
+        yield from video.propagate(
+            self, inference_state, start_frame_idx, max_frame_num_to_track, reverse, tqdm
+        )
+
+    @torch.inference_mode()
+    def clear_all_prompts_in_frame(
+        self, inference_state: VideoSession, frame_idx: int, obj_id: Any, need_output: bool = True
+    ) -> tuple[int, list[Any], Tensor] | None:
+        """Take back an object's prompts on a frame.
+
+        Returns:
+            As `add_new_points_or_box`; None without `need_output`.
+
+        Raises:
+            StateError: there is no such object.
+        """
+        obj = inference_state.get_object(obj_id)
+        video.clear_prompts(inference_state, frame_idx, obj)
+        if not need_output:
+            return None
+        is_cond = video.pending_is_cond(inference_state, frame_idx)
+        masks = video.video_masks(self, inference_state, frame_idx, is_cond)
+        return frame_idx, inference_state.obj_ids, masks
+
+    @torch.inference_mode()
+    def remove_object(
+        self,
+        inference_state: VideoSession,
+        obj_id: Any,
+        strict: bool = False,
+        need_output: bool = True,
+    ) -> tuple[list[Any], list[tuple[int, Tensor]]]:
+        """Forget an object.
+
+        Args:
+            strict: raise if there is no such object.
+
+        Returns:
+            The remaining ids, and, with `need_output`, the remaining objects' mask logits
+            `[O, 1, H, W]` on each frame where it had been prompted.
+
+        Raises:
+            StateError: no such object, with `strict`.
+        """
+        updated = video.remove_object(self, inference_state, obj_id, strict, need_output)
+        return inference_state.obj_ids, updated
+
+    @torch.inference_mode()
+    def reset_state(self, inference_state: VideoSession) -> None:
+        """Forget all objects; the video stays open."""
+        inference_state.drop_all_objects()

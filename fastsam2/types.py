@@ -1,0 +1,68 @@
+"""Typed records that also read, and where clients write, like the dictionaries of `sam2`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+__all__ = ["DictRecord", "FrameOutput", "PointPrompt"]
+
+
+class DictRecord(MutableMapping[str, Any]):
+    """Attributes named in `KEYS` are items as well; other keys are kept as a dict keeps them."""
+
+    KEYS: ClassVar[tuple[str, ...]] = ()
+    _extra: dict[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key) if key in self.KEYS else self._extra[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in self.KEYS:
+            setattr(self, key, value)
+        else:
+            self._extra[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        if key in self.KEYS:
+            raise KeyError(f"{key!r} is part of {type(self).__name__} and cannot be deleted")
+        del self._extra[key]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.KEYS
+        yield from self._extra
+
+    def __len__(self) -> int:
+        return len(self.KEYS) + len(self._extra)
+
+
+@dataclass(eq=False)
+class PointPrompt(DictRecord):
+    """Clicks and box corners of one object on one frame."""
+
+    KEYS = ("point_coords", "point_labels")
+    point_coords: Tensor  #: (x, y) in pixels of the model's input, float32 `[1, P, 2]`
+    point_labels: Tensor  #: 1, 0, box corners 2 and 3, padding -1; int32 `[1, P]`
+    _extra: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(eq=False)
+class FrameOutput(DictRecord):
+    """What is kept of one object on one frame."""
+
+    KEYS = (
+        "maskmem_features",
+        "maskmem_pos_enc",
+        "pred_masks",
+        "obj_ptr",
+        "object_score_logits",
+    )
+    maskmem_features: Tensor | None  #: memory `[1, mem_dim, H, W]`, once it has been encoded
+    maskmem_pos_enc: list[Tensor] | None  #: its positions, a list of one map
+    pred_masks: Tensor  #: mask logits `[1, 1, S / 4, S / 4]`
+    obj_ptr: Tensor  #: object pointer `[1, C]`
+    object_score_logits: Tensor  #: presence logit `[1, 1]`
+    _extra: dict[str, Any] = field(default_factory=dict, repr=False)

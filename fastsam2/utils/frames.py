@@ -1,0 +1,84 @@
+"""Frames of a video, under the names that `sam2.utils.misc` gives their loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastsam2.data.loader import FrameLoader
+from fastsam2.data.preprocess import IMAGE_MEAN, IMAGE_STD
+from fastsam2.data.sources import open_frames
+from fastsam2.errors import InputError
+
+__all__ = ["AsyncVideoFrameLoader", "load_video_frames"]
+
+
+def _check_normalisation(mean: Any, std: Any) -> None:
+    for name, value, known in (("img_mean", mean, IMAGE_MEAN), ("img_std", std, IMAGE_STD)):
+        given = torch.as_tensor(value, dtype=torch.float32).flatten()
+        if given.shape != (3,) or not torch.allclose(given, torch.tensor(known)):
+            raise InputError(f"{name} is {given.tolist()}, but SAM 2 was trained with {known}")
+
+
+def load_video_frames(
+    video_path: Any,
+    image_size: int,
+    offload_video_to_cpu: bool,
+    img_mean: Any = IMAGE_MEAN,
+    img_std: Any = IMAGE_STD,
+    async_loading_frames: bool = False,
+    compute_device: torch.device | str | None = None,
+) -> tuple[FrameLoader, int, int]:
+    """Open a video; frames are decoded when they are asked for, and a few ahead of that.
+
+    Args:
+        video_path: whatever `fastsam2.data.sources.open_frames` takes.
+        image_size: side S of the model's input.
+        offload_video_to_cpu: hand frames out on the CPU instead of on `compute_device`.
+        async_loading_frames: begin with the first frames at once.
+
+    Returns:
+        The frames, float32 `[3, S, S]` each, and the video's height and width.
+
+    Raises:
+        VideoError: it cannot be read.
+        InputError: another normalisation than the model's.
+    """
+    _check_normalisation(img_mean, img_std)
+    device = "cpu" if offload_video_to_cpu or compute_device is None else compute_device
+    loader = FrameLoader(open_frames(video_path), image_size, device=device)
+    if async_loading_frames:
+        loader[0]
+    return loader, loader.video_height, loader.video_width
+
+
+class AsyncVideoFrameLoader(FrameLoader):
+    """Frames of a list of image files; `load_video_frames` takes more than that."""
+
+    def __init__(
+        self,
+        img_paths: Sequence[str | Path],
+        image_size: int,
+        offload_video_to_cpu: bool,
+        img_mean: Any,
+        img_std: Any,
+        compute_device: torch.device | str,
+    ) -> None:
+        _check_normalisation(img_mean, img_std)
+        device = "cpu" if offload_video_to_cpu else compute_device
+        super().__init__(open_frames(list(img_paths)), image_size, device=device)
+        self[0]
+
+
+def _load_img_as_tensor(img_path: str | Path, image_size: int) -> tuple[Tensor, int, int]:
+    """An image file as float64 `[3, S, S]` from 0 to 1, and its height and width."""
+    with Image.open(img_path) as image:
+        width, height = image.size
+        resized = np.asarray(image.convert("RGB").resize((image_size, image_size)))
+    return torch.from_numpy(resized / 255.0).permute(2, 0, 1), height, width

@@ -1,0 +1,128 @@
+"""The specification to compare with: `sam2` 1.1.0, built with random weights.
+
+`sam2` is imported here before `fastsam2` so that neither can stand in for the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+_TORCHVISION_OPS = torch.library.Library("torchvision", "DEF")
+for _op in ("nms", "qnms"):
+    # The CPU build of torch has no matching torchvision binary; its import asks for these two.
+    with contextlib.suppress(RuntimeError):
+        _TORCHVISION_OPS.define(
+            f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
+
+import sam2.build_sam  # noqa: E402
+import sam2.sam2_video_predictor  # noqa: E402
+
+CONFIGS = {
+    f"sam{version}-{size}": f"configs/sam{version}/sam{version}_hiera_{letter}.yaml"
+    for version in ("2", "2.1")
+    for size, letter in (("tiny", "t"), ("small", "s"), ("base_plus", "b+"), ("large", "l"))
+}
+
+
+def randomise_(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw every parameter and buffer anew, so that no part is zero, unit or tiny.
+
+    The object score is biased up: a model that scores every object absent answers with one
+    constant mask, and would agree with anything.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator)
+
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("gamma"):
+                tensor.copy_(0.5 + 0.2 * draw(tensor))
+            elif tensor.ndim == 1 and name.endswith("weight"):
+                tensor.copy_(1.0 + 0.2 * draw(tensor))
+            elif name.endswith("bias"):
+                tensor.copy_(0.1 * draw(tensor))
+            elif name.endswith("positional_encoding_gaussian_matrix"):
+                tensor.copy_(draw(tensor))
+            elif tensor.ndim == 4 and "pos_embed" in name:
+                tensor.copy_(0.3 * draw(tensor))
+            elif tensor.ndim >= 2 and name.endswith("weight") and tensor.shape[0] > 1:
+                transposed = "output_upscaling" in name
+                fan_in = tensor.shape[0] if transposed else tensor[0].numel()
+                tensor.copy_(draw(tensor) * (1.2 / fan_in**0.5))
+            else:
+                tensor.copy_(0.5 * draw(tensor))
+        head = getattr(model.sam_mask_decoder, "pred_obj_score_head", None)
+        if head is not None:
+            last = head.layers[-1] if hasattr(head, "layers") else head
+            last.weight.mul_(0.3)
+            last.bias.fill_(6.0)
+    return model
+
+
+def _overrides(image_size: int, extra: list[str]) -> list[str]:
+    feat = image_size // 16
+    attention = "++model.memory_attention.layer"
+    return [
+        f"++model.image_size={image_size}",
+        f"{attention}.self_attention.feat_sizes=[{feat},{feat}]",
+        f"{attention}.cross_attention.feat_sizes=[{feat},{feat}]",
+        *extra,
+    ]
+
+
+def video_predictor(
+    name: str, image_size: int = 256, seed: int = 0, overrides: tuple[str, ...] = (), **kwargs: Any
+) -> nn.Module:
+    """The official video predictor of config `name` on the CPU, with random weights."""
+    model = sam2.build_sam.build_sam2_video_predictor(
+        CONFIGS[name],
+        device="cpu",
+        hydra_overrides_extra=_overrides(image_size, list(overrides)),
+        **kwargs,
+    )
+    assert type(model.memory_attention).__module__.startswith("sam2.")
+    model.fill_hole_area = 0
+    return randomise_(model, seed)
+
+
+def image_model(
+    name: str, image_size: int = 1024, seed: int = 0, overrides: tuple[str, ...] = (), **kwargs: Any
+) -> nn.Module:
+    """The official `SAM2Base` of config `name` on the CPU, with random weights."""
+    model = sam2.build_sam.build_sam2(
+        CONFIGS[name],
+        device="cpu",
+        hydra_overrides_extra=_overrides(image_size, list(overrides)),
+        **kwargs,
+    )
+    assert type(model.memory_attention).__module__.startswith("sam2.")
+    return randomise_(model, seed)
+
+
+def save_checkpoint(model: nn.Module, path: Path) -> Path:
+    """Write the official checkpoint format."""
+    torch.save({"model": model.state_dict()}, path)
+    return path
+
+
+@contextlib.contextmanager
+def float32_memory() -> Iterator[None]:
+    """Let the official video predictor keep its memory in float32 instead of bfloat16."""
+    module = sam2.sam2_video_predictor
+    proxy = types.SimpleNamespace(**vars(torch))
+    proxy.bfloat16 = torch.float32
+    original, module.torch = module.torch, proxy
+    try:
+        yield
+    finally:
+        module.torch = original
