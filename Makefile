@@ -1,0 +1,46 @@
+VENV ?= .venv
+PYTHON ?= python3
+OUT ?= demo_out
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help:
+	@echo "make demo    install into $(VENV), track an object through a video, write $(OUT)/"
+	@echo "make test    install the test tools too, then run make check"
+	@echo "make check   ruff, mypy, import-linter and pytest with coverage"
+	@echo "make clean   remove $(VENV) and everything that was generated"
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py --out $(OUT)
+	@echo "The video is in $(OUT)/"
+
+test: $(VENV)/.test-installed
+	$(MAKE) check
+
+check:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=.:kernels $(BIN)/lint-imports
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+# torch goes first and pinned: whatever follows finds it there and fetches no other build of it.
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch setuptools wheel
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+# The reference takes no dependencies: it must not replace torch. Its optional CUDA extension is not built.
+$(VENV)/.test-installed: $(VENV)/.installed
+	$(PIP) --no-build-isolation --editable ".[test]"
+	$(PIP) --no-deps torchvision
+	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation --no-deps sam2
+	touch $@
