@@ -1,0 +1,18 @@
+"""What every error of the package promises about its message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+__all__ = ["one_line"]
+
+
+def one_line(error: pytest.ExceptionInfo[Any]) -> str:
+    """The message, after checking that it is one line and that no other traceback comes with it."""
+    message = str(error.value)
+    assert "\n" not in message
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__ or error.value.__context__ is None
+    return message
