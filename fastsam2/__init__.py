@@ -1,0 +1,55 @@
+"""fastsam2: SAM 2 inference with the official weights, interface and numbers.
+
+The names below are the whole of the everyday interface; the modules that `sam2` has are on the same
+paths here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastsam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+    from fastsam2.build_sam import (
+        build_sam2,
+        build_sam2_hf,
+        build_sam2_video_predictor,
+        build_sam2_video_predictor_hf,
+    )
+    from fastsam2.errors import FastSAM2Error
+    from fastsam2.sam2_image_predictor import SAM2ImagePredictor
+    from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FastSAM2Error",
+    "SAM2AutomaticMaskGenerator",
+    "SAM2ImagePredictor",
+    "SAM2VideoPredictor",
+    "__version__",
+    "build_sam2",
+    "build_sam2_hf",
+    "build_sam2_video_predictor",
+    "build_sam2_video_predictor_hf",
+]
+
+_HOMES = {
+    "FastSAM2Error": "errors",
+    "SAM2AutomaticMaskGenerator": "automatic_mask_generator",
+    "SAM2ImagePredictor": "sam2_image_predictor",
+    "SAM2VideoPredictor": "sam2_video_predictor",
+    "build_sam2": "build_sam",
+    "build_sam2_hf": "build_sam",
+    "build_sam2_video_predictor": "build_sam",
+    "build_sam2_video_predictor_hf": "build_sam",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `import fastsam2` and `fastsam2 --help` need not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastsam2' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"fastsam2.{_HOMES[name]}"), name)

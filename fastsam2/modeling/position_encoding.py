@@ -54,9 +54,11 @@ class PositionEmbeddingSine(nn.Module):
         batch, _, height, width = x.shape
         key = (height, width, x.device)
         if key not in self.cache:
-            rows = self._axis(height, x.device)[:, None].expand(-1, width, -1)
-            columns = self._axis(width, x.device)[None].expand(height, -1, -1)
-            self.cache[key] = torch.cat((rows, columns), dim=2).permute(2, 0, 1).contiguous()
+            # Kept longer than this call: it must serve under autograd too.
+            with torch.inference_mode(False):
+                rows = self._axis(height, x.device)[:, None].expand(-1, width, -1)
+                columns = self._axis(width, x.device)[None].expand(height, -1, -1)
+                self.cache[key] = torch.cat((rows, columns), dim=2).permute(2, 0, 1).contiguous()
         return self.cache[key].expand(batch, -1, -1, -1)
 
 

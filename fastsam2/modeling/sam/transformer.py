@@ -89,7 +89,11 @@ class RoPEAttention(Attention):
                     f"not {tokens} tokens"
                 )
             head_dim = self.internal_dim // self.num_heads
-            self._tables[key] = axial_rope_table(head_dim, width, height, self.rope_theta, device)
+            # Kept longer than this call: it must serve under autograd too.
+            with torch.inference_mode(False):
+                self._tables[key] = axial_rope_table(
+                    head_dim, width, height, self.rope_theta, device
+                )
         return self._tables[key]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, num_k_exclude_rope: int = 0) -> Tensor:
