@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from fastsam2.checkpoints import infer_config, load_checkpoint, load_state_dict, resolve_model
+from fastsam2.checkpoints_hf import read_hf_options
 from fastsam2.config import (
     CONFIGS,
     HF_MODEL_IDS,
@@ -38,8 +39,12 @@ HF_MODEL_ID_TO_FILENAMES = {
     repo: (yaml_name(name), checkpoint_name(name)) for repo, name in HF_MODEL_IDS.items()
 }
 
-# The name that programs which load weights into a model of their own import.
-_load_checkpoint = load_checkpoint
+
+def _load_checkpoint(model: SAM2Base, ckpt_path: str | Path | None) -> None:
+    """The name that programs which load weights into a model of their own import."""
+    if ckpt_path is not None:
+        load_checkpoint(model, ckpt_path)
+
 
 Model = TypeVar("Model", bound=SAM2Base)
 
@@ -95,8 +100,8 @@ def build_sam2_video_predictor(
     """Build the predictor for videos; arguments and errors as `build_sam2`, and:
 
     Args:
-        apply_postprocessing: also fill holes of up to 8 pixels in the S / 4 wide masks, and remember
-            prompted masks as the binary masks the user saw.
+        apply_postprocessing: also fill holes of up to 8 pixels in the S / 4 wide masks, and
+            remember prompted masks as the binary masks the user saw.
         vos_optimized: compile the model's parts; the first frames are slow.
         memory_dtype: in which spatial memory is kept between frames.
     """
@@ -131,7 +136,10 @@ def build_sam2_video_predictor_hf(model_id: str, **kwargs: Any) -> SAM2VideoPred
 def _configure(
     config_file: str | Path | None, ckpt_path: str | Path | None
 ) -> tuple[SAM2Config, dict[str, torch.Tensor] | None]:
-    """The named configuration, or the one that the weights tell; and the weights."""
+    """The named configuration, or the one that the weights tell; and the weights.
+
+    What transformers wrote beside the weights, such as the image size of a fine-tune, holds too.
+    """
     name = None
     if config_file is not None:
         name = find_config(str(config_file))
@@ -144,7 +152,8 @@ def _configure(
     if name is None:
         assert weights is not None
         name = infer_config(weights)
-    return CONFIGS[name], weights
+    options = {} if ckpt_path is None else read_hf_options(Path(ckpt_path))
+    return replace(CONFIGS[name], **options), weights
 
 
 _KNOWN = [*CONFIGS, *HF_MODEL_IDS, *(yaml for yaml, _ in HF_MODEL_ID_TO_FILENAMES.values())]

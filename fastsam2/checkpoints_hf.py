@@ -9,14 +9,30 @@ model has once, stands there twice. Derived from transformers 5.23 (`models/sam2
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastsam2.errors import CheckpointError
 
-__all__ = ["convert_hf_state_dict", "is_hf_state_dict"]
+__all__ = ["convert_hf_state_dict", "is_hf_state_dict", "read_hf_options"]
+
+#: Settings of `config.json` that a fine-tune may have changed, and what they are called here.
+_OPTIONS = {
+    "image_size": "image_size",
+    "num_maskmem": "num_maskmem",
+    "max_object_pointers_in_encoder": "max_obj_ptrs_in_encoder",
+    "sigmoid_scale_for_mem_enc": "sigmoid_scale_for_mem_enc",
+    "sigmoid_bias_for_mem_enc": "sigmoid_bias_for_mem_enc",
+    "multimask_output_in_sam": "multimask_output_in_sam",
+    "multimask_output_for_tracking": "multimask_output_for_tracking",
+    "multimask_min_pt_num": "multimask_min_pt_num",
+    "multimask_max_pt_num": "multimask_max_pt_num",
+}
 
 _IMAGE_MATRIX = "shared_image_embedding.positional_embedding"
 _PROMPT_MATRIX = "prompt_encoder.shared_embedding.positional_embedding"
@@ -88,6 +104,24 @@ _RENAMES = [
 def is_hf_state_dict(state_dict: dict[str, Tensor]) -> bool:
     """Whether the names are those of transformers' SAM 2 classes."""
     return any(name.startswith("vision_encoder.") for name in state_dict)
+
+
+def read_hf_options(folder: Path) -> dict[str, Any]:
+    """Fields of `SAM2Config` that a folder's `config.json` sets; none where there is no such file.
+
+    Raises:
+        CheckpointError: the file is not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError:
+        raise CheckpointError(f"{path}: not JSON") from None
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path}: not a configuration")
+    return {ours: settings[theirs] for theirs, ours in _OPTIONS.items() if theirs in settings}
 
 
 def convert_hf_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ Field names and nesting are those of the official YAML files, so that an overrid
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -142,7 +143,7 @@ class MemoryEncoderConfig:
 
 @dataclass(frozen=True)
 class MaskDecoderConfig:
-    """Sizes of the two-way decoder, and its fall-back from one unstable mask to the best of three."""
+    """Sizes of the two-way decoder; when one unstable mask gives way to the best of three."""
 
     depth: int = 2
     num_heads: int = 8
@@ -204,7 +205,9 @@ class SAM2Config:
 
     def __post_init__(self) -> None:
         if self.image_size <= 0 or self.image_size % 64:
-            raise ConfigError(f"image_size must be a positive multiple of 64, not {self.image_size}")
+            raise ConfigError(
+                f"image_size must be a positive multiple of 64, not {self.image_size}"
+            )
         cond = self.max_cond_frames_in_attn
         if cond != -1 and cond < 2:
             raise ConfigError(f"max_cond_frames_in_attn must be -1 or at least 2, not {cond}")
@@ -291,8 +294,8 @@ def find_config(name: str) -> str | None:
 def apply_overrides(config: SAM2Config, overrides: Iterable[str]) -> SAM2Config:
     """`config` with Hydra-style overrides such as `++model.image_size=512` applied in order.
 
-    `+`, `++` and no prefix mean the same; a leading `model.` may be left out. `_target_` is accepted
-    and ignored: which class is built is the builder's business.
+    `+`, `++` and no prefix mean the same; a leading `model.` may be left out. `_target_` is
+    accepted and ignored: which class is built is the builder's business.
 
     Raises:
         ConfigError: an override without `=`, a field that does not exist (the message names the
@@ -325,14 +328,10 @@ def _replace_at(node: Any, keys: list[str], text: str, override: str) -> Any:
 
 def _parse(text: str, current: Any, override: str) -> Any:
     """The value that `text` spells, of the type of the field's `current` value."""
-    words = {"true": True, "false": False, "null": None, "none": None}
-    if text.lower() in words:
-        value = words[text.lower()]
-    else:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
+    words = {"true": "True", "false": "False", "null": "None", "none": "None"}
+    value: Any = text
+    with contextlib.suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(words.get(text.lower(), text))
     if isinstance(value, list):
         value = tuple(value)
     if isinstance(current, float) and type(value) is int:

@@ -38,11 +38,11 @@ class DeviceError(FastSAM2Error, RuntimeError):
 
 
 class StateError(FastSAM2Error, RuntimeError):
-    """A call that the session's state does not allow: unknown object, no prompt, frame out of range."""
+    """A call that the session's state does not allow, such as naming an unknown object."""
 
 
 class VideoError(FastSAM2Error, RuntimeError):
-    """A video that cannot be read. `frame_idx` is the first frame that failed, if it got that far."""
+    """A video that cannot be read; `frame_idx` is the first frame that failed, where one did."""
 
     def __init__(self, message: str, frame_idx: int | None = None) -> None:
         super().__init__(message)

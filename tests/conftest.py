@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,9 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session", params=reference.CONFIGS)
-def pair(request: pytest.FixtureRequest) -> Iterator[support.Pair]:
+def pair(request: pytest.FixtureRequest) -> support.Pair:
     """`sam2`'s video predictor and ours with the same weights, at 256 px, for every config."""
-    yield support.make_pair(request.param)
+    return support.make_pair(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,7 @@ _TORCHVISION_OPS = torch.library.Library("torchvision", "DEF")
 for _op in ("nms", "qnms"):
     # The CPU build of torch has no matching torchvision binary; its import asks for these two.
     with contextlib.suppress(RuntimeError):
-        _TORCHVISION_OPS.define(
-            f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
+        _TORCHVISION_OPS.define(f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import sam2.build_sam  # noqa: E402
 import sam2.sam2_video_predictor  # noqa: E402

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests import reference
 from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+from tests import reference
 
 
 class Pair(NamedTuple):

@@ -128,13 +128,8 @@ def test_same_features_and_masks(
     model, hf_model = models
     if engine == "fastsam2":
         hf_model.save_pretrained(tmp_path)
-        model = build_sam2_video_predictor(
-            None,
-            tmp_path,
-            device="cpu",
-            hydra_overrides_extra=[f"++model.image_size={SIZE}"],
-            memory_dtype=torch.float32,
-        )
+        model = build_sam2_video_predictor(None, tmp_path, device="cpu", memory_dtype=torch.float32)
+        assert model.image_size == SIZE  # as config.json says
         model.fill_hole_area = 0
     state = model.init_state(str(frames))
     images = torch.stack([state["images"][i] for i in range(FRAMES)])

@@ -24,7 +24,9 @@ class ObjectInput:
     memory: ObjectMemory
     points: PointPrompt | None = None
     mask: Tensor | None = None  #: binary mask `[1, 1, S, S]`
-    previous_logits: Tensor | None = None  #: earlier answer `[1, 1, S / 4, S / 4]`, refined by points
+    previous_logits: Tensor | None = (
+        None  #: earlier answer `[1, 1, S / 4, S / 4]`, refined by points
+    )
     is_init_cond_frame: bool = False  #: prompted before it was tracked: memory is not read
 
 
@@ -119,7 +121,8 @@ def _memory_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor,
     device, dtype = model.device, model.dtype
     tokens, positions = [], []
     for t_pos, output in selection.frames:
-        assert output.maskmem_features is not None and output.maskmem_pos_enc is not None
+        assert output.maskmem_features is not None
+        assert output.maskmem_pos_enc is not None
         feature = output.maskmem_features.to(device, dtype, non_blocking=True)
         place = output.maskmem_pos_enc[-1].to(device, dtype, non_blocking=True)
         tokens.append(feature.flatten(2).permute(2, 0, 1))

@@ -50,9 +50,7 @@ def sample_random_points_from_errors(
     false_pos, false_neg = _errors(gt_masks, pred_masks)
     correct = ~(false_pos | false_neg).flatten(1).any(1)[:, None, None, None]
     candidates = torch.stack([false_pos | (correct & ~gt_masks), false_neg], dim=-1)
-    noise = torch.rand(
-        len(gt_masks), num_pt, *candidates.shape[2:], device=gt_masks.device
-    )
+    noise = torch.rand(len(gt_masks), num_pt, *candidates.shape[2:], device=gt_masks.device)
     index = (noise * candidates).flatten(2).argmax(2)
     pixel, width = index // 2, gt_masks.shape[-1]
     points = torch.stack([pixel % width, pixel // width], dim=2).float()

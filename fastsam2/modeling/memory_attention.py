@@ -1,6 +1,8 @@
-"""Memory attention: the current frame reads the memory bank (SAM 2, arXiv 2408.00714, section 4)."""
+"""Memory attention: the current frame reads the memory bank (SAM 2, arXiv 2408.00714, sec. 4)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +30,8 @@ class MemoryAttentionLayer(nn.Module):
         self.dropout1 = nn.Dropout(config.dropout)
         self.dropout2 = nn.Dropout(config.dropout)
         self.dropout3 = nn.Dropout(config.dropout)
-        self.activation = {"relu": F.relu, "gelu": F.gelu}[config.activation]
+        activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
+        self.activation = activations[config.activation]
         self.pos_enc_at_attn = config.pos_enc_at_attn
         self.pos_enc_at_cross_attn_queries = config.pos_enc_at_cross_attn_queries
         self.pos_enc_at_cross_attn_keys = config.pos_enc_at_cross_attn_keys

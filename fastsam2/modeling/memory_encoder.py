@@ -45,9 +45,7 @@ class CXBlock(nn.Module):
         super().__init__()
         dim = config.dim
         groups = dim if config.use_dwconv else 1
-        self.dwconv = nn.Conv2d(
-            dim, dim, config.kernel_size, padding=config.padding, groups=groups
-        )
+        self.dwconv = nn.Conv2d(dim, dim, config.kernel_size, padding=config.padding, groups=groups)
         self.norm = LayerNorm2d(dim)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.act = nn.GELU()

@@ -1,6 +1,6 @@
 """Positions as features: sine maps, random Fourier features, and axial rotary tables.
 
-All are computed in float32 whatever the model's dtype: a coordinate of 1023.5 does not fit bfloat16.
+All are computed in float32 whatever the model's dtype: bfloat16 cannot hold the coordinate 1023.5.
 """
 
 from __future__ import annotations

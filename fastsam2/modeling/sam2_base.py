@@ -19,10 +19,10 @@ from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from fastsam2.modeling.memory_attention import MemoryAttention
 from fastsam2.modeling.memory_encoder import MemoryEncoder
 from fastsam2.modeling.position_encoding import PositionEmbeddingSine
-from fastsam2.modeling.sam2_utils import MLP, at_least_float32
 from fastsam2.modeling.sam.mask_decoder import MaskDecoder
 from fastsam2.modeling.sam.prompt_encoder import PromptEncoder
 from fastsam2.modeling.sam.transformer import TwoWayTransformer
+from fastsam2.modeling.sam2_utils import MLP, at_least_float32
 
 __all__ = ["NO_OBJ_SCORE", "MaskOutput", "SAM2Base"]
 
@@ -147,8 +147,8 @@ class SAM2Base(nn.Module):
         """Features of normalised images `[B, 3, S, S]`.
 
         Returns:
-            `vision_features` `[B, C, S / 16, S / 16]`; `backbone_fpn` and `vision_pos_enc`, lists of
-            the maps of strides 4, 8 and 16, the first two already as the mask decoder takes them.
+            `vision_features` `[B, C, S / 16, S / 16]`; `backbone_fpn` and `vision_pos_enc`, lists
+            of maps of strides 4, 8 and 16, the first two already as the mask decoder takes them.
         """
         out = self.image_encoder(img_batch.to(self.dtype))
         if self.use_high_res_features_in_sam:

@@ -107,7 +107,8 @@ def mask_prompt(mask: Any, *, image_size: int, device: torch.device) -> Tensor:
         array = np.asarray(mask)
         if array.dtype.kind not in "buif":
             raise InputError(f"mask must be bool or numbers, not {array.dtype}")
-        mask = torch.from_numpy(np.ascontiguousarray(array if array.dtype.kind == "f" else array != 0))
+        array = array if array.dtype.kind == "f" else array != 0
+        mask = torch.from_numpy(np.ascontiguousarray(array))
     if mask.ndim != 2 or mask.numel() == 0:
         raise InputError(f"mask must be [H, W], not of shape {list(mask.shape)}")
     if mask.is_floating_point():

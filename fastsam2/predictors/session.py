@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +13,15 @@ from fastsam2.engine.memory_bank import ObjectMemory
 from fastsam2.errors import InputError, StateError
 from fastsam2.types import DictRecord, FrameOutput, PointPrompt
 
-__all__ = ["ObjectState", "VideoSession"]
+__all__ = ["Frames", "ObjectState", "VideoSession"]
+
+
+class Frames(Protocol):
+    """All that is asked of the frames of a video."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, frame_idx: int, /) -> Tensor: ...
 
 
 @dataclass(eq=False)
@@ -32,8 +39,8 @@ class ObjectState:
 
     def output(self, frame_idx: int, is_cond: bool) -> FrameOutput | None:
         """The newest answer on a frame: a pending one of this kind, else what is remembered."""
-        pending = self.pending.cond_frame_outputs if is_cond else self.pending.non_cond_frame_outputs
-        found = pending.get(frame_idx)
+        kind = "cond_frame_outputs" if is_cond else "non_cond_frame_outputs"
+        found = self.pending[kind].get(frame_idx)
         return self.memory.output(frame_idx) if found is None else found
 
     def prompted_frames(self) -> set[int]:
@@ -68,7 +75,7 @@ class VideoSession(DictRecord):
         "temp_output_dict_per_obj",
         "frames_tracked_per_obj",
     )
-    images: Sequence[Tensor]  #: normalised frames, float32 `[3, S, S]` each
+    images: Frames  #: normalised frames, float32 `[3, S, S]` each
     num_frames: int
     video_height: int
     video_width: int

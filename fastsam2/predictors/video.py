@@ -152,7 +152,9 @@ def _run(
     return [_frame_output(model, session, step) for step in steps]
 
 
-def _frame_output(model: SAM2VideoPredictor, session: VideoSession, step: StepOutput) -> FrameOutput:
+def _frame_output(
+    model: SAM2VideoPredictor, session: VideoSession, step: StepOutput
+) -> FrameOutput:
     masks = step.masks.low_res_masks
     if model.fill_hole_area > 0:
         masks = fill_holes(masks, model.fill_hole_area)
@@ -337,6 +339,4 @@ def remove_object(
     session.drop_object(obj_id)
     if not need_output:
         return []
-    return [
-        (t, video_masks(model, session, t, pending_is_cond(session, t))) for t in frames
-    ]
+    return [(t, video_masks(model, session, t, pending_is_cond(session, t))) for t in frames]

@@ -196,25 +196,34 @@ def test_a_given_mask_is_the_output(pair: Pair) -> None:
         assert relative_error(b, a) <= TOLERANCE
 
 
-GRADIENT_CASES: dict[str, Callable[[Pair], Callable[[nn.Module], Any]]] = {
-    "image_encoder": lambda pair: lambda m, x=torch.randn(1, 3, 256, 256): m(x)["backbone_fpn"],
-    "sam_mask_decoder": lambda pair: lambda m, kw=decoder_inputs(pair): m.predict_masks(**kw),
-    "memory_attention": lambda pair: lambda m, kw=memory_inputs(pair, 8): m(**kw),
-    "memory_encoder": lambda pair: (
-        lambda m, a=(image_embedding(pair), torch.randn(2, 1, 256, 256)): m(*a)["vision_features"]
-    ),
-}
+def gradient_case(pair: Pair, part: str) -> Callable[[nn.Module], Any]:
+    """A call of that part of the model, on inputs drawn now."""
+    if part == "image_encoder":
+        images = torch.randn(1, 3, 256, 256)
+        return lambda m: m(images)["backbone_fpn"]
+    if part == "sam_mask_decoder":
+        inputs = decoder_inputs(pair)
+        return lambda m: m.predict_masks(**inputs)
+    if part == "memory_attention":
+        memory = memory_inputs(pair, 8)
+        return lambda m: m(**memory)
+    features, masks = image_embedding(pair), torch.randn(2, 1, 256, 256)
+    return lambda m: m(features, masks)["vision_features"]
 
 
-@pytest.mark.parametrize("part", GRADIENT_CASES)
+@pytest.mark.parametrize(
+    "part", ["image_encoder", "sam_mask_decoder", "memory_attention", "memory_encoder"]
+)
 def test_gradients(tiny_pair: Pair, part: str) -> None:
     """Gradients agree; and none of them is zero, so no weight in these comparisons is idle."""
-    call = GRADIENT_CASES[part](tiny_pair)
+    call = gradient_case(tiny_pair, part)
     grads = []
     for model in (tiny_pair.ref, tiny_pair.ours):
         module = getattr(model, part)
         outputs = tensors(call(module))
-        weighted = [(out * torch.linspace(-1, 2, out.numel()).view_as(out)).sum() for out in outputs]
+        weighted = [
+            (out * torch.linspace(-1, 2, out.numel()).view_as(out)).sum() for out in outputs
+        ]
         torch.stack(weighted).sum().backward()
         grads.append({k: p.grad for k, p in module.named_parameters()})
         module.zero_grad()

@@ -208,7 +208,8 @@ def test_more_frames_than_memory_and_pointers_reach(tiny_pair: Pair, long_clip: 
 def test_options_are_read_at_each_call(tiny_pair: Pair, clip: Path) -> None:
     script = [points(0, 1, [[50, 60]], [1]), box(0, 2, [90, 60, 150, 110]), propagate()]
     plain = play(tiny_pair.ours, clip, script)
-    for name, value in (("non_overlap_masks", True), ("max_obj_ptrs_in_encoder", 2), ("num_maskmem", 3)):
+    changes = {"non_overlap_masks": True, "max_obj_ptrs_in_encoder": 2, "num_maskmem": 3}
+    for name, value in changes.items():
         before = getattr(tiny_pair.ours, name)
         for model in tiny_pair[1:]:
             setattr(model, name, value)

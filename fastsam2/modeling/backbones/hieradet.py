@@ -92,7 +92,8 @@ class MultiScaleBlock(nn.Module):
                 height, width = shortcut.shape[1:3]
                 padded_h, padded_w = height + -height % size, width + -width % size
             x = self.attn(windows)
-            x = window_unpartition(x, size, (padded_h, padded_w), shortcut.shape[1:3])
+            height, width = shortcut.shape[1:3]
+            x = window_unpartition(x, size, (padded_h, padded_w), (height, width))
         x = shortcut + self.drop_path(x)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -141,7 +142,7 @@ class Hiera(nn.Module):
         self.pos_embed_window = nn.Parameter(
             torch.zeros(1, embed_dim, window_spec[0], window_spec[0])
         )
-        self.blocks: nn.Module = nn.ModuleList()
+        self.blocks = nn.ModuleList()
         stage, dim = 0, embed_dim
         for i in range(depth):
             # The first block of a stage still works in the windows of the stage before it, whose

@@ -82,10 +82,10 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, trunk: nn.Module, neck: nn.Module, scalp: int = 0) -> None:
         super().__init__()
-        if list(trunk.channel_list) != list(neck.backbone_channel_list):
-            raise ValueError(
-                f"trunk has channels {trunk.channel_list}, neck takes {neck.backbone_channel_list}"
-            )
+        given: Any = trunk.channel_list
+        taken: Any = neck.backbone_channel_list
+        if list(given) != list(taken):
+            raise ValueError(f"the trunk has channels {given}, but the neck takes {taken}")
         self.trunk = trunk
         self.neck = neck
         self.scalp = scalp

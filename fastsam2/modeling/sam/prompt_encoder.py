@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -65,15 +67,18 @@ class PromptEncoder(nn.Module):
         place = self.pe_layer.forward_with_coords(points, self.input_image_size)
         labels = labels.unsqueeze(-1)
         out = torch.where(labels == -1, self.not_a_point_embed.weight, place)
-        for label, embedding in enumerate(self.point_embeddings):
-            out = torch.where(labels == label, out + embedding.weight, out)
+        for label, embedding in enumerate(self._label_embeddings()):
+            out = torch.where(labels == label, out + embedding, out)
         return out
 
     def _embed_boxes(self, boxes: Tensor) -> Tensor:
         corners = (boxes + 0.5).reshape(-1, 2, 2)
         place = self.pe_layer.forward_with_coords(corners, self.input_image_size)
-        kinds = torch.cat([e.weight for e in self.point_embeddings[2:]])
-        return place + kinds
+        return place + torch.cat(self._label_embeddings()[2:])
+
+    def _label_embeddings(self) -> list[Tensor]:
+        """`[1, embed_dim]` for each label."""
+        return [cast(nn.Embedding, e).weight for e in self.point_embeddings]
 
     def _embed_masks(self, masks: Tensor) -> Tensor:
         return self.mask_downscaling(masks.to(self.no_mask_embed.weight.dtype))
