@@ -1,0 +1,147 @@
+"""Connected components against scipy's labelling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from fastsam2_kernels.connected_components import connected_components
+
+EIGHT = np.ones((3, 3), dtype=int)
+
+
+def check(mask: np.ndarray) -> None:
+    """`mask` [..., H, W] bool: labels equal to scipy's up to their names, areas equal."""
+    labels, areas = connected_components(torch.from_numpy(mask))
+    assert labels.dtype == areas.dtype == torch.int32
+    assert labels.shape == areas.shape == mask.shape
+    images = (x.reshape(-1, *mask.shape[-2:]) for x in (mask, labels.numpy(), areas.numpy()))
+    for image, label, area in zip(*images, strict=True):
+        expected, n = ndimage.label(image, EIGHT)
+        pairs = np.unique(np.stack([expected[image], label[image]]), axis=1)
+        assert pairs.shape[1] == n, "one label for each component and one component for each label"
+        assert sorted(pairs[1]) == list(range(1, n + 1))
+        assert not label[~image].any()
+        sizes = np.bincount(expected.ravel(), minlength=n + 1)
+        sizes[0] = 0
+        np.testing.assert_array_equal(area, sizes[expected])
+
+
+def spiral(size: int) -> np.ndarray:
+    mask = np.zeros((size, size), dtype=bool)
+    y, x, dy, dx = 0, 0, 0, 1
+    low, high = [0, 0], [size - 1, size - 1]
+    while low[0] <= high[0] and low[1] <= high[1]:
+        mask[y, x] = True
+        ny, nx = y + dy, x + dx
+        if not (low[0] <= ny <= high[0] and low[1] <= nx <= high[1]):
+            # The arm just drawn and a gap of one pixel leave the free square.
+            if dx == 1:
+                low[0] += 2
+            elif dy == 1:
+                high[1] -= 2
+            elif dx == -1:
+                high[0] -= 2
+            else:
+                low[1] += 2
+            dy, dx = dx, -dy
+            ny, nx = y + dy, x + dx
+        y, x = ny, nx
+    return mask
+
+
+def shapes() -> dict[str, np.ndarray]:
+    comb = np.zeros((40, 41), dtype=bool)
+    comb[:, ::2] = True
+    comb_down, comb_up, snake = comb.copy(), comb.copy(), comb.copy()
+    comb_down[-1] = True
+    comb_up[0] = True
+    snake[0, 1::4] = True
+    snake[-1, 3::4] = True
+    y, x = np.mgrid[:33, :35]
+    return {
+        "full": np.ones((7, 9), dtype=bool),
+        "empty": np.zeros((7, 9), dtype=bool),
+        "one pixel on": np.ones((1, 1), dtype=bool),
+        "one pixel off": np.zeros((1, 1), dtype=bool),
+        "one row": np.array([[1, 0, 1, 1, 0, 1]], dtype=bool),
+        "one column": np.array([[1, 0, 1, 1, 0, 1]], dtype=bool).T,
+        "teeth": comb,
+        "comb down": comb_down,
+        "comb up": comb_up,
+        "snake": snake,
+        "spiral": spiral(61),
+        "spiral's gap": ~spiral(61),
+        "spiral mirrored": spiral(61)[::-1, ::-1].copy(),
+        "chessboard": (y + x) % 2 == 0,
+        "dots": (y % 2 == 0) & (x % 2 == 0),
+        "diagonals": (y - x) % 3 == 0,
+        "antidiagonals": (y + x) % 3 == 0,
+        "ends of rows": (x == 0) | (x == 34),
+    }
+
+
+@pytest.mark.parametrize("name", shapes())
+def test_shape(name: str) -> None:
+    check(shapes()[name])
+
+
+def test_spiral_is_one_component() -> None:
+    labels, areas = connected_components(torch.from_numpy(spiral(61)))
+    assert int(labels.max()) == 1
+    assert int(areas.max()) == int(spiral(61).sum()) > 61 * 61 // 3
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=24).flatmap(
+        lambda shape: hnp.arrays(bool, shape, elements=st.booleans(), fill=st.nothing())
+    )
+)
+def test_random_small_masks(mask: np.ndarray) -> None:
+    check(mask)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.4, 0.5, 0.7, 0.95])
+def test_random_batches(density: float) -> None:
+    check(np.random.default_rng(0).random((5, 1, 63, 70)) < density)
+
+
+def test_labels_do_not_leak_between_images() -> None:
+    both = np.zeros((2, 3, 4, 6), dtype=bool)
+    both[..., -1, :] = True
+    both[..., 0, :3] = True
+    check(both)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 4, 4), (2, 1, 0, 4), (2, 1, 4, 0)])
+def test_no_pixels(shape: tuple[int, ...]) -> None:
+    labels, areas = connected_components(torch.zeros(shape, dtype=torch.bool))
+    assert labels.shape == areas.shape == shape
+    assert labels.dtype == areas.dtype == torch.int32
+
+
+def test_layout_and_dtype_do_not_matter() -> None:
+    mask = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0)) < 0.5
+    expected = connected_components(mask)
+    for same in (mask.to(torch.uint8) * 255, mask.mT.contiguous().mT, mask.long()):
+        for a, b in zip(connected_components(same), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "error", "message"),
+    [
+        ((torch.zeros(3, 3),), {}, TypeError, "float32"),
+        ((torch.zeros(3, dtype=torch.bool),), {}, ValueError, r"\(3,\)"),
+        ((torch.zeros(3, 3, dtype=torch.bool),), {"impl": "cuda"}, ValueError, "'cuda'"),
+    ],
+)
+def test_bad_input(arguments, keywords, error, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=message):
+        connected_components(*arguments, **keywords)
