@@ -13,7 +13,7 @@ from fastsam2.config import SAM2Config
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors import video
 from fastsam2.predictors.session import VideoSession
-from fastsam2.utils.frames import load_video_frames
+from fastsam2.utils.misc import load_video_frames
 
 __all__ = ["SAM2VideoPredictor"]
 

@@ -7,10 +7,15 @@ from torch import Tensor
 
 from fastsam2_kernels.connected_components import connected_components
 
-__all__ = ["fill_holes"]
+__all__ = ["fill_holes", "small_regions"]
 
 
-def fill_holes(masks: Tensor, max_area: int) -> Tensor:
-    """Turn background regions of at most `max_area` pixels in logits `[N, 1, H, W]` to 0.1."""
-    labels, areas = connected_components(masks <= 0)
-    return torch.where((labels > 0) & (areas <= max_area), 0.1, masks)
+def small_regions(region: Tensor, max_area: float) -> Tensor:
+    """The pixels of bool `region` `[..., H, W]` in components of at most `max_area` pixels."""
+    _, areas = connected_components(region)
+    return region & (areas <= max_area)
+
+
+def fill_holes(masks: Tensor, max_area: float) -> Tensor:
+    """Raise background regions of at most `max_area` pixels in logits `[N, 1, H, W]` to 0.1."""
+    return torch.where(small_regions(masks <= 0, max_area), 0.1, masks)

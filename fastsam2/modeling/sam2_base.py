@@ -187,8 +187,8 @@ class SAM2Base(nn.Module):
             `[B, C, H, W]`.
         """
         out = self.memory_attention(
-            curr=pix_feat.flatten(2).permute(2, 0, 1),
-            curr_pos=pix_pos.flatten(2).permute(2, 0, 1),
+            curr=[pix_feat.flatten(2).permute(2, 0, 1)],
+            curr_pos=[pix_pos.flatten(2).permute(2, 0, 1)],
             memory=memory,
             memory_pos=memory_pos,
             num_obj_ptr_tokens=num_obj_ptr_tokens,

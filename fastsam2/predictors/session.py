@@ -43,6 +43,15 @@ class ObjectState:
         found = self.pending[kind].get(frame_idx)
         return self.memory.output(frame_idx) if found is None else found
 
+    def keep_prompt(self, frame_idx: int, points: PointPrompt | None, mask: Tensor | None) -> None:
+        """A frame has one prompt: points or a mask, whichever came last."""
+        self.point_inputs.pop(frame_idx, None)
+        self.mask_inputs.pop(frame_idx, None)
+        if points is not None:
+            self.point_inputs[frame_idx] = points
+        if mask is not None:
+            self.mask_inputs[frame_idx] = mask
+
     def prompted_frames(self) -> set[int]:
         return self.point_inputs.keys() | self.mask_inputs.keys()
 
@@ -132,15 +141,23 @@ class VideoSession(DictRecord):
             raise StateError(f"there is no object {obj_id!r}; the objects are {self.obj_ids}")
         return found
 
-    def add_object(self, obj_id: Any) -> ObjectState:
-        """The object with this id, made if it is new."""
-        found = self.find(obj_id)
-        if found is None:
-            found = ObjectState(obj_id)
-            self.objects.append(found)
+    def object_for(self, obj_id: Any) -> ObjectState:
+        """The object with this id, or a new one that `add_object` would add.
+
+        Raises:
+            InputError: no dictionary takes this id.
+        """
+        try:
+            hash(obj_id)
+        except TypeError:
+            raise InputError(f"obj_id must be hashable, not {obj_id!r}") from None
+        return self.find(obj_id) or ObjectState(obj_id)
+
+    def add_object(self, obj: ObjectState) -> None:
+        if obj not in self.objects:
+            self.objects.append(obj)
             # A new list: ids that were handed out with earlier results stay what they were.
             self.obj_ids = [o.obj_id for o in self.objects]
-        return found
 
     def drop_object(self, obj_id: Any) -> None:
         self.objects.remove(self.get_object(obj_id))

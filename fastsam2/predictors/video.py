@@ -62,11 +62,9 @@ def add_points(
         image_size=model.image_size,
         device=session.device,
     )
-    obj = session.add_object(obj_id)
+    obj = session.object_for(obj_id)
     if not clear_old_points:
         prompt = join_points(obj.point_inputs.get(frame_idx), prompt)
-    obj.point_inputs[frame_idx] = prompt
-    obj.mask_inputs.pop(frame_idx, None)
     return _answer_prompt(model, session, obj, frame_idx, points=prompt)
 
 
@@ -76,9 +74,7 @@ def add_mask(
     """Prompt an object with a mask; see `SAM2VideoPredictor.add_new_mask`."""
     frame_idx = session.check_frame(frame_idx)
     prompt = mask_prompt(mask, image_size=model.image_size, device=session.device)
-    obj = session.add_object(obj_id)
-    obj.mask_inputs[frame_idx] = prompt
-    obj.point_inputs.pop(frame_idx, None)
+    obj = session.object_for(obj_id)
     return _answer_prompt(model, session, obj, frame_idx, mask=prompt)
 
 
@@ -90,9 +86,10 @@ def _answer_prompt(
     points: PointPrompt | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Run the prompted frame, keep the answer as pending, and show all objects there.
+    """Run the prompted frame, keep prompt and pending answer, and show all objects there.
 
-    Memory is encoded only when propagation begins, once the user is done with the frame.
+    Memory is encoded only when propagation begins, once the user is done with the frame. Nothing is
+    kept before there is an answer: a frame that cannot be read leaves the session as it was.
     """
     tracked = obj.frames_tracked.get(frame_idx)
     # Without any conditioning frame left there is no memory to correct the frame by.
@@ -113,6 +110,8 @@ def _answer_prompt(
     )
     reverse = tracked is not None and not is_init and tracked["reverse"]
     (answer,) = _run(model, session, frame_idx, [item], reverse=reverse, remember=False)
+    session.add_object(obj)
+    obj.keep_prompt(frame_idx, points, mask)
     pending = obj.pending.cond_frame_outputs if is_cond else obj.pending.non_cond_frame_outputs
     pending[frame_idx] = answer
     return video_masks(model, session, frame_idx, is_cond)

@@ -16,7 +16,12 @@ from fastsam2.data.preprocess import IMAGE_MEAN, IMAGE_STD
 from fastsam2.data.sources import open_frames
 from fastsam2.errors import InputError
 
-__all__ = ["AsyncVideoFrameLoader", "load_video_frames"]
+__all__ = [
+    "AsyncVideoFrameLoader",
+    "load_video_frames",
+    "load_video_frames_from_jpg_images",
+    "load_video_frames_from_video_file",
+]
 
 
 def _check_normalisation(mean: Any, std: Any) -> None:
@@ -56,6 +61,11 @@ def load_video_frames(
     if async_loading_frames:
         loader[0]
     return loader, loader.video_height, loader.video_width
+
+
+# What a video is, is told when it is opened: one loader does for all kinds.
+load_video_frames_from_jpg_images = load_video_frames
+load_video_frames_from_video_file = load_video_frames
 
 
 class AsyncVideoFrameLoader(FrameLoader):

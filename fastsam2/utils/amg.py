@@ -1,0 +1,305 @@
+"""Helpers of the automatic mask generator, under the names that `sam2.utils.amg` gives them.
+
+Boxes are (x0, y0, x1, y1) in pixels unless said otherwise; x1 and y1 of a mask's box are inclusive.
+An uncompressed RLE is `{"size": [H, W], "counts": [...]}` as in COCO: run lengths in column order,
+background first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import ItemsView, Iterator, Sequence
+from copy import deepcopy
+from itertools import product
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from fastsam2.data.rle import area, decode_rle, encode_rle
+from fastsam2.errors import InputError
+from fastsam2.utils.misc import mask_to_box
+from fastsam2_kernels.connected_components import connected_components
+
+__all__ = [
+    "RLE",
+    "MaskData",
+    "area_from_rle",
+    "batch_iterator",
+    "batched_mask_to_box",
+    "box_area",
+    "box_nms",
+    "box_xyxy_to_xywh",
+    "build_all_layer_point_grids",
+    "build_point_grid",
+    "calculate_stability_score",
+    "coco_encode_rle",
+    "generate_crop_boxes",
+    "is_box_near_crop_edge",
+    "mask_to_rle_pytorch",
+    "remove_small_regions",
+    "rle_to_mask",
+    "uncrop_boxes_xyxy",
+    "uncrop_masks",
+    "uncrop_points",
+]
+
+RLE = dict[str, Any]
+Column = list[Any] | np.ndarray | torch.Tensor
+BoxT = TypeVar("BoxT", list[Any], np.ndarray, torch.Tensor)
+
+NMS_BLOCK = 1024
+
+
+class MaskData:
+    """Columns of equal length, one row a mask: lists, arrays or tensors by name."""
+
+    def __init__(self, **columns: Column) -> None:
+        self._stats: dict[str, Column] = {}
+        for name, column in columns.items():
+            self[name] = column
+
+    def __setitem__(self, key: str, item: Column) -> None:
+        if not isinstance(item, (list, np.ndarray, torch.Tensor)):
+            raise InputError(f"{key} must be a list, array or tensor, got {type(item).__name__}")
+        self._stats[key] = item
+
+    def __delitem__(self, key: str) -> None:
+        del self._stats[key]
+
+    def __getitem__(self, key: str) -> Any:
+        return self._stats[key]
+
+    def items(self) -> ItemsView[str, Column]:
+        """Pairs of name and column."""
+        return self._stats.items()
+
+    def filter(self, keep: torch.Tensor) -> None:
+        """Keep the rows of a bool mask [M], or those of an index [K] in its order."""
+        keep = keep.detach()
+        rows = (keep.nonzero()[:, 0] if keep.dtype == torch.bool else keep).tolist()
+        for name, column in self._stats.items():
+            if isinstance(column, torch.Tensor):
+                self._stats[name] = column[keep.to(column.device)]
+            elif isinstance(column, np.ndarray):
+                self._stats[name] = column[rows]
+            else:
+                self._stats[name] = [column[row] for row in rows]
+
+    def cat(self, new_stats: MaskData) -> None:
+        """Append the rows of another record."""
+        for name, new in new_stats.items():
+            old: Any = self._stats.get(name)
+            if old is None:
+                self._stats[name] = deepcopy(new)
+            elif isinstance(new, torch.Tensor):
+                self._stats[name] = torch.cat([old, new])
+            elif isinstance(new, np.ndarray):
+                self._stats[name] = np.concatenate([old, new])
+            else:
+                self._stats[name] = [*old, *new]
+
+    def to_numpy(self) -> None:
+        """Turn tensors into float32 arrays."""
+        for name, column in self._stats.items():
+            if isinstance(column, torch.Tensor):
+                self._stats[name] = column.float().detach().cpu().numpy()
+
+
+def batch_iterator(batch_size: int, *args: Any) -> Iterator[list[Any]]:
+    """Cut sequences of equal length into consecutive batches, the last maybe shorter."""
+    lengths = [len(arg) for arg in args]
+    if len(set(lengths)) != 1:
+        raise InputError(f"sequences to batch must have one length, got {lengths}")
+    for start in range(0, lengths[0], batch_size):
+        yield [arg[start : start + batch_size] for arg in args]
+
+
+def build_point_grid(n_per_side: int) -> np.ndarray:
+    """Centres of n x n equal cells of the unit square, float64 [n * n, 2] as (x, y), row by row."""
+    offset = 1 / (2 * n_per_side)
+    side = np.linspace(offset, 1 - offset, n_per_side)
+    return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+
+
+def build_all_layer_point_grids(
+    n_per_side: int, n_layers: int, scale_per_layer: int
+) -> list[np.ndarray]:
+    """Point grids of the whole image and of each crop layer, fewer points in later ones."""
+    return [build_point_grid(int(n_per_side / scale_per_layer**i)) for i in range(n_layers + 1)]
+
+
+def generate_crop_boxes(
+    im_size: Sequence[int], n_layers: int, overlap_ratio: float
+) -> tuple[list[list[int]], list[int]]:
+    """The whole image, then 4**i overlapping crops for each layer i: (boxes, their layers)."""
+    im_h, im_w = im_size
+    boxes, layers = [[0, 0, im_w, im_h]], [0]
+    for layer in range(1, n_layers + 1):
+        n = 2**layer
+        overlap = int(overlap_ratio * min(im_h, im_w) * (2 / n))
+        crop_w, crop_h = (math.ceil((overlap * (n - 1) + size) / n) for size in (im_w, im_h))
+        for i_x, i_y in product(range(n), range(n)):
+            x0, y0 = i_x * (crop_w - overlap), i_y * (crop_h - overlap)
+            boxes.append([x0, y0, min(x0 + crop_w, im_w), min(y0 + crop_h, im_h)])
+            layers.append(layer)
+    return boxes, layers
+
+
+def uncrop_points(points: torch.Tensor, crop_box: Sequence[int]) -> torch.Tensor:
+    """Points [..., 2] of a crop -> points of the image."""
+    return points + torch.tensor(crop_box[:2], device=points.device)
+
+
+def uncrop_boxes_xyxy(boxes: torch.Tensor, crop_box: Sequence[int]) -> torch.Tensor:
+    """Boxes [..., 4] of a crop -> boxes of the image."""
+    return boxes + torch.tensor([*crop_box[:2], *crop_box[:2]], device=boxes.device)
+
+
+def uncrop_masks(
+    masks: torch.Tensor, crop_box: Sequence[int], orig_h: int, orig_w: int
+) -> torch.Tensor:
+    """Masks [..., h, w] of a crop -> masks [..., H, W] of the image, 0 outside the crop."""
+    x0, y0, x1, y1 = crop_box
+    return F.pad(masks, (x0, orig_w - x1, y0, orig_h - y1))
+
+
+def is_box_near_crop_edge(
+    boxes: torch.Tensor, crop_box: Sequence[int], orig_box: Sequence[int], atol: float = 20.0
+) -> torch.Tensor:
+    """Whether boxes [M, 4] of a crop come within `atol` pixels of an edge of the crop that is not
+    also an edge of the image."""
+    in_image = uncrop_boxes_xyxy(boxes, crop_box).float()
+
+    def near(edges: Sequence[int]) -> torch.Tensor:
+        return (in_image - torch.tensor(edges, device=boxes.device)).abs() <= atol
+
+    return (near(crop_box) & ~near(orig_box)).any(dim=1)
+
+
+def box_xyxy_to_xywh(box_xyxy: BoxT) -> BoxT:
+    """(x0, y0, x1, y1) -> (x0, y0, width, height) of one box."""
+    box = deepcopy(box_xyxy)
+    box[2] = box[2] - box[0]
+    box[3] = box[3] - box[1]
+    return box
+
+
+def box_area(boxes: torch.Tensor) -> torch.Tensor:
+    """Areas [...] of boxes [..., 4]."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def batched_mask_to_box(masks: torch.Tensor) -> torch.Tensor:
+    """Boxes, int64 [..., 4], around bool masks [..., H, W]; zeros for an empty mask."""
+    boxes = mask_to_box(masks).long()
+    return boxes * (boxes[..., 2:3] >= 0)
+
+
+def calculate_stability_score(
+    masks: torch.Tensor, mask_threshold: float, threshold_offset: float
+) -> torch.Tensor:
+    """IoU [...] of each of the logits [..., H, W] thresholded above and below the threshold."""
+    # One mask contains the other, so that their areas are the intersection and the union.
+    intersections = (masks > mask_threshold + threshold_offset).sum((-2, -1))
+    unions = (masks > mask_threshold - threshold_offset).sum((-2, -1))
+    return intersections / unions
+
+
+def box_nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Greedy non-maximum suppression.
+
+    Args:
+        boxes: [M, 4] float.
+        scores: [M]; of equal scores the earlier box goes first.
+        iou_threshold: a box that overlaps a kept one by more is dropped.
+
+    Returns:
+        Indices [K] of the kept boxes, best first.
+
+    Same as `torchvision.ops.nms`. It works in blocks of boxes: one matrix of overlaps drops what
+    earlier blocks suppress, and within the block the rule "kept unless a better kept box overlaps"
+    is iterated until it is stable, which takes as many rounds as the longest chain of boxes.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    kept = order[:0]
+    for block in order.split(NMS_BLOCK):
+        candidates = block[~_overlap(boxes[kept], boxes[block], iou_threshold).any(0)]
+        better = _overlap(boxes[candidates], boxes[candidates], iou_threshold).triu(1)
+        keep = torch.ones_like(candidates, dtype=torch.bool)
+        while not torch.equal(update := ~(better & keep[:, None]).any(0), keep):
+            keep = update
+        kept = torch.cat([kept, candidates[keep]])
+    return kept
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Whether the IoU of boxes [M, 4] and [N, 4] is above the threshold: [M, N]."""
+    low = torch.maximum(a[:, None, :2], b[None, :, :2])
+    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    width, height = (high - low).clamp_min(0).unbind(-1)
+    inter = width * height
+    iou = inter / (box_area(a)[:, None] + box_area(b) - inter)
+    # torchvision compares in double, where a single 0.8 is above 0.8; the next single number below
+    # the threshold gives the same answers without a matrix of doubles.
+    limit = np.float32(iou_threshold)
+    if float(limit) > iou_threshold:
+        limit = np.nextafter(limit, np.float32(-1))
+    return iou > float(limit)
+
+
+def mask_to_rle_pytorch(tensor: torch.Tensor) -> list[RLE]:
+    """Uncompressed RLE of each of the bool masks [M, H, W]; only run ends leave the device."""
+    n, height, width = tensor.shape
+    columns = tensor.transpose(1, 2).reshape(n, height * width)
+    # A mask starts with a run of background, of length 0 where its first pixel is foreground.
+    starts = F.pad(columns, (1, 0))[:, :-1] ^ columns
+    index, position = starts.nonzero().unbind(1)
+    lengths = torch.bincount(index, minlength=n).tolist()
+    return [
+        {
+            "size": [height, width],
+            "counts": np.diff(ends.numpy(), prepend=0, append=height * width).tolist(),
+        }
+        for ends in position.cpu().split(lengths)
+    ]
+
+
+def rle_to_mask(rle: RLE) -> np.ndarray:
+    """Uncompressed RLE -> bool [H, W]."""
+    return decode_rle(rle)
+
+
+def area_from_rle(rle: RLE) -> int:
+    """Foreground pixels of an uncompressed RLE."""
+    return area(rle)
+
+
+def coco_encode_rle(uncompressed_rle: RLE) -> RLE:
+    """Uncompressed RLE -> COCO's compressed one, with `counts` a str, ready for JSON."""
+    return encode_rle(decode_rle(uncompressed_rle))
+
+
+def remove_small_regions(
+    mask: np.ndarray, area_thresh: float, mode: Literal["holes", "islands"]
+) -> tuple[np.ndarray, bool]:
+    """Fill the holes, or drop the islands, of bool `mask` [H, W] below `area_thresh` pixels.
+
+    Returns:
+        The mask and whether it changed. Of nothing but small islands the largest is kept.
+
+    Raises:
+        InputError: `mode` is unknown.
+    """
+    if mode not in ("holes", "islands"):
+        raise InputError(f"mode must be 'holes' or 'islands', got {mode!r}")
+    mask = np.asarray(mask, dtype=bool)
+    region = ~mask if mode == "holes" else mask
+    labels, areas = (x.numpy() for x in connected_components(torch.from_numpy(region.copy())))
+    small = region & (areas < area_thresh)
+    if not small.any():
+        return mask, False
+    if mode == "islands" and np.array_equal(small, mask):
+        small &= labels != labels.flat[areas.argmax()]
+    return mask ^ small, True

@@ -1,0 +1,86 @@
+"""Helpers on masks, points and frames, under the names that `sam2.utils.misc` gives them."""
+
+from __future__ import annotations
+
+import torch
+from tqdm import tqdm
+
+from fastsam2.engine.postprocess import fill_holes
+from fastsam2.errors import InputError
+from fastsam2.utils.frames import (
+    AsyncVideoFrameLoader,
+    _load_img_as_tensor,
+    load_video_frames,
+    load_video_frames_from_jpg_images,
+    load_video_frames_from_video_file,
+)
+from fastsam2_kernels.connected_components import connected_components
+
+__all__ = [
+    "AsyncVideoFrameLoader",
+    "_load_img_as_tensor",
+    "concat_points",
+    "fill_holes_in_mask_scores",
+    "get_connected_components",
+    "get_sdpa_settings",
+    "load_video_frames",
+    "load_video_frames_from_jpg_images",
+    "load_video_frames_from_video_file",
+    "mask_to_box",
+    "tqdm",
+]
+
+
+def get_sdpa_settings() -> tuple[bool, bool, bool]:
+    """Whether (the GPU is older than Ampere, flash attention runs, the math kernel is needed)."""
+    flash = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    return not flash, flash, not flash
+
+
+def get_connected_components(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels and areas (pixels) of the 8-connected components of `mask` [N, 1, H, W].
+
+    Both come back as int32 of the same shape, 0 in the background.
+    """
+    return connected_components(mask != 0)
+
+
+def mask_to_box(masks: torch.Tensor) -> torch.Tensor:
+    """Corner pixels (x0, y0, x1, y1), inclusive, of bool `masks` [..., H, W] as int32 [..., 4].
+
+    An empty mask has the box (W, H, -1, -1).
+    """
+    first, last = [], []
+    for occupied in (masks.any(-2), masks.any(-1)):
+        size = occupied.shape[-1]
+        index = torch.arange(size, device=masks.device, dtype=torch.int32)
+        first.append(torch.where(occupied, index, size).amin(-1))
+        last.append(torch.where(occupied, index, -1).amax(-1))
+    return torch.stack((*first, *last), dim=-1)
+
+
+def fill_holes_in_mask_scores(mask: torch.Tensor, max_area: int) -> torch.Tensor:
+    """Raise the holes of mask logits [N, 1, H, W] to 0.1.
+
+    Holes are the components of logits at most 0 of at most `max_area` pixels. `sam2` skips this
+    where its CUDA extension is missing; this always fills.
+
+    Raises:
+        InputError: `max_area` is not positive.
+    """
+    if not max_area > 0:
+        raise InputError(f"max_area must be positive, got {max_area}")
+    return fill_holes(mask, max_area)
+
+
+def concat_points(
+    old_point_inputs: dict[str, torch.Tensor] | None,
+    new_points: torch.Tensor,
+    new_labels: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Append points [B, N, 2] and labels [B, N] to `{"point_coords", "point_labels"}`."""
+    points, labels = [new_points], [new_labels]
+    if old_point_inputs is not None:
+        points.insert(0, old_point_inputs["point_coords"])
+        labels.insert(0, old_point_inputs["point_labels"])
+    return {"point_coords": torch.cat(points, dim=1), "point_labels": torch.cat(labels, dim=1)}

@@ -1,0 +1,80 @@
+"""Half precision on the CPU, without and within a caller's autocast, against float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastsam2.build_sam import build_sam2_video_predictor
+from tests.predictors.video_script import box, play, points, propagate
+from tests.support import Pair
+
+SCRIPT = [
+    points(0, 1, [[50, 60]], [1]),
+    box(0, 2, [20, 20, 90, 100]),
+    propagate(max_frame_num_to_track=4),
+]
+
+
+@pytest.fixture(scope="module")
+def exact(tiny_pair: Pair, clip: Path) -> torch.Tensor:
+    return logits_of(play(tiny_pair.ours, clip, SCRIPT))
+
+
+@pytest.fixture(scope="module")
+def allowed(tiny_pair: Pair, clip: Path, exact: torch.Tensor) -> float:
+    """Twice the error of `sam2` under bfloat16 autocast, which is how it is meant to be used."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return 2 * error(logits_of(play(tiny_pair.ref, clip, SCRIPT)), exact)
+
+
+def logits_of(outputs: list[torch.Tensor]) -> torch.Tensor:
+    logits = [x for x in outputs if x.ndim == 4]
+    assert all(x.dtype == torch.float32 for x in logits)
+    return torch.cat([x.flatten() for x in logits])
+
+
+def error(logits: torch.Tensor, exact: torch.Tensor) -> float:
+    """Root mean square difference, in standard deviations of the exact logits."""
+    return float((logits - exact).square().mean().sqrt() / exact.std())
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["alone", "within autocast"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_weights(
+    tiny_pair: Pair,
+    clip: Path,
+    exact: torch.Tensor,
+    allowed: float,
+    dtype: torch.dtype,
+    autocast: bool,
+) -> None:
+    predictor = build_sam2_video_predictor(
+        "sam2.1-tiny", device="cpu", dtype=dtype, hydra_overrides_extra=["++model.image_size=256"]
+    )
+    predictor.load_state_dict(tiny_pair.ref.state_dict())
+    predictor.fill_hole_area = 0
+    assert predictor.dtype == dtype
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        logits = logits_of(play(predictor, clip, SCRIPT))
+    assert 0 < error(logits, exact) <= allowed
+
+
+def test_float32_weights_within_autocast(
+    tiny_pair: Pair, clip: Path, exact: torch.Tensor, allowed: float
+) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = logits_of(play(tiny_pair.ours, clip, SCRIPT))
+    assert 0 < error(logits, exact) <= allowed
+
+
+def test_bfloat16_memory_costs_little(tiny_pair: Pair, clip: Path, exact: torch.Tensor) -> None:
+    """The default; the rounding of one bfloat16 is 2**-9."""
+    tiny_pair.ours.memory_dtype = torch.bfloat16
+    try:
+        logits = logits_of(play(tiny_pair.ours, clip, SCRIPT))
+    finally:
+        tiny_pair.ours.memory_dtype = torch.float32
+    assert 0 < error(logits, exact) < 2**-9

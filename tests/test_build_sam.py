@@ -1,0 +1,106 @@
+"""Builders: devices, modes, options, and how weights get into memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastsam2.build_sam import build_sam2, build_sam2_video_predictor
+from fastsam2.errors import ConfigError, DeviceError
+
+SMALL = ["++model.image_size=128"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda() -> None:
+    with pytest.raises(DeviceError, match=r"'cuda'.*no CUDA; use device='cpu'"):
+        build_sam2("sam2.1-tiny", device="cuda")
+    assert build_sam2("sam2.1-tiny", hydra_overrides_extra=SMALL).device.type == "cpu"
+
+
+def test_unknown_device_and_mode() -> None:
+    with pytest.raises(DeviceError, match="unknown device 'gpu'"):
+        build_sam2("sam2.1-tiny", device="gpu")
+    with pytest.raises(ConfigError, match="'eval' or 'train', not 'test'"):
+        build_sam2("sam2.1-tiny", device="cpu", mode="test")
+    assert build_sam2("sam2.1-tiny", device="cpu", mode="train").training
+
+
+def test_unknown_model_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'sam2.1-tinny'; nearest is 'sam2.1-tiny'"):
+        build_sam2("sam2.1-tinny")
+    with pytest.raises(ConfigError, match="name a model or a checkpoint"):
+        build_sam2(None)
+
+
+def test_postprocessing_and_overrides() -> None:
+    plain = build_sam2_video_predictor("sam2.1-tiny", device="cpu", apply_postprocessing=False)
+    assert (plain.fill_hole_area, plain.binarize_mask_from_pts_for_mem_enc) == (0, False)
+    assert not plain.sam_mask_decoder.dynamic_multimask_via_stability
+    usual = build_sam2_video_predictor(
+        "sam2.1-tiny", device="cpu", hydra_overrides_extra=["++model.fill_hole_area=3"]
+    )
+    assert (usual.fill_hole_area, usual.binarize_mask_from_pts_for_mem_enc) == (3, True)
+    assert usual.sam_mask_decoder.dynamic_multimask_via_stability
+
+
+def test_coordinates_stay_float32() -> None:
+    model = build_sam2("sam2.1-tiny", device="cpu", dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert {b.dtype for b in model.buffers()} == {torch.float32}
+
+
+def test_compiled_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which parts are compiled; that takes minutes, so it is only recorded."""
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **kwargs: compiled.append(type(self).__name__)
+    )
+    build_sam2_video_predictor("sam2.1-tiny", device="cpu", vos_optimized=True)
+    assert sorted(compiled) == ["ImageEncoder", "MaskDecoder", "MemoryAttention", "MemoryEncoder"]
+    compiled.clear()
+    build_sam2(
+        "sam2.1-tiny", device="cpu", hydra_overrides_extra=["++model.compile_image_encoder=true"]
+    )
+    assert compiled == ["ImageEncoder"]
+
+
+LOAD = """
+import sys, threading
+import torch
+from fastsam2.build_sam import build_sam2
+torch.nn.Linear(4, 4)(torch.ones(4))
+
+def anonymous():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+before = peak = anonymous()
+done = threading.Event()
+def watch():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, anonymous())
+watcher = threading.Thread(target=watch)
+watcher.start()
+model = build_sam2(None, sys.argv[1], device="cpu")
+done.set()
+watcher.join()
+weights = sum(p.nbytes for p in model.parameters()) / 1024
+print((max(peak, anonymous()) - before) / weights)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_weights_are_held_once(tmp_path: Path) -> None:
+    path = tmp_path / "base_plus.pt"
+    model = build_sam2("sam2.1-base_plus", device="cpu")
+    torch.save({"model": model.state_dict()}, path)
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True, check=True
+    )
+    assert 0.9 < float(result.stdout) < 1.3
