@@ -82,7 +82,7 @@ def build_sam2(
     if apply_postprocessing:
         config = _with_stability(config)
     config = apply_overrides(config, hydra_overrides_extra)
-    return _build(SAM2Base, config, weights, device, mode, dtype)
+    return _build(SAM2Base, config, weights, ckpt_path, device, mode, dtype)
 
 
 def build_sam2_video_predictor(
@@ -114,7 +114,7 @@ def build_sam2_video_predictor(
     def make(config: SAM2Config) -> SAM2VideoPredictor:
         return SAM2VideoPredictor(config, memory_dtype)
 
-    predictor = _build(make, config, weights, device, mode, dtype)
+    predictor = _build(make, config, weights, ckpt_path, device, mode, dtype)
     if vos_optimized:
         compile_parts(predictor)
     return predictor
@@ -173,6 +173,7 @@ def _build(
     make: Callable[[SAM2Config], Model],
     config: SAM2Config,
     weights: dict[str, torch.Tensor] | None,
+    ckpt_path: str | Path | None,
     device: torch.device | str | None,
     mode: str,
     dtype: torch.dtype,
@@ -188,7 +189,7 @@ def _build(
     if weights is None:
         model.to(target)
     else:
-        load_checkpoint(model, weights, device=target)
+        load_checkpoint(model, weights, device=target, name=str(ckpt_path))
     model.train(mode == "train")
     if config.compile_image_encoder:
         compile_image_encoder(model)

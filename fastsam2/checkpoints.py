@@ -163,6 +163,7 @@ def load_checkpoint(
     model: nn.Module,
     source: str | Path | Mapping[str, Tensor],
     device: torch.device | str | None = None,
+    name: str = "state dict",
 ) -> None:
     """Give `model` the weights of `source`, all of them or none.
 
@@ -174,6 +175,7 @@ def load_checkpoint(
     Args:
         model: a module with the official parameter names.
         source: a path as for `load_state_dict`, or what it returned.
+        name: what messages call a `source` that is not a path.
 
     Raises:
         CheckpointError: as `load_state_dict`; or tensors are missing, unexpected, or of another
@@ -181,7 +183,7 @@ def load_checkpoint(
         ValueError: `device` was given with a model that has weights already.
     """
     if isinstance(source, Mapping):
-        state_dict, origin = source, "state dict"
+        state_dict, origin = source, name
     else:
         state_dict, origin = load_state_dict(source), str(source)
     own = model.state_dict()

@@ -1,0 +1,83 @@
+"""Frames that lie in memory, or on disk as raw pixels."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from fastsam2.data.images import read_image
+from fastsam2.data.source import Frame, FrameSource, check_array
+from fastsam2.errors import VideoError
+
+__all__ = ["ArraySource", "SpooledSource"]
+
+
+class ArraySource(FrameSource):
+    """Frames of one uint8 `[T, H, W, 3]` array (NumPy or torch), which is not copied."""
+
+    def __init__(self, array: Any, name: str = "the array of frames") -> None:
+        super().__init__(name)
+        self._frames = check_array(array, name, ndim=4)
+        self.height, self.width = self._frames.shape[1:3]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def _read(self, frame_idx: int) -> Frame:
+        return self._frames[frame_idx]
+
+    def _release(self) -> None:
+        self._frames = self._frames[:0]
+
+
+class SpooledSource(ArraySource):
+    """Frames of an iterator (arrays, PIL images or image files), written to a temporary file.
+
+    The iterator is run to its end on construction. The file holds raw pixels (2.8 MB for a frame
+    of 1280x720) and is mapped into memory, so RAM stays bounded; it goes away with the source.
+
+    Raises:
+        VideoError: no frames, a frame that is none, or frames of several sizes.
+    """
+
+    def __init__(self, frames: Iterable[Any], name: str = "the iterator of frames") -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="fastsam2-")  # noqa: SIM115
+        try:
+            shape = self._spool(frames, name)
+            mapped = np.memmap(self._file, np.uint8, mode="r", shape=shape)
+        except BaseException:
+            self._file.close()
+            raise
+        super().__init__(mapped, name)
+
+    def _spool(self, frames: Iterable[Any], name: str) -> tuple[int, int, int, int]:
+        count, first = 0, None
+        for count, item in enumerate(frames, start=1):
+            frame = self._as_frame(item, count - 1)
+            first = frame.shape if first is None else first
+            if frame.shape != first:
+                raise VideoError(
+                    f"frame {count - 1} of {name} is {frame.shape[1]}x{frame.shape[0]} pixels, "
+                    f"but the frames before it are {first[1]}x{first[0]}",
+                    count - 1,
+                )
+            self._file.write(np.ascontiguousarray(frame).data)
+        if first is None:
+            raise VideoError(f"{name} is empty")
+        self._file.flush()
+        return count, first[0], first[1], 3
+
+    @staticmethod
+    def _as_frame(item: Any, frame_idx: int) -> Frame:
+        if isinstance(item, (str, os.PathLike, Image.Image)):
+            return read_image(item, frame_idx)
+        return check_array(item, f"frame {frame_idx}", ndim=3, frame_idx=frame_idx)
+
+    def _release(self) -> None:
+        super()._release()
+        self._file.close()

@@ -1,0 +1,132 @@
+"""Frames from still images: a folder of them, or a list of files, PIL images and arrays."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fastsam2.data.cache import FrameCache
+from fastsam2.data.source import DEFAULT_CACHE_BYTES, Frame, FrameSource, check_array
+from fastsam2.errors import VideoError
+
+__all__ = ["IMAGE_SUFFIXES", "ImageSource", "image_files", "read_image"]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+
+# Converting these to 8 bits clips instead of scaling.
+_DEEP_MODES = ("I", "F")
+
+
+def _natural_key(path: Path) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.stem)
+    except ValueError:
+        return None
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The frames of `folder` in order: its JPEG files or, if there are none, its PNG files.
+
+    Sorted by number where every name is one, as `sam2` does; otherwise naturally, so that
+    `frame_2` comes before `frame_10`.
+
+    Raises:
+        VideoError: no images, or two files with the same frame number.
+    """
+    found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    files = [path for path in found if path.suffix.lower() in (".jpg", ".jpeg")]
+    files = files or [path for path in found if path.suffix.lower() == ".png"]
+    if not files:
+        raise VideoError(f"no JPEG or PNG images in the folder {folder}")
+    numbers = {path: _number(path) for path in files}
+    if any(number is None for number in numbers.values()):
+        return sorted(files, key=_natural_key)
+    files.sort(key=lambda path: (numbers[path] or 0, path.name))
+    for before, after in itertools.pairwise(files):
+        if numbers[before] == numbers[after]:
+            raise VideoError(f"two images for one frame in {folder}: {before.name}, {after.name}")
+    return files
+
+
+def read_image(image: Image.Image | str | os.PathLike[str], frame_idx: int | None = None) -> Frame:
+    """An image as RGB uint8 `[H, W, 3]`, as stored: EXIF orientation is not applied, as in `sam2`.
+
+    Raises:
+        VideoError: missing, damaged, or more than 8 bits a channel.
+    """
+    if not isinstance(image, Image.Image):
+        try:
+            with Image.open(image) as opened:
+                return read_image(opened, frame_idx)
+        except VideoError as error:
+            raise VideoError(f"{os.fspath(image)}: {error}", frame_idx) from None
+        except FileNotFoundError:
+            raise VideoError(f"no such image: {os.fspath(image)}", frame_idx) from None
+        # Pillow's plugins raise SyntaxError and ValueError, too, on damaged files.
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = str(error).split("\n")[0]
+            raise VideoError(
+                f"cannot read the image {os.fspath(image)}: {reason}", frame_idx
+            ) from error
+    if image.mode.startswith(_DEEP_MODES):
+        raise VideoError(f"8 bits a channel are needed, not the pixel mode {image.mode}", frame_idx)
+    return np.array(image.convert("RGB"))
+
+
+class ImageSource(FrameSource):
+    """Frames from a list of image files, PIL images and uint8 `[H, W, 3]` arrays, in any mix."""
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        name: str = "the list of frames",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        super().__init__(name)
+        if not items:
+            raise VideoError(f"{name} is empty")
+        self._items = [self._checked(item, frame_idx) for frame_idx, item in enumerate(items)]
+        first = self._load(0)
+        self.height, self.width = first.shape[:2]
+        self._cache: FrameCache[Frame] = FrameCache(cache_bytes, first.nbytes)
+        self._cache.put(0, first)
+        for frame_idx, item in enumerate(self._items):
+            if isinstance(item, np.ndarray):
+                self._check_size(frame_idx, *item.shape[:2])
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @staticmethod
+    def _checked(item: Any, frame_idx: int) -> Any:
+        if isinstance(item, (str, os.PathLike, Image.Image)):
+            return item
+        return check_array(item, f"frame {frame_idx}", ndim=3, frame_idx=frame_idx)
+
+    def _load(self, frame_idx: int) -> Frame:
+        item = self._items[frame_idx]
+        return item.view() if isinstance(item, np.ndarray) else read_image(item, frame_idx)
+
+    def _read(self, frame_idx: int) -> Frame:
+        frame = self._cache.get(frame_idx)
+        if frame is None:
+            frame = self._load(frame_idx)
+            self._check_size(frame_idx, *frame.shape[:2])
+            self._cache.put(frame_idx, frame)
+        return frame
+
+    def _release(self) -> None:
+        self._items = []
+        self._cache.clear()

@@ -1,0 +1,182 @@
+"""Preprocessed frames of a video, made ahead of their use by a thread."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastsam2.data.cache import FrameCache
+from fastsam2.data.preprocess import normalize_frame, resize_frame
+from fastsam2.data.source import DEFAULT_CACHE_BYTES, FrameSource
+
+__all__ = ["FrameLoader"]
+
+
+class FrameLoader:
+    """The frames of `source` as the model's input: `loader[i]` is float32 `[3, S, S]` on `device`.
+
+    Resized frames are kept as bytes, at most `cache_bytes` of them, and normalised on the device.
+    From the first access on, a thread reads up to `prefetch` frames ahead, in the direction of the
+    last two accesses. What it fails on is raised by the access to that very frame.
+
+    The thread ends with `close()`, or when the loader is dropped; the source is left open.
+
+    Args:
+        source: where the frames come from.
+        image_size: S, in pixels.
+        device: where the frames go.
+        cache_bytes: bound on the resized frames kept; at least one is.
+        prefetch: frames to read ahead; 0 starts no thread.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        image_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        prefetch: int = 4,
+    ) -> None:
+        self.device = torch.device(device)
+        self.image_size = image_size
+        pinned = self.device.type == "cuda"
+        self._reader = _Reader(source, image_size, cache_bytes, prefetch, pinned)
+        # The thread knows the reader only, so the loader can go while it runs.
+        self._finalizer = weakref.finalize(self, _Reader.stop, self._reader)
+
+    @property
+    def source(self) -> FrameSource:
+        """Where the frames come from."""
+        return self._reader.source
+
+    @property
+    def video_height(self) -> int:
+        """Height of the frames before resizing, in pixels."""
+        return self.source.height
+
+    @property
+    def video_width(self) -> int:
+        """Width of the frames before resizing, in pixels."""
+        return self.source.width
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, frame_idx: int) -> Tensor:
+        length = len(self)
+        position = frame_idx + length if frame_idx < 0 else frame_idx
+        if not 0 <= position < length:
+            raise IndexError(f"frame {frame_idx} of {self.source.name}, which has {length} frames")
+        image = self._reader.get(position)
+        return normalize_frame(image.to(self.device, non_blocking=True))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for frame_idx in range(len(self)):
+            yield self[frame_idx]
+
+    def close(self) -> None:
+        """Ends the thread and drops the cache. Frames can still be read, without reading ahead."""
+        self._finalizer()
+
+
+class _Reader:
+    """What the loader and its thread share: a cache of resized frames, and what to read next."""
+
+    def __init__(
+        self, source: FrameSource, image_size: int, cache_bytes: int, prefetch: int, pinned: bool
+    ) -> None:
+        self.source = source
+        self._image_size = image_size
+        self._pinned = pinned
+        self._cache: FrameCache[Tensor] = FrameCache(cache_bytes, 3 * image_size**2)
+        # Frames read ahead must not push each other, or the one in use, out of the cache.
+        self._prefetch = min(prefetch, self._cache.capacity - 1)
+        self._changed = threading.Condition()
+        self._errors: dict[int, Exception] = {}
+        self._reading: int | None = None  # what the thread is at
+        self._wanted: list[int] = []
+        self._last: int | None = None
+        self._step = 1
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def get(self, frame_idx: int) -> Tensor:
+        """The resized frame, uint8 `[S, S, 3]` on the CPU."""
+        with self._changed:
+            self._plan(frame_idx)
+            self._changed.wait_for(lambda: self._reading != frame_idx)
+            image = self._cache.get(frame_idx)
+            error = self._errors.pop(frame_idx, None)
+        if error is not None:
+            raise error
+        if image is None:
+            image = self._load(frame_idx)
+            with self._changed:
+                self._cache.put(frame_idx, image)
+        return image
+
+    def stop(self) -> None:
+        """Ends the thread, if there is one, without waiting for the frame it is at."""
+        with self._changed:
+            self._stopped = True
+            self._wanted = []
+            self._errors.clear()
+            self._cache.clear()
+            self._changed.notify_all()
+
+    def _load(self, frame_idx: int) -> Tensor:
+        image = torch.from_numpy(resize_frame(self.source[frame_idx], self._image_size))
+        return image.pin_memory() if self._pinned else image
+
+    def _plan(self, frame_idx: int) -> None:
+        """Tells the thread what comes after `frame_idx`."""
+        if self._stopped or self._prefetch <= 0:
+            return
+        if self._last is not None and frame_idx != self._last:
+            self._step = 1 if frame_idx > self._last else -1
+        self._last = frame_idx
+        ahead = (frame_idx + self._step * k for k in range(1, self._prefetch + 1))
+        self._wanted = [k for k in ahead if 0 <= k < len(self.source)]
+        # Errors elsewhere are dropped: whoever gets there meets them again.
+        near = {frame_idx, *self._wanted}
+        self._errors = {k: error for k, error in self._errors.items() if k in near}
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="fastsam2-prefetch", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _next(self) -> int | None:
+        for frame_idx in self._wanted:
+            if frame_idx in self._errors:
+                return None  # reading past a damaged frame is seldom of use
+            if frame_idx not in self._cache:
+                return frame_idx
+        return None
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or self._next() is not None)
+                if self._stopped:
+                    return
+                self._reading = frame_idx = self._next()
+            if frame_idx is None:
+                continue
+            image, error = None, None
+            try:
+                image = self._load(frame_idx)
+            except Exception as raised:
+                error = raised
+            with self._changed:
+                self._reading = None
+                if not self._stopped:
+                    if image is not None:
+                        self._cache.put(frame_idx, image)
+                    if error is not None:
+                        self._errors[frame_idx] = error
+                self._changed.notify_all()

@@ -1,0 +1,118 @@
+"""What every source of frames offers, whatever lies behind it."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastsam2.errors import VideoError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "check_array"]
+
+Frame = npt.NDArray[np.uint8]
+
+DEFAULT_CACHE_BYTES = 256 * 2**20
+
+
+class FrameSource(ABC):
+    """A video as a sequence of RGB frames, uint8 `[height, width, 3]`, decoded when asked for.
+
+    Access is random and thread-safe. Frames are read-only, since they may be shared with a cache:
+    copy one to change it. A frame that cannot be read raises VideoError with its `frame_idx`;
+    the frames before it stay readable.
+    """
+
+    name: str
+    height: int
+    width: int
+    fps: float | None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fps = None
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _read(self, frame_idx: int) -> Frame:
+        """Frame `frame_idx`, which is in range. The lock is held."""
+
+    def __getitem__(self, frame_idx: int) -> Frame:
+        length = len(self)
+        position = frame_idx + length if frame_idx < 0 else frame_idx
+        if not 0 <= position < length:
+            raise IndexError(f"frame {frame_idx} of {self.name}, which has {length} frames")
+        with self._lock:
+            if self._closed:
+                raise VideoError(f"{self.name} has been closed", position)
+            frame = self._read(position)
+        frame.flags.writeable = False
+        return frame
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame_idx in range(len(self)):
+            yield self[frame_idx]
+
+    def close(self) -> None:
+        """Releases files and memory; reading afterwards raises VideoError. May be called twice."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._release()
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Lets go of what the source holds. Called once, with the lock held."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_size(self, frame_idx: int, height: int, width: int) -> None:
+        if (height, width) != (self.height, self.width):
+            raise VideoError(
+                f"frame {frame_idx} of {self.name} is {width}x{height} pixels, "
+                f"but the frames before it are {self.width}x{self.height}",
+                frame_idx,
+            )
+
+
+def check_array(array: Any, what: str, *, ndim: int, frame_idx: int | None = None) -> Frame:
+    """`array` (NumPy or torch, any device) as uint8 NumPy of `ndim` dimensions ending in RGB.
+
+    Raises:
+        VideoError: another dtype or shape, or no pixels at all.
+    """
+    if hasattr(array, "detach"):
+        array = array.detach().cpu().numpy()
+    wanted = "[T, H, W, 3]" if ndim == 4 else "[H, W, 3]"
+    if not isinstance(array, np.ndarray):
+        kind = type(array).__name__
+        raise VideoError(f"{what} must be a uint8 array {wanted}, not {kind}", frame_idx)
+    if array.dtype != np.uint8 or array.ndim != ndim or array.shape[-1] != 3:
+        raise VideoError(
+            f"{what} must be a uint8 array {wanted}, not {array.dtype} {list(array.shape)}",
+            frame_idx,
+        )
+    if array.size == 0:
+        raise VideoError(f"{what} is empty: shape {list(array.shape)}", frame_idx)
+    return array

@@ -1,0 +1,149 @@
+"""Where the frames of a video file lie: found by reading packets, without decoding any."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+__all__ = ["VideoIndex", "packets_of", "video_stream"]
+
+
+def video_stream(container: Any) -> Any | None:
+    """The first video stream of an open container that is no cover picture of an audio file."""
+    for stream in container.streams.video:
+        # FFmpeg renders text files, too, as a picture of a terminal.
+        codec = stream.codec_context
+        is_text = codec is not None and codec.name == "ansi"
+        if not is_text and not stream.disposition & Disposition.attached_pic:
+            return stream
+    return None
+
+
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets of a stream that hold data.
+
+    Raises:
+        av.FFmpegError: the file cannot be read any further.
+    """
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except IndexError:  # PyAV's, at a stream that begins in the middle of the file
+        raise av.error.InvalidDataError(0, "a stream begins in the middle of the file") from None
+
+
+# Broadcast formats, whose recordings begin in the middle of a group of pictures.
+_CUT_ANYWHERE = frozenset({"mpegts", "mpeg"})
+
+
+@dataclass
+class VideoIndex:
+    """The frames of one video stream in the order in which they are shown.
+
+    Attributes:
+        times: presentation time of each frame, in the stream's time base, ascending; empty where
+            the container does not tell (raw streams), so that frames can only be counted.
+        key_times: presentation time of each frame from which decoding can start, ascending.
+        missing: frames that the header promises beyond those found: the file is cut short.
+        fps: frames per second, None where unknown.
+    """
+
+    times: list[int]
+    key_times: list[int]
+    missing: int
+    fps: float | None
+    _positions: dict[int, int] = field(init=False, repr=False)
+    _keys: frozenset[int | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._keys = frozenset(self.key_times)
+        self._positions = {time: position for position, time in enumerate(self.times)}
+
+    @classmethod
+    def read(cls, container: Any, stream: Any) -> VideoIndex:
+        """Reads the whole container once. The container is left at its end."""
+        times: list[int | None] = []
+        key_times: list[int | None] = []
+        packets, end = 0, 0
+        may_start_anywhere = container.format.name in _CUT_ANYWHERE
+        broken = False
+        try:
+            for packet in packets_of(container, stream):
+                packets += 1
+                # In a file with a header, the first packet is a key frame, even if it is damaged.
+                if packet.is_keyframe or (packets == 1 and not may_start_anywhere):
+                    key_times.append(packet.pts)
+                if packet.is_discard or not key_times:
+                    continue
+                times.append(packet.pts)
+                end = max(end, (packet.pts or 0) + (packet.duration or 0))
+        except av.FFmpegError:
+            broken = True
+
+        rate = stream.average_rate or stream.guessed_rate
+        fps = float(rate) if rate else None
+        known = sorted(time for time in times if time is not None)
+        if len(set(known)) < len(times):
+            return cls([], [], 0, fps)
+        keys = sorted(time for time in key_times if time is not None)
+        # A GIF's frames add to the one before, whatever their flags say.
+        keys = keys[:1] if stream.codec_context.name == "gif" else keys
+        missing = stream.frames - packets if stream.frames else _missing(stream, known, end, fps)
+        return cls(known, keys, max(missing, int(broken)), fps)
+
+    def __len__(self) -> int:
+        return len(self.times) + self.missing
+
+    def position(self, time: int | None) -> int | None:
+        """Which frame is shown at `time`; None if no frame is."""
+        return None if time is None else self._positions.get(time)
+
+    def key_time(self, position: int) -> int:
+        """Where to start decoding in order to get the frame at `position`."""
+        if position >= len(self.times):
+            position = len(self.times) - 1
+        found = bisect.bisect_right(self.key_times, self.times[position]) - 1
+        return self.key_times[max(found, 0)]
+
+    def is_key(self, time: int | None) -> bool:
+        """Whether decoding can start from the packet shown at `time`."""
+        return time in self._keys
+
+    def drop_first(self) -> None:
+        """Forgets the first frame."""
+        self.times.pop(0)
+        self.__post_init__()
+
+
+def _missing(stream: Any, times: list[int], end: int, fps: float | None) -> int:
+    """How many frames a header that gives only a duration promises beyond `end`."""
+    promised = stream.duration
+    if promised is None:
+        promised = _duration_tag(stream)
+    if promised is None or fps is None or not times:
+        return 0
+    promised += stream.start_time or 0
+    # Durations are sloppy, and a still picture may be shown for long.
+    longest_gap = max((b - a for a, b in itertools.pairwise(times)), default=0)
+    gap = promised - end
+    if gap <= 2 * longest_gap or gap * stream.time_base < 0.5:
+        return 0
+    return round(float(gap * stream.time_base) * fps)
+
+
+def _duration_tag(stream: Any) -> int | None:
+    """Matroska's DURATION tag, `hh:mm:ss.fraction`, in the stream's time base."""
+    tags = {name.upper(): value for name, value in stream.metadata.items()}
+    try:
+        hours, minutes, seconds = tags["DURATION"].split(":")
+        duration = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except (KeyError, ValueError):
+        return None
+    return int(duration / float(stream.time_base))

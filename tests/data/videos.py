@@ -1,0 +1,112 @@
+"""Small videos for the tests, written by PyAV."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.stream import Disposition
+from PIL import Image
+
+Frames = npt.NDArray[np.uint8]
+
+
+def moving_frames(count: int = 24, height: int = 48, width: int = 64, seed: int = 0) -> Frames:
+    """uint8 [count, height, width, 3]: blocks of colour that move, so that each frame differs."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
+    image = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+    return np.stack([np.roll(image, 2 * index, axis=1) for index in range(count)])
+
+
+def write_video(
+    path: Path,
+    frames: Frames,
+    codec: str = "libx264",
+    *,
+    rate: int = 10,
+    pix_fmt: str = "yuv420p",
+    rotation: int | None = None,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream: Any = container.add_stream(codec, rate=rate, options=options or {})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_audio(path: Path, cover: bool = False) -> Path:
+    """Half a second of silence, if asked for with a cover picture, which is a video stream."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream: Any = container.add_stream("aac", rate=16000)
+        picture: Any = container.add_stream("mjpeg") if cover else None
+        if picture:
+            picture.width = picture.height = 32
+            picture.pix_fmt = "yuvj420p"
+            picture.disposition = Disposition.attached_pic
+        samples = np.zeros((1, 8000), np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if picture:
+            buffer = io.BytesIO()
+            Image.new("RGB", (32, 32)).save(buffer, "JPEG")
+            packet = av.Packet(buffer.getvalue())
+            packet.stream, packet.pts, packet.dts = picture, 0, 0
+            packet.time_base = picture.time_base
+            container.mux(packet)
+    return path
+
+
+def write_jpegs(folder: Path, frames: Frames, names: list[str] | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, frame in enumerate(frames):
+        name = names[index] if names else f"{index:05d}.jpg"
+        Image.fromarray(frame).save(folder / name, quality=95)
+    return folder
+
+
+def decode_in_order(path: Path) -> list[Frames]:
+    """Every frame, decoded from the first to the last by PyAV alone."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def packet_places(path: Path) -> list[tuple[int, int]]:
+    """(offset in the file, size in bytes) of the packet of each frame, in the order shown."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    packets.sort(key=lambda packet: packet.pts)
+    content = path.read_bytes()
+    # A packet's `pos` may be that of a header before its data.
+    return [(content.find(bytes(packet), packet.pos), packet.size) for packet in packets]
+
+
+def damage_frame(path: Path, frame_idx: int) -> Path:
+    """Overwrites the packet of a frame with zeros."""
+    offset, size = packet_places(path)[frame_idx]
+    assert offset >= 0
+    content = bytearray(path.read_bytes())
+    content[offset : offset + size] = bytes(size)
+    path.write_bytes(content)
+    return path
+
+
+def cut_at_frame(path: Path, frame_idx: int) -> Path:
+    """Ends the file in the middle of the packet of a frame."""
+    offset, size = packet_places(path)[frame_idx]
+    assert offset >= 0
+    path.write_bytes(path.read_bytes()[: offset + size // 2])
+    return path
