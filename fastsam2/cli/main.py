@@ -1,0 +1,247 @@
+"""The command line. Commands import what they need when they run, so that --help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+import fastsam2
+from fastsam2.cli.reporting import OneLineGroup
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="fastsam2",
+    cls=OneLineGroup,
+    help="Segment and track objects in images and videos with SAM 2.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_PROMPTS, _MODEL, _RANGE = "Prompts", "Model", "Frames"
+
+Point = Annotated[
+    Optional[list[str]],  # noqa: UP045 (Typer reads the annotation at run time)
+    typer.Option(
+        "--point",
+        metavar="X,Y[,0|1][@FRAME][:OBJ]",
+        help="A click on the object (1, the default) or beside it (0). Repeatable.",
+        rich_help_panel=_PROMPTS,
+    ),
+]
+Box = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--box",
+        metavar="X0,Y0,X1,Y1[@FRAME][:OBJ]",
+        help="A box around the object, in pixels. Repeatable.",
+        rich_help_panel=_PROMPTS,
+    ),
+]
+Mask = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--mask",
+        metavar="PNG[@FRAME][:OBJ]",
+        help="The object's mask. A palette image holds several objects, unless OBJ is given. "
+        "Repeatable.",
+        rich_help_panel=_PROMPTS,
+    ),
+]
+Model = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|PATH",
+        help="A name (sam2.1-tiny), a Hugging Face id, or a file or folder of weights.",
+        show_default="sam2.1-tiny",
+        rich_help_panel=_MODEL,
+    ),
+]
+Checkpoint = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--checkpoint",
+        metavar="PATH",
+        help="Weights to use; --model then only names the configuration, and may be left out.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Device = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="Where to run: cuda, cuda:1, cpu.",
+        show_default="cuda where there is one, else cpu",
+        rich_help_panel=_MODEL,
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        metavar="float32|bfloat16|float16", help="Precision of the model.", rich_help_panel=_MODEL
+    ),
+]
+ImageSize = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        metavar="PIXELS",
+        help="Side of the square the model sees, a multiple of 64: smaller is faster and coarser.",
+        show_default="1024",
+        rich_help_panel=_MODEL,
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the results.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in the folder.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastsam2 {fastsam2.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Segment and track objects in images and videos with SAM 2."""
+
+
+@app.command()
+def track(
+    video: Annotated[
+        Path,
+        typer.Argument(metavar="VIDEO", help="A video file, or a folder of JPEG or PNG frames."),
+    ],
+    output: Output,
+    point: Point = None,
+    box: Box = None,
+    mask: Mask = None,
+    start: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=0,
+            metavar="FRAME",
+            help="First frame to track; also that of prompts without @FRAME.",
+            show_default="0",
+            rich_help_panel=_RANGE,
+        ),
+    ] = None,
+    end: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=0,
+            metavar="FRAME",
+            help="Last frame to track; with --reverse, also that of prompts without @FRAME.",
+            show_default="the last",
+            rich_help_panel=_RANGE,
+        ),
+    ] = None,
+    reverse: Annotated[
+        bool,
+        typer.Option(
+            "--reverse",
+            help="Track backward from the last prompt to --start, not on from the first one.",
+            rich_help_panel=_RANGE,
+        ),
+    ] = False,
+    model: Model = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    image_size: ImageSize = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Track objects through a video.
+
+    Frames are numbered from 0, objects from 1. In FOLDER you will find
+
+    overlay.mp4: the video with the objects drawn in
+
+    masks/00000.png ...: images of object numbers, in the DAVIS palette
+
+    tracks.json: masks (COCO RLE), boxes and scores
+
+    For example: fastsam2 track dog.mp4 --point 640,400 --point 90,60@30:2 -o out
+    """
+    from fastsam2.cli.models import ModelChoice
+    from fastsam2.cli.track import TrackRequest
+    from fastsam2.cli.track import track as run
+
+    run(
+        TrackRequest(
+            video=video,
+            output=output,
+            model=ModelChoice(_named(model, checkpoint), checkpoint, device, dtype, image_size),
+            points=point or [],
+            boxes=box or [],
+            masks=mask or [],
+            start=start,
+            end=end,
+            reverse=reverse,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    output: Output,
+    point: Point = None,
+    box: Box = None,
+    model: Model = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    image_size: ImageSize = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Segment objects in an image.
+
+    Objects are numbered from 1. In FOLDER you will find
+
+    overlay.png: the image with the objects drawn in
+
+    mask.png: an image of object numbers, in the DAVIS palette
+
+    objects.json: masks (COCO RLE), boxes and scores
+
+    For example: fastsam2 segment truck.jpg --point 500,375 --point 900,600,0 -o out
+    """
+    from fastsam2.cli.models import ModelChoice
+    from fastsam2.cli.segment import SegmentRequest
+    from fastsam2.cli.segment import segment as run
+
+    run(
+        SegmentRequest(
+            image=image,
+            output=output,
+            model=ModelChoice(_named(model, checkpoint), checkpoint, device, dtype, image_size),
+            points=point or [],
+            boxes=box or [],
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
+def info() -> None:
+    """Show versions, devices and what runs where."""
+    from fastsam2.cli.info import info as run
+
+    run()
+
+
+def _named(model: str | None, checkpoint: Path | None) -> str | None:
+    return model if model or checkpoint else "sam2.1-tiny"

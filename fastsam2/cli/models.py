@@ -1,0 +1,73 @@
+"""The model that `--model`, `--checkpoint` and their companions describe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsam2.build_sam import build_sam2, build_sam2_video_predictor
+from fastsam2.checkpoints import resolve_model
+from fastsam2.errors import InputError
+
+__all__ = ["ModelChoice"]
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to run, on what, and how.
+
+    Attributes:
+        name: a name or a path as `resolve_model` takes it; with a `checkpoint`, the configuration.
+        checkpoint: a file of weights.
+        device: such as `cuda`, `cuda:1` or `cpu`; None for CUDA where there is one.
+        dtype: `float32`, `bfloat16` or `float16`.
+        image_size: side of the square that images are resized to; None for the model's own.
+    """
+
+    name: str | None = None
+    checkpoint: Path | None = None
+    device: str | None = None
+    dtype: str = "float32"
+    image_size: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What to call it in results."""
+        return str(self.name or self.checkpoint)
+
+    def video_predictor(self) -> Any:
+        """A `SAM2VideoPredictor`.
+
+        Raises:
+            FastSAM2Error: there is no such model, checkpoint or device, or they do not fit.
+        """
+        config, weights, options = self._arguments()
+        return build_sam2_video_predictor(config, weights, **options)
+
+    def image_model(self) -> Any:
+        """A `SAM2Base`; raises as `video_predictor`."""
+        config, weights, options = self._arguments()
+        return build_sam2(config, weights, **options)
+
+    def _arguments(self) -> tuple[str | None, Path, dict[str, Any]]:
+        if self.dtype not in _DTYPES:
+            raise InputError(f"unknown --dtype {self.dtype}: choose one of {', '.join(_DTYPES)}")
+        if self.checkpoint is not None:
+            config, weights = self.name, self.checkpoint
+        elif self.name is not None:
+            config, weights = resolve_model(self.name)
+        else:
+            raise InputError("no model: name one with --model or --checkpoint")
+        options: dict[str, Any] = {"device": self.device, "dtype": _DTYPES[self.dtype]}
+        if self.image_size is not None:
+            options["hydra_overrides_extra"] = [f"++model.image_size={self.image_size}"]
+        return config, weights, options

@@ -1,0 +1,184 @@
+"""Prompts as they are written on the command line, and what they mean for a video."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastsam2.errors import InputError
+
+__all__ = ["Canvas", "ObjectPrompt", "collect_prompts"]
+
+_SYNTAX = {
+    "--point": "X,Y[,0|1][@FRAME][:OBJ]",
+    "--box": "X0,Y0,X1,Y1[@FRAME][:OBJ]",
+    "--mask": "PNG[@FRAME][:OBJ]",
+}
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What prompts refer to: a video of this many frames, and their size in pixels."""
+
+    name: str
+    num_frames: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass
+class ObjectPrompt:
+    """All that is said about one object on one frame; a mask excludes the rest."""
+
+    frame: int
+    obj_id: int
+    points: list[tuple[float, float]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    box: tuple[float, float, float, float] | None = None
+    mask: Any = None  #: bool `[H, W]`
+
+
+def collect_prompts(
+    canvas: Canvas,
+    points: Sequence[str],
+    boxes: Sequence[str],
+    masks: Sequence[str],
+    default_frame: int,
+) -> list[ObjectPrompt]:
+    """The prompts given with `--point`, `--box` and `--mask`, by frame and object.
+
+    Raises:
+        InputError: no prompts, one that cannot be read, or one that does not fit `canvas`.
+    """
+    if not (points or boxes or masks):
+        raise InputError("no prompts: say what to segment with --point, --box or --mask")
+    found: dict[tuple[int, int], ObjectPrompt] = {}
+
+    def prompt(frame: int, obj_id: int) -> ObjectPrompt:
+        return found.setdefault((frame, obj_id), ObjectPrompt(frame, obj_id))
+
+    for text in points:
+        body, frame, obj_id = _split("--point", text, canvas, default_frame)
+        x, y, label = _point(text, body)
+        if not (0 <= x < canvas.width and 0 <= y < canvas.height):
+            raise InputError(f"--point {text} lies outside {canvas.name}, which is {canvas.size}")
+        target = prompt(frame, obj_id or 1)
+        target.points.append((x, y))
+        target.labels.append(label)
+    for text in boxes:
+        body, frame, obj_id = _split("--box", text, canvas, default_frame)
+        target = prompt(frame, obj_id or 1)
+        if target.box is not None:
+            raise InputError(f"--box {text} is a second box for object {target.obj_id} there")
+        target.box = _box(text, body, canvas)
+    for text in masks:
+        body, frame, obj_id = _split("--mask", text, canvas, default_frame)
+        for mask_id, mask in _read_masks(Path(body), obj_id, canvas).items():
+            target = prompt(frame, mask_id)
+            if target.points or target.box or target.mask is not None:
+                raise InputError(
+                    f"--mask {text}: object {mask_id} has another prompt on frame {frame} already"
+                )
+            target.mask = mask
+    return [found[key] for key in sorted(found)]
+
+
+def _split(
+    option: str, text: str, canvas: Canvas, default_frame: int
+) -> tuple[str, int, int | None]:
+    """Body, frame and object id of a prompt."""
+    body = ".+?" if option == "--mask" else "[^@:]+"
+    match = re.fullmatch(rf"({body})(?:@(\d+))?(?::(\d+))?", text)
+    if match is None:
+        raise _unreadable(option, text)
+    frame = default_frame if match[2] is None else int(match[2])
+    if frame >= canvas.num_frames:
+        raise InputError(
+            f"{option} {text}: there is no frame {frame}; {canvas.name} has "
+            f"frames 0 to {canvas.num_frames - 1}"
+        )
+    obj_id = None if match[3] is None else int(match[3])
+    if obj_id is not None and not 1 <= obj_id <= 255:
+        raise InputError(f"{option} {text}: the object must be a number from 1 to 255")
+    return match[1], frame, obj_id
+
+
+def _unreadable(option: str, text: str) -> InputError:
+    return InputError(f"cannot read {option} {text!r}: expected {_SYNTAX[option]}")
+
+
+def _numbers(option: str, text: str, body: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in body.split(",")]
+    except ValueError:
+        raise _unreadable(option, text) from None
+    if not all(math.isfinite(number) for number in numbers):
+        raise InputError(f"{option} {text} holds a value that is not a finite number")
+    return numbers
+
+
+def _point(text: str, body: str) -> tuple[float, float, int]:
+    numbers = _numbers("--point", text, body)
+    if len(numbers) not in (2, 3):
+        raise _unreadable("--point", text)
+    label = numbers[2] if len(numbers) == 3 else 1
+    if label not in (0, 1):
+        raise InputError(
+            f"--point {text}: the label must be 1 (on the object) or 0 (beside it), not {label:g}"
+        )
+    return numbers[0], numbers[1], int(label)
+
+
+def _box(text: str, body: str, canvas: Canvas) -> tuple[float, float, float, float]:
+    numbers = _numbers("--box", text, body)
+    if len(numbers) != 4:
+        raise _unreadable("--box", text)
+    x0, y0, x1, y1 = numbers
+    if not (x0 < x1 and y0 < y1):
+        raise InputError(f"--box {text} is empty: it needs X0 < X1 and Y0 < Y1")
+    if x0 < 0 or y0 < 0 or x1 > canvas.width or y1 > canvas.height:
+        raise InputError(f"--box {text} reaches outside {canvas.name}, which is {canvas.size}")
+    return x0, y0, x1, y1
+
+
+def _read_masks(path: Path, obj_id: int | None, canvas: Canvas) -> dict[int, Any]:
+    """Object id to mask: of each label in a palette image, or of one object."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode, pixels = image.mode, np.array(image)
+    except FileNotFoundError:
+        raise InputError(f"no such mask: {path}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"cannot read the mask {path}: {error}") from None
+    if mode not in ("1", "L", "P"):
+        raise InputError(
+            f"the mask {path} has pixels of type {mode}: expected a palette, grey or black and "
+            "white image"
+        )
+    height, width = pixels.shape
+    if (height, width) != (canvas.height, canvas.width):
+        raise InputError(
+            f"the mask {path} is {width}x{height} pixels, but {canvas.name} is {canvas.size}"
+        )
+    ids = [int(value) for value in np.unique(pixels) if value]
+    if not ids:
+        raise InputError(f"the mask {path} is empty")
+    if mode == "P" and obj_id is None:
+        return {value: pixels == value for value in ids}
+    if mode == "L" and len(ids) > 1:
+        raise InputError(
+            f"the grey mask {path} has {len(ids)} levels besides 0: a mask has one, and several "
+            "objects take a palette image"
+        )
+    return {obj_id or 1: pixels != 0}

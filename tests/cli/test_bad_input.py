@@ -1,0 +1,157 @@
+"""Every kind of bad input: one line on stderr, the right exit code, and no results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.running import fastsam2
+from tests.data.videos import write_audio
+
+POINT = ("--point", "9,9")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no prompts"),
+        (["--point", "64,9"], "--point 64,9 lies outside clip.mp4, which is 64x48"),
+        (["--point", "nan,9"], "not a finite number"),
+        (["--point", "9,9@12"], "no frame 12; clip.mp4 has frames 0 to 11"),
+        (["--point", "hello"], "cannot read --point 'hello'"),
+        (["--box", "9,9,5,5"], "--box 9,9,5,5 is empty"),
+        (["--mask", "none.png"], "no such mask: none.png"),
+        ([*POINT, "--start", "12"], "--start 12: clip.mp4 has frames 0 to 11"),
+        ([*POINT, "--end", "99"], "--end 99: clip.mp4 has frames 0 to 11"),
+        ([*POINT, "--start", "5", "--end", "3"], "--start 5 lies after --end 3"),
+        (["--point", "9,9@8", "--end", "3"], "prompt on frame 8, outside the frames to track"),
+        ([*POINT, "--start", "-1"], "--start"),
+        ([*POINT, "--model", "sam3-huge"], "unknown model 'sam3-huge'"),
+        ([*POINT, "--checkpoint", "x.pt", "--dtype", "int8"], "unknown --dtype int8"),
+        ([*POINT, "--frobnicate"], "No such option: --frobnicate"),
+    ],
+)
+def test_bad_arguments_exit_with_2(
+    tmp_path: Path, clip: Path, arguments: list[str], message: str
+) -> None:
+    outcome = fastsam2("track", clip, *arguments, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert message in outcome.line
+    assert not (tmp_path / "out" / "tracks.json").exists()
+
+
+def test_missing_arguments_and_commands_exit_with_2(clip: Path) -> None:
+    for arguments in (["track"], ["track", clip], ["trakc"], ["segment", clip]):
+        outcome = fastsam2(*arguments)
+        assert outcome.code == 2
+        assert "--help" in outcome.line
+
+
+def _missing(folder: Path) -> Path:
+    return folder / "missing.mp4"
+
+
+def _empty(folder: Path) -> Path:
+    (folder / "empty.mp4").touch()
+    return folder / "empty.mp4"
+
+
+def _text(folder: Path) -> Path:
+    (folder / "text.mp4").write_text("not a video, " * 100)
+    return folder / "text.mp4"
+
+
+def _audio(folder: Path) -> Path:
+    return write_audio(folder / "sound.m4a")
+
+
+def _no_images(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_missing, "no such file or folder"),
+        (_empty, "the file is empty (0 bytes)"),
+        (_text, "cannot read"),
+        (_audio, "audio but no video"),
+        (_no_images, "no JPEG or PNG images"),
+    ],
+)
+def test_what_is_no_video_exits_with_1(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
+    video = make(tmp_path)
+    outcome = fastsam2("track", video, *POINT, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert message in outcome.line
+    assert str(video) in outcome.line
+
+
+def test_a_truncated_video_exits_with_1(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:400])
+    outcome = fastsam2("track", tmp_path / "cut.mp4", *POINT, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert "cut short" in outcome.line
+
+
+def test_an_output_folder_that_cannot_be_written_exits_with_1(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = fastsam2("track", clip, *POINT, "-o", tmp_path / "file" / "out")
+    assert outcome.code == 1
+    assert f"cannot write to the folder {tmp_path / 'file' / 'out'}" in outcome.line
+
+
+def test_a_missing_checkpoint_exits_with_1(tmp_path: Path, clip: Path) -> None:
+    outcome = fastsam2("track", clip, *POINT, "-m", tmp_path / "none.pt", "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert "none.pt" in outcome.line
+
+
+def test_a_file_that_is_no_checkpoint_exits_with_1(tmp_path: Path, clip: Path) -> None:
+    for name, content in (("text.pt", b"hello"), ("empty.pt", b"")):
+        (tmp_path / name).write_bytes(content)
+        outcome = fastsam2("track", clip, *POINT, "-m", tmp_path / name, "-o", tmp_path / "out")
+        assert outcome.code == 1
+        assert name in outcome.line
+
+
+def test_the_checkpoint_of_another_model_exits_with_1(
+    tmp_path: Path, clip: Path, checkpoint: Path
+) -> None:
+    model = ["--model", "sam2.1-large", "--checkpoint", checkpoint]
+    outcome = fastsam2("track", clip, *POINT, *model, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert "do not fit the model (they look like sam2.1-tiny)" in outcome.line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_cuda_where_there_is_none_exits_with_1(
+    tmp_path: Path, clip: Path, checkpoint: Path
+) -> None:
+    model = ["-m", checkpoint, "--device", "cuda"]
+    outcome = fastsam2("track", clip, *POINT, *model, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert "no CUDA" in outcome.line
+
+
+def test_an_image_size_the_model_cannot_have_exits_with_2(
+    tmp_path: Path, clip: Path, checkpoint: Path
+) -> None:
+    model = ["-m", checkpoint, "--image-size", "100"]
+    outcome = fastsam2("track", clip, *POINT, *model, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "100" in outcome.line
+
+
+def test_errors_of_the_program_itself_are_not_hidden(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("fastsam2.cli.track.collect_prompts", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        fastsam2("track", clip, *POINT, "-o", tmp_path / "out")
