@@ -201,6 +201,13 @@ def test_options(long_clip: Path, overrides: tuple[str, ...]) -> None:
     compare(make_pair("sam2.1-tiny", 128, overrides), long_clip, script)
 
 
+@pytest.mark.parametrize("image_size", [192, 320])
+def test_other_image_sizes(clip: Path, image_size: int) -> None:
+    """Multiples of 64 that windows of 14 and grids of powers of two do not fit."""
+    script = [points(0, 1, [[50, 60]], [1]), propagate(max_frame_num_to_track=3)]
+    compare(make_pair("sam2.1-tiny", image_size), clip, script)
+
+
 def test_more_frames_than_memory_and_pointers_reach(tiny_pair: Pair, long_clip: Path) -> None:
     compare(tiny_pair, long_clip, [points(1, 1, [[50, 60]], [1]), propagate()])
 
