@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastsam2.config import SAM2Config
-from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors import video
 from fastsam2.predictors.session import VideoSession
 from fastsam2.utils.misc import load_video_frames
@@ -18,22 +16,11 @@ from fastsam2.utils.misc import load_video_frames
 __all__ = ["SAM2VideoPredictor"]
 
 
-class SAM2VideoPredictor(SAM2Base):
+class SAM2VideoPredictor(video.VideoModel):
     """SAM 2 for videos: prompt objects on any frame, propagate, correct, propagate again.
 
     All state is in the session that `init_state` returns, so one predictor serves many videos.
-    The options below are read at each call and may be changed between calls.
     """
-
-    fill_hole_area: int  #: fill holes of at most this many pixels in the S / 4 wide masks
-    non_overlap_masks: bool  #: give each pixel to one object only
-    clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
-    add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
-    memory_dtype: torch.dtype  #: in which spatial memory is kept
-
-    def __init__(self, config: SAM2Config, memory_dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__(config)
-        self.memory_dtype = memory_dtype
 
     @classmethod
     def from_pretrained(cls, model_id: str, **kwargs: Any) -> SAM2VideoPredictor:
@@ -169,6 +156,7 @@ class SAM2VideoPredictor(SAM2Base):
             InputError: the video has no frame `start_frame_idx`.
             VideoError: a frame cannot be read; everything before it has been yielded.
         """
+        self.propagate_in_video_preflight(inference_state)
         yield from video.propagate(
             self, inference_state, start_frame_idx, max_frame_num_to_track, reverse, tqdm
         )

@@ -154,6 +154,7 @@ class _Run:
         # Backward from frame 0 there is nothing to visit, but frame 0 itself has its masks.
         reverse = self.request.reverse and begin > 0
         with torch.inference_mode():
+            self.predictor.propagate_in_video_preflight(self.state)
             for frame_idx, obj_ids, masks in propagate(
                 self.predictor, self.state, begin, abs(stop - begin), reverse, progress
             ):

@@ -128,7 +128,8 @@ class VideoSession(DictRecord):
         return {i: o.frames_tracked for i, o in enumerate(self.objects)}
 
     def find(self, obj_id: Any) -> ObjectState | None:
-        return next((o for o in self.objects if o.obj_id == obj_id), None)
+        # As a dictionary finds it: == between ids of different kinds need not be a truth value.
+        return {o.obj_id: o for o in self.objects}.get(obj_id)
 
     def get_object(self, obj_id: Any) -> ObjectState:
         """The object with this id.

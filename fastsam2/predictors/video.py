@@ -7,25 +7,24 @@ what counts as a conditioning frame when, are those of `sam2.sam2_video_predicto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastsam2.config import SAM2Config
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.postprocess import fill_holes
 from fastsam2.engine.step import ObjectInput, StepOutput, encode_memory, track_frame
 from fastsam2.errors import InputError, StateError
-from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
+from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from fastsam2.predictors.prompts import join_points, mask_prompt, point_prompt
 from fastsam2.predictors.session import ObjectState, VideoSession
 from fastsam2.types import FrameOutput, PointPrompt
 
-if TYPE_CHECKING:
-    from fastsam2.sam2_video_predictor import SAM2VideoPredictor
-
 __all__ = [
+    "VideoModel",
     "add_mask",
     "add_points",
     "clear_prompts",
@@ -38,8 +37,22 @@ __all__ = [
 ]
 
 
+class VideoModel(SAM2Base):
+    """SAM 2 with the options of tracking, which are read at each call."""
+
+    fill_hole_area: int  #: fill holes of at most this many pixels in the S / 4 wide masks
+    non_overlap_masks: bool  #: give each pixel to one object only
+    clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
+    add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
+    memory_dtype: torch.dtype  #: in which spatial memory is kept
+
+    def __init__(self, config: SAM2Config, memory_dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__(config)
+        self.memory_dtype = memory_dtype
+
+
 def add_points(
-    model: SAM2VideoPredictor,
+    model: VideoModel,
     session: VideoSession,
     frame_idx: int,
     obj_id: Any,
@@ -69,7 +82,7 @@ def add_points(
 
 
 def add_mask(
-    model: SAM2VideoPredictor, session: VideoSession, frame_idx: int, obj_id: Any, mask: Any
+    model: VideoModel, session: VideoSession, frame_idx: int, obj_id: Any, mask: Any
 ) -> Tensor:
     """Prompt an object with a mask; see `SAM2VideoPredictor.add_new_mask`."""
     frame_idx = session.check_frame(frame_idx)
@@ -79,7 +92,7 @@ def add_mask(
 
 
 def _answer_prompt(
-    model: SAM2VideoPredictor,
+    model: VideoModel,
     session: VideoSession,
     obj: ObjectState,
     frame_idx: int,
@@ -117,9 +130,7 @@ def _answer_prompt(
     return video_masks(model, session, frame_idx, is_cond)
 
 
-def image_features(
-    model: SAM2VideoPredictor, session: VideoSession, frame_idx: int
-) -> FrameFeatures:
+def image_features(model: VideoModel, session: VideoSession, frame_idx: int) -> FrameFeatures:
     """Features of a frame, from the session's cache or encoded now."""
     cached = session.cached_features.get(frame_idx)
     if cached is None:
@@ -130,7 +141,7 @@ def image_features(
 
 
 def _run(
-    model: SAM2VideoPredictor,
+    model: VideoModel,
     session: VideoSession,
     frame_idx: int,
     items: list[ObjectInput],
@@ -151,9 +162,7 @@ def _run(
     return [_frame_output(model, session, step) for step in steps]
 
 
-def _frame_output(
-    model: SAM2VideoPredictor, session: VideoSession, step: StepOutput
-) -> FrameOutput:
+def _frame_output(model: VideoModel, session: VideoSession, step: StepOutput) -> FrameOutput:
     masks = step.masks.low_res_masks
     if model.fill_hole_area > 0:
         masks = fill_holes(masks, model.fill_hole_area)
@@ -170,7 +179,7 @@ def _frame_output(
 
 
 def _keep_memory(
-    model: SAM2VideoPredictor,
+    model: VideoModel,
     session: VideoSession,
     output: FrameOutput,
     features: Tensor,
@@ -183,9 +192,7 @@ def _keep_memory(
     output.maskmem_pos_enc = session.constants.setdefault("maskmem_pos_enc", pos_enc)
 
 
-def video_masks(
-    model: SAM2VideoPredictor, session: VideoSession, frame_idx: int, is_cond: bool
-) -> Tensor:
+def video_masks(model: VideoModel, session: VideoSession, frame_idx: int, is_cond: bool) -> Tensor:
     """Mask logits `[O, 1, H, W]` at video size of all objects as they stand on a frame.
 
     An object that has no answer there gets `NO_OBJ_SCORE`. `is_cond` chooses which pending answers
@@ -208,11 +215,11 @@ def _at_video_size(session: VideoSession, masks: Tensor) -> Tensor:
     return F.interpolate(masks, size, mode="bilinear", align_corners=False)
 
 
-def _without_overlap(model: SAM2VideoPredictor, masks: Tensor) -> Tensor:
+def _without_overlap(model: VideoModel, masks: Tensor) -> Tensor:
     return model._apply_non_overlapping_constraints(masks) if model.non_overlap_masks else masks
 
 
-def commit_prompts(model: SAM2VideoPredictor, session: VideoSession) -> None:
+def commit_prompts(model: VideoModel, session: VideoSession) -> None:
     """Encode all pending answers into memory.
 
     Raises:
@@ -244,14 +251,14 @@ def commit_prompts(model: SAM2VideoPredictor, session: VideoSession) -> None:
             obj.memory.non_cond_frame_outputs.pop(frame_idx, None)
 
 
-def _forget_outdated(model: SAM2VideoPredictor, obj: ObjectState, frame_idx: int) -> None:
+def _forget_outdated(model: VideoModel, obj: ObjectState, frame_idx: int) -> None:
     if model.clear_non_cond_mem_around_input:
         reach = model.memory_temporal_stride_for_eval * model.num_maskmem
         obj.memory.forget_tracked_around(frame_idx, reach)
 
 
 def propagate(
-    model: SAM2VideoPredictor,
+    model: VideoModel,
     session: VideoSession,
     start_frame_idx: int | None,
     max_frame_num_to_track: int | None,
@@ -260,9 +267,8 @@ def propagate(
 ) -> Iterator[tuple[int, list[Any], Tensor]]:
     """Track all objects; see `SAM2VideoPredictor.propagate_in_video`.
 
-    `progress` wraps the frames that will be visited, as `tqdm.tqdm` does.
+    `commit_prompts` comes first. `progress` wraps the frames to visit, as `tqdm.tqdm` does.
     """
-    model.propagate_in_video_preflight(session)
     obj_ids, objects = session.obj_ids, list(session.objects)
     last = session.num_frames - 1
     if start_frame_idx is None:
@@ -283,7 +289,7 @@ def propagate(
 
 
 def _track_all(
-    model: SAM2VideoPredictor,
+    model: VideoModel,
     session: VideoSession,
     objects: list[ObjectState],
     frame_idx: int,
@@ -301,7 +307,7 @@ def _track_all(
         prompted = obj.memory.cond_frame_outputs.get(frame_idx)
         if prompted is not None:
             _forget_outdated(model, obj, frame_idx)
-        output = prompted or obj.memory.non_cond_frame_outputs[frame_idx]
+        output = obj.memory.non_cond_frame_outputs[frame_idx] if prompted is None else prompted
         masks.append(output.pred_masks.to(session.device, non_blocking=True))
         obj.frames_tracked[frame_idx] = {"reverse": reverse}
     return torch.cat(masks)
@@ -325,7 +331,7 @@ def pending_is_cond(session: VideoSession, frame_idx: int) -> bool:
 
 
 def remove_object(
-    model: SAM2VideoPredictor, session: VideoSession, obj_id: Any, strict: bool, need_output: bool
+    model: VideoModel, session: VideoSession, obj_id: Any, strict: bool, need_output: bool
 ) -> list[tuple[int, Tensor]]:
     """Forget an object; the masks of the others where it had been prompted."""
     obj = session.get_object(obj_id) if strict else session.find(obj_id)

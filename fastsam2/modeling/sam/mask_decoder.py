@@ -142,15 +142,15 @@ class MaskDecoder(nn.Module):
         embeddings = [self.iou_token.weight, self.mask_tokens.weight]
         if self.pred_obj_scores:
             embeddings.insert(0, self.obj_score_token.weight)
-        batch = len(sparse_prompt_embeddings)
+        batch = sparse_prompt_embeddings.shape[0]  # len() would not be traced
         output_tokens = torch.cat(embeddings).expand(batch, -1, -1)
         tokens = torch.cat((output_tokens, sparse_prompt_embeddings), dim=1)
         if repeat_image:
             image_embeddings = image_embeddings.repeat_interleave(batch, dim=0)
-        elif len(image_embeddings) != batch:
-            raise ValueError(f"{len(image_embeddings)} image embeddings for {batch} prompts")
-        if len(image_pe) != 1:
-            raise ValueError(f"image_pe must have batch 1, not {len(image_pe)}")
+        elif image_embeddings.shape[0] != batch:
+            raise ValueError(f"{image_embeddings.shape[0]} image embeddings for {batch} prompts")
+        if image_pe.shape[0] != 1:
+            raise ValueError(f"image_pe must have batch 1, not {image_pe.shape[0]}")
         src = image_embeddings + dense_prompt_embeddings
 
         hidden, image = self.transformer(src, image_pe, tokens)
@@ -193,7 +193,7 @@ class MaskDecoder(nn.Module):
         """The single mask where it is stable, else the one of three with the best predicted IoU."""
         single, single_iou = all_mask_logits[:, :1], all_iou_scores[:, :1]
         best = 1 + all_iou_scores[:, 1:].argmax(-1)
-        rows = torch.arange(len(best), device=best.device)
+        rows = torch.arange(best.shape[0], device=best.device)
         best_mask = all_mask_logits[rows, best].unsqueeze(1)
         best_iou = all_iou_scores[rows, best].unsqueeze(1)
         stable = self._get_stability_scores(single) >= self.dynamic_multimask_stability_thresh

@@ -62,8 +62,8 @@ class PromptEncoder(nn.Module):
     def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
         points = points + 0.5  # pixel centres
         if pad:
-            points = torch.cat([points, points.new_zeros(len(points), 1, 2)], dim=1)
-            labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
+            points = torch.cat([points, points.new_zeros(points.shape[0], 1, 2)], dim=1)
+            labels = torch.cat([labels, labels.new_full((labels.shape[0], 1), -1)], dim=1)
         place = self.pe_layer.forward_with_coords(points, self.input_image_size)
         labels = labels.unsqueeze(-1)
         out = torch.where(labels == -1, self.not_a_point_embed.weight, place)
@@ -102,7 +102,7 @@ class PromptEncoder(nn.Module):
         """
         weight = self.no_mask_embed.weight
         given = [p for p in (points[0] if points else None, boxes, masks) if p is not None]
-        batch = len(given[0]) if given else 1
+        batch = given[0].shape[0] if given else 1
         tokens = [weight.new_zeros(batch, 0, self.embed_dim)]
         if points is not None:
             tokens.append(self._embed_points(*points, pad=boxes is None).to(weight.dtype))
