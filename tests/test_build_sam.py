@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,10 @@ def test_weights_are_held_once(tmp_path: Path) -> None:
     model = build_sam2("sam2.1-base_plus", device="cpu")
     torch.save({"model": model.state_dict()}, path)
     result = subprocess.run(
-        [sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", LOAD, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert 0.9 < float(result.stdout) < 1.3

@@ -54,6 +54,9 @@ class FakePredictor:
         self.state: dict[str, Any] = {"obj_ids": [], "output_dict_per_obj": {}}
         return self.state
 
+    def propagate_in_video_preflight(self, state: Any) -> None:
+        assert state["obj_ids"]
+
     def _object(self, obj_id: int) -> None:
         if obj_id not in self.state["obj_ids"]:
             self.state["output_dict_per_obj"][len(self.state["obj_ids"])] = {
