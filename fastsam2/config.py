@@ -249,17 +249,50 @@ _SAM2_0 = replace(
     use_signed_tpos_enc_to_obj_ptrs=False,
 )
 
-#: Every model by its short name, `sam2-tiny` to `sam2.1-large`.
-CONFIGS: dict[str, SAM2Config] = {
+_OFFICIAL = {
     f"{family}-{size}": replace(base, image_encoder=encoder)
     for family, base in (("sam2", _SAM2_0), ("sam2.1", _SAM2_1))
     for size, encoder in _SIZES.items()
 }
 
-#: Hugging Face repository of each model.
+#: Hugging Face repository of each official model.
 HF_MODEL_IDS: dict[str, str] = {
-    f"facebook/{name.replace('-', '-hiera-').replace('_', '-')}": name for name in CONFIGS
+    f"facebook/{name.replace('-', '-hiera-').replace('_', '-')}": name for name in _OFFICIAL
 }
+
+
+def _nano(dim: int = 128) -> SAM2Config:
+    """A SAM 2.1 of 5 million parameters for images of 256 pixels."""
+    trunk = HieraConfig(
+        embed_dim=48,
+        stages=(1, 2, 3, 1),
+        # At 256 pixels a window of 16 is the whole of the third stage.
+        window_spec=(8, 4, 16, 8),
+        global_att_blocks=(),
+    )
+    neck = NeckConfig(d_model=dim, backbone_channel_list=(384, 192, 96, 48))
+    attention = RoPEAttentionConfig(embedding_dim=dim, dropout=0.0, feat_sizes=(16, 16))
+    layer = MemoryAttentionLayerConfig(
+        d_model=dim,
+        dim_feedforward=512,
+        dropout=0.0,
+        self_attention=attention,
+        cross_attention=replace(attention, kv_in_dim=64, rope_k_repeat=True),
+    )
+    fuser = FuserConfig(ConvNeXtConfig(dim=dim, layer_scale_init_value=0.1))
+    return replace(
+        _SAM2_1,
+        image_encoder=ImageEncoderConfig(trunk, neck),
+        memory_attention=MemoryAttentionConfig(dim, layer=layer, num_layers=2),
+        memory_encoder=MemoryEncoderConfig(in_dim=dim, fuser=fuser),
+        sam_mask_decoder_extra_args=MaskDecoderConfig(mlp_dim=512),
+        image_size=256,
+    )
+
+
+#: Every model by its short name: `sam2-tiny` to `sam2.1-large`, and the bundled `nano`.
+CONFIGS: dict[str, SAM2Config] = {**_OFFICIAL, "nano": _nano()}
+
 _LETTERS = {"t": "tiny", "s": "small", "b+": "base_plus", "l": "large"}
 
 

@@ -14,7 +14,7 @@ from fastsam2.modeling.sam2_base import MaskOutput, SAM2Base
 from fastsam2.modeling.sam2_utils import get_1d_sine_pe
 from fastsam2.types import PointPrompt
 
-__all__ = ["ObjectInput", "StepOutput", "encode_memory", "track_frame"]
+__all__ = ["ObjectInput", "StepOutput", "encode_memory", "memory_tokens", "track_frame"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _find_object(
         pix_feat = model.without_memory(features.pix_feat, features.pix_pos)
     else:
         selection = item.memory.select(frame_idx, rules, num_frames=num_frames, reverse=reverse)
-        memory = _memory_tokens(model, selection)
+        memory = memory_tokens(model, selection)
         pix_feat = model.attend_to_memory(features.pix_feat, features.pix_pos, *memory)
     points, num_points = None, 0
     if item.points is not None:
@@ -116,8 +116,11 @@ def _find_object(
     )
 
 
-def _memory_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor, Tensor, int]:
-    """Memory and its positions, `[M, 1, mem_dim]` each, and how many of them are pointer tokens."""
+def memory_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor, Tensor, int]:
+    """Memory and its positions, `[M, B, mem_dim]` each, and how many of them are pointer tokens.
+
+    B is 1, or as many objects as the outputs that were selected stand for.
+    """
     device, dtype = model.device, model.dtype
     tokens, positions = [], []
     for t_pos, output in selection.frames:
@@ -137,8 +140,9 @@ def _memory_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor,
     pointer_tokens = pointer_tokens.unflatten(-1, (per_pointer, model.mem_dim)).transpose(1, 2)
     pointer_tokens = pointer_tokens.flatten(0, 1)
     place = _pointer_positions(model, distances, selection.pointer_span)
+    place = place.repeat_interleave(per_pointer, dim=0).unsqueeze(1)
     tokens.append(pointer_tokens)
-    positions.append(place.repeat_interleave(per_pointer, dim=0).unsqueeze(1))
+    positions.append(place.expand_as(pointer_tokens))
     return torch.cat(tokens), torch.cat(positions), len(pointer_tokens)
 
 

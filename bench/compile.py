@@ -1,0 +1,196 @@
+"""Compile every kernel for every GPU it ships for, and see that it fits: no GPU is needed.
+
+`python -m bench.compile --check` prints a table, and fails when a kernel does not compile, needs
+more shared memory than the chip has, spills registers, or multiplies without the tensor cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import fastsam2_kernels
+from fastsam2_kernels.launches import SHARED_MEMORY
+from fastsam2_kernels.variants import Variant
+
+__all__ = ["CAPABILITIES", "Result", "compile_variant", "main", "markdown"]
+
+CAPABILITIES = (80, 86, 89, 90, 100)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the compiler said of one kernel at one launch."""
+
+    op: str
+    kernel: str
+    label: str
+    capability: int
+    num_warps: int
+    num_stages: int
+    has_dot: bool
+    registers: int = 0  #: a thread
+    shared: int = 0  #: bytes a program
+    spills: int = 0  #: bytes stored and loaded
+    matrix_instructions: int = 0
+    error: str = ""
+
+    @property
+    def faults(self) -> list[str]:
+        """What stands in the way of shipping it; empty if nothing does."""
+        if self.error:
+            return [f"does not compile: {self.error}"]
+        limit = SHARED_MEMORY[self.capability]
+        found = []
+        if self.shared > limit:
+            found.append(f"needs {self.shared} bytes of shared memory, the chip has {limit}")
+        if self.spills:
+            found.append(f"spills {self.spills} bytes")
+        if self.has_dot and not self.matrix_instructions:
+            found.append("multiplies without tensor cores")
+        return found
+
+
+def _modules() -> Iterator[str]:
+    """The kernel module of each op."""
+    for folder in pkgutil.iter_modules(fastsam2_kernels.__path__):
+        name = f"fastsam2_kernels.{folder.name}.kernel"
+        if folder.ispkg and importlib.util.find_spec(name) is not None:
+            yield name
+
+
+def _compile_module(module: str, capability: int) -> list[Result]:
+    variants = importlib.import_module(module).variants(capability)
+    return [compile_variant(variant) for variant in variants]
+
+
+def compile_variant(variant: Variant) -> Result:
+    """Compile one kernel down to machine code."""
+    import triton
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = variant.kernel.arg_names
+    aligned = variant.aligned
+    if aligned is None:
+        aligned = tuple(k for k, v in variant.signature.items() if v.startswith("*"))
+    seen = {
+        "op": variant.op,
+        "kernel": variant.kernel.__name__,
+        "label": variant.label,
+        "capability": variant.capability,
+        "num_warps": variant.num_warps,
+        "num_stages": variant.num_stages,
+        "has_dot": variant.has_dot,
+    }
+    # The assembler reports only what it assembles, so nothing may come from the cache.
+    knobs.compilation.always_compile = True
+    knobs.nvidia.dump_ptxas_log = True
+    log = io.StringIO()
+    try:
+        source = ASTSource(
+            fn=variant.kernel,
+            signature={k: variant.signature.get(k, "constexpr") for k in names},
+            constexprs={(names.index(k),): v for k, v in variant.constants.items()},
+            attrs={(names.index(k),): [["tt.divisibility", 16]] for k in aligned},
+        )
+        with contextlib.redirect_stdout(log):
+            built = triton.compile(
+                source,
+                target=GPUTarget("cuda", variant.capability, 32),
+                options={"num_warps": variant.num_warps, "num_stages": variant.num_stages},
+            )
+    except Exception as error:  # whatever a pass of the compiler raises is the finding
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return Result(**seen, error=lines[-1])
+    text = log.getvalue()
+    return Result(
+        **seen,
+        registers=max((int(n) for n in re.findall(r"Used (\d+) registers", text)), default=0),
+        shared=built.metadata.shared,
+        spills=sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", text)),
+        matrix_instructions=_matrix_instructions(built.asm["cubin"]),
+    )
+
+
+def _matrix_instructions(cubin: bytes) -> int:
+    import triton.backends.nvidia as nvidia
+
+    disassembler = Path(nvidia.__path__[0]) / "bin" / "nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        listing = subprocess.run(
+            [str(disassembler), file.name], capture_output=True, text=True, check=True
+        ).stdout
+    return len(re.findall(r"\b(?:HMMA|HGMMA|UTC\w*MMA)\b", listing))
+
+
+def markdown(results: Iterable[Result]) -> str:
+    """The results as a table."""
+    lines = [
+        "| op | kernel | launch | GPU | warps, stages | registers | shared KB | spills | matrix |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r.op} | {r.kernel.lstrip('_')} | {r.label} | sm_{r.capability} "
+        f"| {r.num_warps}, {r.num_stages} | {r.registers} | {r.shared / 1024:.0f} | {r.spills} "
+        f"| {r.matrix_instructions or '-'} |"
+        for r in results
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compile and report; the exit status is 1 when `--check` finds a fault."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if anything falls short")
+    parser.add_argument("--write", type=Path, help="put the table into this file")
+    parser.add_argument("--op", help="only this op")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args(arguments)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        parser.error("TRITON_INTERPRET=1 is set: interpreted kernels cannot be compiled")
+
+    tasks = [(m, c) for m in _modules() if args.op in (None, m.split(".")[1]) for c in CAPABILITIES]
+    with ProcessPoolExecutor(args.jobs) as pool:
+        found = pool.map(_compile_module, *zip(*tasks, strict=True)) if tasks else []
+        results = [result for module in found for result in module]
+    table = markdown(results)
+    print(table)
+    faulty = [r for r in results if r.faults]
+    for r in faulty:
+        print(
+            f"{r.op}/{r.kernel} {r.label} sm_{r.capability}: {'; '.join(r.faults)}", file=sys.stderr
+        )
+    print(f"{len(results)} compiled, {len(faulty)} at fault")
+    if args.write:
+        args.write.write_text(_README.format(table=table))
+    return int(bool(args.check and faulty))
+
+
+_README = """# The kernels, compiled
+
+Made by `python -m bench.compile --write kernels/README.md`; every kernel at every launch it ships
+with, compiled ahead of time. Registers are a thread's, shared memory a program's; spills are bytes;
+the last column counts tensor-core instructions. What runs where and how fast is not told here.
+
+{table}
+"""
+
+if __name__ == "__main__":
+    sys.exit(main())
