@@ -231,6 +231,8 @@ def _check_fit(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], orig
 def download(name: str) -> Path:
     """Fetch a model's weights from the Hugging Face hub, or find them in its cache.
 
+    Those of `nano` are part of the package.
+
     Args:
         name: a short name or official id, for the official checkpoint file; any other repository
             id, for a folder in the format of transformers.
@@ -243,11 +245,24 @@ def download(name: str) -> Path:
             a login.
     """
     short = find_config(name)
+    if short == "nano":
+        return _bundled()
     if short is None:
         _fetch(name, _WEIGHTS)
         return _fetch(name, "config.json").parent
     repo_id = next(repo for repo, known in HF_MODEL_IDS.items() if known == short)
     return _fetch(repo_id, checkpoint_name(short))
+
+
+def _bundled() -> Path:
+    """The weights of nano, which come with the package."""
+    path = Path(__file__).parent / "nano" / "nano.safetensors"
+    if not path.exists():
+        raise CheckpointError(
+            "the weights of nano are not part of this installation; "
+            "`python -m fastsam2.nano.train` makes them"
+        )
+    return path
 
 
 def _fetch(repo_id: str, filename: str) -> Path:

@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 
+import fastsam2
 from fastsam2.checkpoints import download, resolve_model
 from fastsam2.config import HF_MODEL_IDS, checkpoint_name
 from fastsam2.errors import CheckpointError, ConfigError
@@ -121,3 +122,12 @@ def test_resolve_unknown_name() -> None:
         ConfigError, match=r"unknown model 'sam2\.1-tinny'; nearest is 'sam2\.1-tiny'"
     ):
         resolve_model("sam2.1-tinny")
+
+
+def test_the_bundled_model_is_found_or_said_to_be_missing() -> None:
+    bundled = Path(fastsam2.__file__).parent / "nano" / "nano.safetensors"
+    if bundled.exists():
+        assert resolve_model("nano") == ("nano", bundled)
+    else:
+        with pytest.raises(CheckpointError, match="not part of this installation"):
+            resolve_model("nano")

@@ -66,7 +66,7 @@ def flatten_official(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", reference.CONFIGS)
 def test_equals_official_yaml(name: str) -> None:
     overrides = ["++model._target_=sam2.sam2_video_predictor.SAM2VideoPredictor"]
     composed = compose(config_name=reference.CONFIGS[name], overrides=overrides)
@@ -80,7 +80,7 @@ def test_equals_official_yaml(name: str) -> None:
         assert value == expected, key
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", reference.CONFIGS)
 def test_every_value_of_the_yaml_is_there(name: str) -> None:
     yaml = OmegaConf.to_container(compose(config_name=reference.CONFIGS[name]).model)
 
