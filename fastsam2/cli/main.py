@@ -235,6 +235,66 @@ def segment(
     )
 
 
+@app.command("eval")
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Frames and annotations, laid out as DAVIS 2017 is."),
+    ],
+    prompt: Annotated[
+        str,
+        typer.Option(
+            metavar="click|box|mask",
+            help="What the model is given of each object, on the first frame that it is on.",
+        ),
+    ] = "mask",
+    json_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--json", metavar="FILE", help="Where to write the results as JSON, too."),
+    ] = None,
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Take the first N sequences.",
+            show_default="all of them",
+        ),
+    ] = None,
+    model: Model = None,
+    checkpoint: Checkpoint = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    image_size: ImageSize = None,
+) -> None:
+    """Measure tracking on annotated videos, as DAVIS 2017 does.
+
+    J is the overlap of masks, F the agreement of their boundaries, in percent.
+    Means are over frames, then over objects. DIR holds
+
+    JPEGImages/480p/SEQUENCE/00000.jpg ... (or without 480p)
+
+    Annotations/480p/SEQUENCE/00000.png ...: images of object numbers
+
+    ImageSets/2017/val.txt: the sequences to take, if not all
+
+    For example: fastsam2 eval DAVIS --model sam2.1-tiny --json davis.json
+    """
+    from fastsam2.cli.evaluate import EvaluationRequest
+    from fastsam2.cli.evaluate import evaluate as run
+    from fastsam2.cli.models import ModelChoice
+
+    run(
+        EvaluationRequest(
+            folder=folder,
+            model=ModelChoice(_named(model, checkpoint), checkpoint, device, dtype, image_size),
+            prompt=prompt,
+            json_file=json_file,
+            limit=limit,
+        )
+    )
+
+
 @app.command()
 def info() -> None:
     """Show versions, devices and what runs where."""
