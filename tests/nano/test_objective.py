@@ -1,0 +1,118 @@
+"""The losses nano is trained on, and that training lowers them, stops and resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastsam2.build_sam import build_sam2
+from fastsam2.nano.batches import Batches, Schedule
+from fastsam2.nano.objective import ClipBatch, _dice, _focal, clip_losses, resize_model
+from fastsam2.nano.train import Trainer
+
+TINY = Schedule(small_steps=0, easy_steps=1, frames=2, max_objects=4)
+
+
+def batch_of(frames: int, size: int = 64, objects: int = 3) -> ClipBatch:
+    masks = torch.zeros(objects, frames, size, size, dtype=torch.bool)
+    for i in range(objects):
+        masks[i, :, 8 + 12 * i : 24 + 12 * i, 10:30] = True
+    images = masks.any(0).float()[None, :, None].repeat(1, 1, 3, 1, 1) * 2 - 1
+    return ClipBatch(images, masks, torch.zeros(objects, dtype=torch.long))
+
+
+def trainer(folder: Path) -> Trainer:
+    return Trainer(folder, torch.device("cpu"), lr=1e-3, steps=100, anneal=10)
+
+
+def test_focal_is_cross_entropy_weighted_by_the_squared_error() -> None:
+    logits, target = torch.randn(2, 3, 4, 4), torch.rand(2, 1, 4, 4)
+    expected = (
+        F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
+        * (logits.sigmoid() - target) ** 2
+    )
+    torch.testing.assert_close(_focal(logits, target), expected)
+
+
+def test_dice_of_a_perfect_and_of_a_disjoint_mask() -> None:
+    target = torch.zeros(1, 1, 32, 32)
+    target[..., :16] = 1
+    perfect, disjoint = (target * 2 - 1) * 50, (1 - target * 2) * 50
+    assert _dice(perfect, target).item() == pytest.approx(0, abs=1e-5)
+    assert _dice(disjoint, target).item() == pytest.approx(1, abs=2e-3)
+
+
+def test_every_weight_learns() -> None:
+    """A clip of three frames reaches all parts; only what inference alone uses stays idle."""
+    torch.manual_seed(0)
+    model = build_sam2("nano", device="cpu", mode="train")
+    resize_model(model, 64)
+    batch = batch_of(3)
+    batch.masks[0, 1:] = False  # one object leaves: its embeddings learn as well
+    losses = clip_losses(model, batch, torch.Generator().manual_seed(0), refine=1.0)
+    losses.total.backward()
+    idle = {name for name, p in model.named_parameters() if p.grad is None}
+    assert all(
+        name.startswith(("mask_downsample", "no_mem_pos_enc", "image_encoder.neck.convs.0"))
+        for name in idle
+    ), idle
+    assert 0 <= losses.first_iou <= 1
+    assert 0 <= losses.tracked_iou <= 1
+
+
+def test_absent_objects_have_no_mask_to_learn() -> None:
+    torch.manual_seed(0)
+    model = build_sam2("nano", device="cpu", mode="train")
+    resize_model(model, 64)
+    batch = batch_of(2)
+    batch.masks[:, 1] = False
+    losses = clip_losses(model, batch, torch.Generator().manual_seed(0), refine=0.0)
+    assert losses.tracked_iou == 0
+    assert torch.isfinite(losses.total)
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.warmup = 1
+    batch = batch_of(1)
+    first = float(run._update(batch).mask)
+    for _ in range(12):
+        run.step += 1
+        last = float(run._update(batch).mask)
+    assert last < 0.8 * first
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    batches = [Batches(4, TINY)[i] for i in range(4)]
+    whole = trainer(tmp_path / "whole")
+    whole.run(batches, minutes=10, autocast=False)
+    trainer(tmp_path / "parts").run(batches[:2], minutes=10, autocast=False)
+    resumed = trainer(tmp_path / "parts")
+    assert resumed.step == 2
+    resumed.run(batches[2:], minutes=10, autocast=False)
+    for name, value in whole.average.state_dict().items():
+        assert torch.equal(value, resumed.average.state_dict()[name]), name
+    assert (tmp_path / "parts" / "log.csv").read_text().startswith("step,seconds,total")
+
+
+def test_batches_are_the_same_for_a_step() -> None:
+    a, b = Batches(10, TINY)[3], Batches(10, TINY)[3]
+    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.masks, b.masks)
+    assert a.masks[:, 0].flatten(1).any(1).all()  # every object can be prompted
+    assert a.clip.max() < len(a.images)
+
+
+def test_exported_weights_load_by_name(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    path = tmp_path / "nano.safetensors"
+    run.export(path)
+    assert path.stat().st_size < 20e6
+    loaded = build_sam2(None, path, device="cpu")
+    assert loaded.image_size == 256
+    for name, value in loaded.state_dict().items():
+        expected = run.average.state_dict()[name].half().to(value.dtype)
+        assert torch.equal(value, expected), name
