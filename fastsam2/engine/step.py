@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import MemorySelection, ObjectMemory, SelectionRules
+from fastsam2.engine.memory_reader import memory_reader
+from fastsam2.engine.pointers import pointer_tokens
 from fastsam2.modeling.sam2_base import MaskOutput, SAM2Base
-from fastsam2.modeling.sam2_utils import get_1d_sine_pe
 from fastsam2.types import PointPrompt
 
 __all__ = ["ObjectInput", "StepOutput", "encode_memory", "memory_tokens", "track_frame"]
@@ -57,9 +58,10 @@ def track_frame(
         remember: encode the answers into memory.
     """
     rules = SelectionRules.of(model)
+    seen = _condition(model, features, frame_idx, objects, rules, num_frames, reverse)
     outputs = []
-    for item in objects:
-        masks = _find_object(model, features, frame_idx, item, rules, num_frames, reverse)
+    for item, pix_feat in zip(objects, seen, strict=True):
+        masks = _find_object(model, features, item, pix_feat)
         memory: tuple[Tensor | None, list[Tensor] | None] = (None, None)
         if remember and model.num_maskmem > 0:
             memory = model.encode_memory(
@@ -84,25 +86,55 @@ def encode_memory(
     )
 
 
-def _find_object(
+def _condition(
     model: SAM2Base,
     features: FrameFeatures,
     frame_idx: int,
-    item: ObjectInput,
+    objects: Sequence[ObjectInput],
     rules: SelectionRules,
     num_frames: int | None,
     reverse: bool,
+) -> list[Tensor]:
+    """The frame's features as each object sees them, `[1, C, H, W]` each."""
+    pix_feat, pix_pos = features.pix_feat, features.pix_pos
+    if rules.num_maskmem == 0:
+        return [pix_feat] * len(objects)
+    selections = {
+        i: item.memory.select(frame_idx, rules, num_frames=num_frames, reverse=reverse)
+        for i, item in enumerate(objects)
+        if not item.is_init_cond_frame and not _answers_itself(model, item)
+    }
+    reader = memory_reader(model) if selections else None
+    if reader is not None:
+        read = reader.read(model, features, list(selections.values())).split(1)
+    else:
+        read = tuple(
+            model.attend_to_memory(pix_feat, pix_pos, *memory_tokens(model, selection))
+            for selection in selections.values()
+        )
+    seen = dict(zip(selections, read, strict=True))
+    return [
+        seen[i] if i in seen else _without_memory(model, features, item)
+        for i, item in enumerate(objects)
+    ]
+
+
+def _without_memory(model: SAM2Base, features: FrameFeatures, item: ObjectInput) -> Tensor:
+    if _answers_itself(model, item):
+        return features.pix_feat
+    return model.without_memory(features.pix_feat, features.pix_pos)
+
+
+def _answers_itself(model: SAM2Base, item: ObjectInput) -> bool:
+    """Whether the object's mask is given, not sought."""
+    return item.mask is not None and model.use_mask_input_as_output_without_sam
+
+
+def _find_object(
+    model: SAM2Base, features: FrameFeatures, item: ObjectInput, pix_feat: Tensor
 ) -> MaskOutput:
     if item.mask is not None and model.use_mask_input_as_output_without_sam:
-        return model.mask_as_output(features.pix_feat, features.high_res, item.mask)
-    if rules.num_maskmem == 0:
-        pix_feat = features.pix_feat
-    elif item.is_init_cond_frame:
-        pix_feat = model.without_memory(features.pix_feat, features.pix_pos)
-    else:
-        selection = item.memory.select(frame_idx, rules, num_frames=num_frames, reverse=reverse)
-        memory = memory_tokens(model, selection)
-        pix_feat = model.attend_to_memory(features.pix_feat, features.pix_pos, *memory)
+        return model.mask_as_output(pix_feat, features.high_res, item.mask)
     points, num_points = None, 0
     if item.points is not None:
         points = (item.points.point_coords, item.points.point_labels)
@@ -131,26 +163,8 @@ def memory_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor, 
         tokens.append(feature.flatten(2).permute(2, 0, 1))
         time = model.maskmem_tpos_enc[model.num_maskmem - t_pos - 1]
         positions.append(place.flatten(2).permute(2, 0, 1) + time)
-    if not selection.pointers:
-        return torch.cat(tokens), torch.cat(positions), 0
-    distances, pointers = zip(*selection.pointers, strict=True)
-    # A pointer is as wide as several memory tokens: cut it into that many.
-    per_pointer = model.hidden_dim // model.mem_dim
-    pointer_tokens = torch.stack(pointers).to(device, dtype)
-    pointer_tokens = pointer_tokens.unflatten(-1, (per_pointer, model.mem_dim)).transpose(1, 2)
-    pointer_tokens = pointer_tokens.flatten(0, 1)
-    place = _pointer_positions(model, distances, selection.pointer_span)
-    place = place.repeat_interleave(per_pointer, dim=0).unsqueeze(1)
-    tokens.append(pointer_tokens)
-    positions.append(place.expand_as(pointer_tokens))
-    return torch.cat(tokens), torch.cat(positions), len(pointer_tokens)
-
-
-def _pointer_positions(model: SAM2Base, distances: Sequence[int], span: int) -> Tensor:
-    """Codes `[n, mem_dim]` of how far away each pointer's frame is."""
-    device, dtype = model.device, model.dtype
-    if not model.add_tpos_enc_to_obj_ptrs:
-        return torch.zeros(len(distances), model.mem_dim, device=device, dtype=dtype)
-    width = model.hidden_dim if model.proj_tpos_enc_in_obj_ptrs else model.mem_dim
-    distance = torch.tensor(distances, dtype=torch.float32, device=device)
-    return model.obj_ptr_tpos_proj(get_1d_sine_pe(distance / span, width).to(dtype))
+    pointers, place = pointer_tokens(model, selection)
+    if len(pointers):
+        tokens.append(pointers)
+        positions.append(place)
+    return torch.cat(tokens), torch.cat(positions), len(pointers)

@@ -1,0 +1,129 @@
+"""The folded, batched memory attention equals the module, and knows when to step aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine.features import FrameFeatures
+from fastsam2.engine.memory_bank import MemorySelection
+from fastsam2.engine.memory_reader import memory_reader
+from fastsam2.engine.step import memory_tokens
+from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+from fastsam2.types import FrameOutput
+from tests.reference import randomise_
+from tests.support import relative_error
+
+SIZE, GRID = 128, 8
+
+
+@pytest.fixture(params=["sam2.1-tiny", "sam2-tiny", "nano"])
+def model(request: pytest.FixtureRequest) -> SAM2VideoPredictor:
+    with torch.inference_mode(False):
+        predictor = build_sam2_video_predictor(
+            request.param, device="cpu", hydra_overrides_extra=[f"++model.image_size={SIZE}"]
+        )
+        randomise_(predictor)
+    return predictor
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def features(model: SAM2VideoPredictor) -> FrameFeatures:
+    x = torch.randn(1, model.hidden_dim, GRID, GRID)
+    return FrameFeatures(x, torch.randn_like(x), None)
+
+
+def selection(model: SAM2VideoPredictor, frames: int, pointers: int) -> MemorySelection:
+    pos = model.memory_encoder.position_encoding(torch.zeros(1, 1, GRID, GRID))
+
+    def output() -> FrameOutput:
+        memory = torch.randn(1, model.mem_dim, GRID, GRID)
+        nothing = torch.zeros(0)
+        return FrameOutput(memory.bfloat16(), [pos], nothing, nothing, nothing)
+
+    read = [(t if t < frames - 1 else 0, output()) for t in range(1, frames + 1)]
+    return MemorySelection(
+        frames=read,
+        pointers=[(t, torch.randn(1, model.hidden_dim)) for t in range(pointers)],
+        pointer_span=15,
+    )
+
+
+def by_module(model: SAM2VideoPredictor, frame: FrameFeatures, read: MemorySelection) -> Tensor:
+    return model.attend_to_memory(frame.pix_feat, frame.pix_pos, *memory_tokens(model, read))
+
+
+def test_equals_the_module_for_objects_with_different_memories(model: SAM2VideoPredictor) -> None:
+    frame = features(model)
+    reads = [selection(model, *sizes) for sizes in ((1, 0), (7, 16), (3, 5))]
+    reader = memory_reader(model)
+    assert reader is not None
+    out = reader.read(model, frame, reads)
+    expected = torch.cat([by_module(model, frame, read) for read in reads])
+    assert relative_error(out, expected) <= 1e-5
+    # Alone as in company.
+    assert relative_error(reader.read(model, frame, reads[1:2]), expected[1:2]) <= 1e-5
+
+
+def test_follows_changed_weights(model: SAM2VideoPredictor) -> None:
+    frame, read = features(model), selection(model, 2, 2)
+    before = memory_reader(model)
+    assert memory_reader(model) is before
+    with torch.inference_mode(False):
+        randomise_(model, seed=1)  # in place
+    after = memory_reader(model)
+    assert after is not None
+    assert relative_error(after.read(model, frame, [read]), by_module(model, frame, read)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.memory_attention.register_forward_hook(lambda *_: None),
+        lambda m: m.memory_attention.layers[0].self_attn.register_forward_pre_hook(lambda *_: None),
+        lambda m: setattr(m.memory_attention.layers[1], "forward", lambda *a, **k: a[0]),
+        lambda m: setattr(m, "memory_attention", nn.Sequential(m.memory_attention)),
+        lambda m: setattr(m.memory_attention.layers[0], "linear1", _Wider(m)),
+        lambda m: m.memory_attention.train(),
+        lambda m: m.memory_attention.compile(backend="eager"),
+        lambda m: setattr(m.memory_attention.layers[0], "pos_enc_at_attn", True),
+    ],
+    ids=["hook", "pre-hook", "forward", "wrapped", "replaced", "train", "compiled", "option"],
+)
+def test_steps_aside(model: SAM2VideoPredictor, change: object) -> None:
+    change(model)  # type: ignore[operator]
+    assert memory_reader(model) is None
+
+
+class _Wider(nn.Linear):
+    """A client's own layer."""
+
+    def __init__(self, model: SAM2VideoPredictor) -> None:
+        old = model.memory_attention.layers[0].linear1
+        super().__init__(old.in_features, old.out_features)
+        self.eval()
+
+
+def test_steps_aside_where_gradients_are_wanted(model: SAM2VideoPredictor) -> None:
+    with torch.inference_mode(False):
+        assert memory_reader(model) is None
+    with torch.inference_mode(False), torch.no_grad():
+        assert memory_reader(model) is not None
+
+
+def test_within_a_callers_autocast(model: SAM2VideoPredictor) -> None:
+    frame, read = features(model), selection(model, 2, 2)
+    reader = memory_reader(model)
+    assert reader is not None
+    expected = reader.read(model, frame, [read])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(reader.read(model, frame, [read]), expected)
