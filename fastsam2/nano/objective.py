@@ -156,7 +156,7 @@ def _prompted(
     centre = torch.rand(count, generator=generator).to(device) < 0.5
     masks = truth[:, None]
     random_point, positive = get_next_point(masks, None, "uniform")
-    # The centre is sought on a coarse grid: on the full one the search would cost more than the model.
+    # The centre is sought on a coarse grid: on the full one it would cost more than the model.
     coarse = truth.shape[-1] // 4
     central_point, _ = get_next_point(_shrink(truth, coarse) > 0.5, None, "center")
     central_point = central_point * 4 + 2

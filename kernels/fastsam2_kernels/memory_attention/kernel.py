@@ -1,0 +1,356 @@
+"""Triton kernels: attention over tiles of a paged memory, and the sum of its parts."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastsam2_kernels.memory_attention.tuning import (
+    COMBINE_ROWS,
+    Launch,
+    choose,
+    choose_splits,
+    processors,
+    tuned,
+)
+from fastsam2_kernels.variants import Variant
+
+__all__ = ["launch", "variants"]
+
+_LOG2_E = math.log2(math.e)
+
+
+@triton.jit
+def attend_tile(
+    b_q1,  # [BM, D/2], turned
+    b_q2,  # [BM, D/2], turned
+    p_keys,  # [rows, D]
+    p_latents,  # [rows, M]
+    start,  # first row of the tile
+    rows,
+    scale,  # with log2(e)
+    b_max,  # [BM] float32, largest logit in base 2 so far
+    b_sum,  # [BM] float32
+    b_acc,  # [BM, M] float32
+    D: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    H: tl.constexpr = D // 2
+    o_n = start + tl.arange(0, BLOCK_N)
+    o_h = tl.arange(0, H)
+    # [D/2, BN]
+    p_k = p_keys + o_n[None, :] * D + o_h[:, None]
+    # [BN, M]
+    p_v = p_latents + o_n[:, None] * M + tl.arange(0, M)[None, :]
+    if MASKED:
+        b_k1 = tl.load(p_k, mask=o_n[None, :] < rows, other=0.0)
+        b_k2 = tl.load(p_k + H, mask=o_n[None, :] < rows, other=0.0)
+        b_v = tl.load(p_v, mask=o_n[:, None] < rows, other=0.0)
+    else:
+        b_k1 = tl.load(p_k)
+        b_k2 = tl.load(p_k + H)
+        b_v = tl.load(p_v)
+    # [BM, BN]
+    b_s = tl.dot(b_q1, b_k1, input_precision=PRECISION)
+    b_s = tl.dot(b_q2, b_k2, b_s, input_precision=PRECISION)
+    if MASKED:
+        b_s = tl.where(o_n[None, :] < rows, b_s, float("-inf"))
+    # A tile has at least one row, so the largest is finite.
+    b_new = tl.maximum(b_max, tl.max(b_s, 1) * scale)
+    b_alpha = tl.exp2(b_max - b_new)
+    b_p = tl.exp2(b_s * scale - b_new[:, None])
+    b_sum = b_sum * b_alpha + tl.sum(b_p, 1)
+    # [BM, M]
+    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_alpha[:, None], input_precision=PRECISION)
+    return b_new, b_sum, b_acc
+
+
+# How many memories and pointers there are changes from frame to frame, and is to recompile nothing.
+@triton.jit(do_not_specialize=["N", "K", "P"])
+def memory_attention_kernel(
+    q,  # [N, Lq, D], objects stride_q apart
+    keys,  # [R, HW, D]
+    latents,  # [S, HW, M]
+    slots,  # [N, K] int32
+    reads,  # [N, K] int32
+    num_reads,  # [N] int32
+    pointer_keys,  # [N, P, D]
+    pointer_latents,  # [N, P, M]
+    num_pointers,  # [N] int32
+    cos,  # [Lq, D/2] float32
+    sin,  # [Lq, D/2] float32
+    out,  # [N, Lq, M]; [splits, N, Lq, M] float32 if SPLIT; written
+    logsumexp,  # [splits, N, Lq] float32, in base 2; written if SPLIT
+    scale,  # with log2(e)
+    stride_q,
+    N,
+    K,
+    P,
+    Lq,
+    HW,
+    D: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    SPLIT: tl.constexpr,
+    EVEN: tl.constexpr,  # BLOCK_N divides HW
+    PRECISION: tl.constexpr,
+):
+    i_n = tl.program_id(1)
+    i_s = tl.program_id(2)
+    H: tl.constexpr = D // 2
+    o_q = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    o_h = tl.arange(0, H)
+    o_m = tl.arange(0, M)
+    m_q = o_q[:, None] < Lq
+
+    # [BM, D/2]
+    p_q = q + tl.cast(i_n, tl.int64) * stride_q + o_q[:, None] * D + o_h[None, :]
+    b_1 = tl.load(p_q, mask=m_q, other=0.0).to(tl.float32)
+    b_2 = tl.load(p_q + H, mask=m_q, other=0.0).to(tl.float32)
+    o_qh = o_q[:, None] * H + o_h[None, :]
+    b_cos = tl.load(cos + o_qh, mask=m_q, other=0.0)
+    b_sin = tl.load(sin + o_qh, mask=m_q, other=0.0)
+    b_q1 = (b_1 * b_cos - b_2 * b_sin).to(q.dtype.element_ty)
+    b_q2 = (b_2 * b_cos + b_1 * b_sin).to(q.dtype.element_ty)
+
+    b_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    b_sum = tl.zeros([BLOCK_M], tl.float32)
+    b_acc = tl.zeros([BLOCK_M, M], tl.float32)
+
+    # Tiles of an object: those of its first read, of its second, ..., then of its pointers.
+    n_read = tl.minimum(tl.load(num_reads + i_n), K)
+    n_pointers = tl.minimum(tl.load(num_pointers + i_n), P)
+    per_read = tl.cdiv(HW, BLOCK_N)
+    n_paged = n_read * per_read
+    n_tiles = n_paged + tl.cdiv(n_pointers, BLOCK_N)
+    first = 0
+    last = n_tiles
+    if SPLIT:
+        first = n_tiles * i_s // tl.num_programs(2)
+        last = n_tiles * (i_s + 1) // tl.num_programs(2)
+
+    for i_read in range(first // per_read, tl.cdiv(tl.minimum(last, n_paged), per_read)):
+        row = tl.load(reads + i_n * K + i_read).to(tl.int64)
+        slot = tl.load(slots + i_n * K + i_read).to(tl.int64)
+        p_k = keys + row * HW * D
+        p_v = latents + slot * HW * M
+        begin = i_read * per_read
+        for tile in range(tl.maximum(first - begin, 0), tl.minimum(last - begin, per_read)):
+            b_max, b_sum, b_acc = attend_tile(
+                b_q1, b_q2, p_k, p_v, tile * BLOCK_N, HW, scale, b_max, b_sum, b_acc,
+                D, M, BLOCK_N, not EVEN, PRECISION,
+            )  # fmt: skip
+
+    p_k = pointer_keys + tl.cast(i_n, tl.int64) * P * D
+    p_v = pointer_latents + tl.cast(i_n, tl.int64) * P * M
+    for tile in range(tl.maximum(first - n_paged, 0), last - n_paged):
+        b_max, b_sum, b_acc = attend_tile(
+            b_q1, b_q2, p_k, p_v, tile * BLOCK_N, n_pointers, scale, b_max, b_sum, b_acc,
+            D, M, BLOCK_N, True, PRECISION,
+        )  # fmt: skip
+
+    # Of nothing: zeros, and the logarithm of zero.
+    b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
+    i_row = tl.cast(i_n, tl.int64) * Lq
+    if SPLIT:
+        i_row += tl.cast(i_s, tl.int64) * N * Lq
+        tl.store(logsumexp + i_row + o_q, b_max + tl.log2(b_sum), mask=o_q < Lq)
+    # [BM, M]
+    p_out = out + (i_row + o_q[:, None]) * M + o_m[None, :]
+    tl.store(p_out, b_out.to(out.dtype.element_ty), mask=m_q)
+
+
+@triton.jit(do_not_specialize=["rows", "splits"])
+def combine_kernel(
+    partial,  # [splits, rows, M] float32
+    logsumexp,  # [splits, rows] float32, in base 2
+    out,  # [rows, M], written
+    rows,
+    splits,
+    M: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    o_r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    m_r = o_r < rows
+    # [BR, M]
+    o_rm = o_r[:, None] * M + tl.arange(0, M)[None, :]
+    stride = tl.cast(rows, tl.int64)
+    b_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
+    b_sum = tl.zeros([BLOCK_R], tl.float32)
+    b_acc = tl.zeros([BLOCK_R, M], tl.float32)
+    for i_s in range(splits):
+        # [BR]
+        b_lse = tl.load(logsumexp + i_s * stride + o_r, mask=m_r, other=float("-inf"))
+        # [BR, M]
+        b_part = tl.load(partial + i_s * stride * M + o_rm, mask=m_r[:, None], other=0.0)
+        b_new = tl.maximum(b_max, b_lse)
+        # While nothing was seen both are -inf, and their difference is to be no NaN.
+        b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
+        b_alpha = tl.exp2(b_max - b_base)
+        b_weight = tl.exp2(b_lse - b_base)
+        b_sum = b_sum * b_alpha + b_weight
+        b_acc = b_acc * b_alpha[:, None] + b_part * b_weight[:, None]
+        b_max = b_new
+    b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
+    tl.store(out + o_rm, b_out.to(out.dtype.element_ty), mask=m_r[:, None])
+
+
+def launch(
+    q: Tensor,
+    keys: Tensor,
+    latents: Tensor,
+    slots: Tensor,
+    reads: Tensor,
+    num_reads: Tensor,
+    pointer_keys: Tensor,
+    pointer_latents: Tensor,
+    num_pointers: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+    *,
+    out: Tensor | None = None,
+    params: Launch | None = None,
+    splits: int | None = None,
+) -> Tensor:
+    """Run the kernels; arguments as `op.memory_attention`, already checked.
+
+    Args:
+        out: where the result goes, [N, Lq, M].
+        params: launch parameters in place of the tuned ones.
+        splits: in how many parts each object's memory is cut, in place of the chosen number.
+    """
+    objects, queries, dim = q.shape
+    tokens, width = latents.shape[1:]
+    most_reads, most_pointers = reads.shape[1], pointer_keys.shape[1]
+    if out is None:
+        out = q.new_empty(objects, queries, width)
+    if out.numel() == 0:
+        return out
+    if params is None:
+        params = tuned(queries, tokens, dim, q.dtype, q.device)
+    q_tiles = triton.cdiv(queries, params.block_m)
+    if splits is None:
+        tiles = most_reads * triton.cdiv(tokens, params.block_n)
+        tiles += triton.cdiv(most_pointers, params.block_n)
+        splits = choose_splits(objects * q_tiles, tiles, processors(q.device))
+    parts, logsumexp = out, out
+    if splits > 1:
+        parts = q.new_empty(splits, objects, queries, width, dtype=torch.float32)
+        logsumexp = q.new_empty(splits, objects, queries, dtype=torch.float32)
+    memory_attention_kernel[(q_tiles, objects, splits)](
+        q,
+        keys,
+        latents,
+        slots,
+        reads,
+        num_reads,
+        pointer_keys,
+        pointer_latents,
+        num_pointers,
+        cos,
+        sin,
+        parts,
+        logsumexp,
+        scale * _LOG2_E,
+        q.stride(0),
+        objects,
+        most_reads,
+        most_pointers,
+        queries,
+        tokens,
+        D=dim,
+        M=width,
+        BLOCK_M=params.block_m,
+        BLOCK_N=params.block_n,
+        SPLIT=splits > 1,
+        EVEN=tokens % params.block_n == 0,
+        PRECISION=_precision(q.dtype),
+        num_warps=params.num_warps,
+        num_stages=params.num_stages,
+    )
+    if splits > 1:
+        rows = objects * queries
+        combine_kernel[(triton.cdiv(rows, COMBINE_ROWS),)](
+            parts, logsumexp, out, rows, splits, M=width, BLOCK_R=COMBINE_ROWS, num_warps=4
+        )
+    return out
+
+
+def _precision(dtype: torch.dtype) -> str:
+    # Three products of TF32 parts keep float32's accuracy and run on tensor cores.
+    return "tf32x3" if dtype == torch.float32 else "ieee"
+
+
+def variants(capability: int) -> list[Variant]:
+    """Every launch shipped for GPUs of `capability`."""
+    found = []
+    for dtype in _NAMES:
+        for dim, queries in ((256, 4096), (256, 256), (128, 4096), (128, 256)):
+            found.append(_attention_variant(queries, 4096, dim, True, dtype, capability))
+        found.append(_attention_variant(4096, 4096, 256, False, dtype, capability))
+        found.append(_attention_variant(4096, 4095, 256, True, dtype, capability))
+        found.append(_combine_variant(dtype, capability))
+    return found
+
+
+_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def _attention_variant(
+    queries: int, tokens: int, dim: int, split: bool, dtype: torch.dtype, capability: int
+) -> Variant:
+    params = choose(queries, tokens, dim, dtype, capability)
+    even = tokens % params.block_n == 0
+    name = _NAMES[dtype]
+    stored = ("q", "keys", "latents", "pointer_keys", "pointer_latents")
+    signature = dict.fromkeys(stored, f"*{name}")
+    signature |= dict.fromkeys(("slots", "reads", "num_reads", "num_pointers"), "*i32")
+    signature |= {"cos": "*fp32", "sin": "*fp32"}
+    signature |= dict.fromkeys(("out", "logsumexp"), "*fp32" if split else f"*{name}")
+    signature |= {"scale": "fp32"}
+    signature |= dict.fromkeys(("stride_q", "N", "K", "P", "Lq", "HW"), "i32")
+    aligned = [k for k, v in signature.items() if v[0] == "*"] + ["stride_q", "Lq"]
+    mode = f"{'split' if split else 'whole'} {'even' if even else 'odd'}"
+    return Variant(
+        op="memory_attention",
+        kernel=memory_attention_kernel,
+        label=f"{name} D{dim} {params.block_m}x{params.block_n} {mode}",
+        capability=capability,
+        signature=signature,
+        constants={
+            "D": dim,
+            "M": 64,
+            "BLOCK_M": params.block_m,
+            "BLOCK_N": params.block_n,
+            "SPLIT": split,
+            "EVEN": even,
+            "PRECISION": _precision(dtype),
+        },
+        num_warps=params.num_warps,
+        num_stages=params.num_stages,
+        has_dot=True,
+        aligned=(*aligned, "HW") if even else tuple(aligned),
+    )
+
+
+def _combine_variant(dtype: torch.dtype, capability: int) -> Variant:
+    name = _NAMES[dtype]
+    signature = {"partial": "*fp32", "logsumexp": "*fp32", "out": f"*{name}"}
+    return Variant(
+        op="memory_attention",
+        kernel=combine_kernel,
+        label=f"{name} combine",
+        capability=capability,
+        signature=signature | {"rows": "i32", "splits": "i32"},
+        constants={"M": 64, "BLOCK_R": COMBINE_ROWS},
+        num_warps=4,
+        num_stages=3,
+        has_dot=False,
+    )

@@ -1,0 +1,91 @@
+"""Launch parameters of the kernels, and how far one object's memory is cut."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import torch
+
+from fastsam2_kernels.launches import measured
+
+__all__ = ["COMBINE_ROWS", "Launch", "choose", "choose_splits", "processors", "tuned"]
+
+#: Rows of one program that sums parts.
+COMBINE_ROWS = 16
+
+_MAX_SPLITS = 32
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One tile: `block_m` queries by `block_n` memory tokens."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+def choose(queries: int, tokens: int, dim: int, dtype: torch.dtype, capability: int) -> Launch:
+    """Launch parameters by rule: large tiles that fit in shared memory and registers.
+
+    Args:
+        queries: Lq.
+        tokens: HW, of one memory.
+        dim: width D of queries and keys.
+        capability: of the GPU, as 10 * major + minor.
+    """
+    if dtype == torch.float32:
+        # Three products need both parts of each operand, masks a few registers more.
+        if capability in (80, 90) and tokens % 16 == 0:
+            return Launch(64, 16, 8 if capability == 80 else 4, 2)
+        return Launch(16, 32, 4, 2)
+    if capability in (80, 90):
+        return Launch(64, 64, 4, 2) if queries <= 512 else Launch(128, 64, 8, 2)
+    if capability in (100, 103):
+        if queries <= 512:
+            return Launch(64, 64, 8, 2)
+        return Launch(128, 64 if tokens % 64 == 0 else 32, 8, 2)
+    # 128 x 64 would be over 99 KB at D = 256.
+    return Launch(64, 64, 4, 2) if queries <= 512 or dim <= 128 else Launch(128, 32, 8, 2)
+
+
+def choose_splits(programs: int, tiles: int, processors: int) -> int:
+    """In how many parts to cut the memory of each object, so that the GPU is full.
+
+    Args:
+        programs: without cutting, which is objects times tiles of queries.
+        tiles: of memory an object has at most.
+        processors: of the GPU; each runs one program at a time.
+
+    Returns:
+        The number of parts that takes least time by the count of rounds over the GPU, each as
+        long as a part and the start of a program, plus the sum of the parts.
+    """
+
+    def time(splits: int) -> float:
+        rounds = -(-programs * splits // processors)
+        return rounds * (-(-tiles // splits) + 2) + (4 + 0.25 * splits if splits > 1 else 0)
+
+    return min(range(1, max(1, min(_MAX_SPLITS, tiles)) + 1), key=time)
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of the GPU; 1 in the interpreter."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def tuned(queries: int, tokens: int, dim: int, dtype: torch.dtype, device: torch.device) -> Launch:
+    """What was measured on this GPU for such a call, or else the rule's choice."""
+    name = str(dtype).removeprefix("torch.")
+    call = {"queries": queries, "tokens": tokens, "dim": dim, "dtype": name}
+    found = measured("memory_attention", device, **call)
+    if device.type != "cuda":
+        return choose(queries, tokens, dim, dtype, 90)
+    major, minor = torch.cuda.get_device_capability(device)
+    return replace(choose(queries, tokens, dim, dtype, 10 * major + minor), **found)

@@ -1,0 +1,171 @@
+"""Triton kernel: project, bias and turn, one tile of latents for all layers."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastsam2_kernels.memory_keys.tuning import Launch, choose, tuned
+from fastsam2_kernels.variants import Variant
+
+__all__ = ["launch", "variants"]
+
+
+# How many reads there are changes from frame to frame, and is to recompile nothing.
+@triton.jit(do_not_specialize=["R"])
+def memory_keys_kernel(
+    latents,  # [S, HW, M]
+    pos,  # [HW, M]
+    tpos,  # [T, M]
+    weight,  # [L, D, M]
+    bias,  # [L, D]
+    cos,  # [HW, D/2] float32
+    sin,  # [HW, D/2] float32
+    slots,  # [R] int32
+    times,  # [R] int32
+    keys,  # [L, R, HW, D], written
+    R,
+    HW,
+    L: tl.constexpr,
+    D: tl.constexpr,
+    M: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    i_read = tl.program_id(1)
+    slot = tl.load(slots + i_read).to(tl.int64)
+    if slot >= 0:
+        time = tl.load(times + i_read).to(tl.int64)
+        H: tl.constexpr = D // 2
+        o_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+        o_m = tl.arange(0, M)
+        m_t = o_t[:, None] < HW
+        # [BT, M]
+        o_tm = o_t[:, None] * M + o_m[None, :]
+        b_x = tl.load(latents + slot * HW * M + o_tm, mask=m_t, other=0.0).to(tl.float32)
+        b_x += tl.load(pos + o_tm, mask=m_t, other=0.0).to(tl.float32)
+        # [M]
+        b_x += tl.load(tpos + time * M + o_m).to(tl.float32)[None, :]
+        b_x = b_x.to(latents.dtype.element_ty)
+
+        p_read = keys + i_read.to(tl.int64) * HW * D
+        stride_layer = tl.cast(R, tl.int64) * HW * D
+        for c in range(0, H, BLOCK_C):
+            o_c = c + tl.arange(0, BLOCK_C)
+            # [BT, BC]
+            o_tc = o_t[:, None] * H + o_c[None, :]
+            b_cos = tl.load(cos + o_tc, mask=m_t, other=0.0)
+            b_sin = tl.load(sin + o_tc, mask=m_t, other=0.0)
+            for layer in range(L):
+                # [M, BC]
+                p_w = weight + layer * D * M + o_c[None, :] * M + o_m[:, None]
+                b_w1 = tl.load(p_w)
+                b_w2 = tl.load(p_w + H * M)
+                # [BC]
+                b_b1 = tl.load(bias + layer * D + o_c).to(tl.float32)
+                b_b2 = tl.load(bias + layer * D + H + o_c).to(tl.float32)
+                # [BT, BC]
+                b_1 = tl.dot(b_x, b_w1, input_precision=PRECISION) + b_b1[None, :]
+                b_2 = tl.dot(b_x, b_w2, input_precision=PRECISION) + b_b2[None, :]
+                p_k = p_read + layer * stride_layer + o_t[:, None] * D + o_c[None, :]
+                b_k1 = b_1 * b_cos - b_2 * b_sin
+                b_k2 = b_2 * b_cos + b_1 * b_sin
+                tl.store(p_k, b_k1.to(keys.dtype.element_ty), mask=m_t)
+                tl.store(p_k + H, b_k2.to(keys.dtype.element_ty), mask=m_t)
+
+
+def launch(
+    latents: Tensor,
+    pos: Tensor,
+    tpos: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    times: Tensor,
+    *,
+    out: Tensor | None = None,
+    params: Launch | None = None,
+) -> Tensor:
+    """Run the kernel; arguments as `op.memory_keys`, already checked.
+
+    Args:
+        out: where the keys go, [L, R, HW, D]; rows of padding are left as they are.
+        params: launch parameters in place of the tuned ones.
+    """
+    layers, dim, width = weight.shape
+    tokens, reads = latents.shape[1], len(slots)
+    if out is None:
+        out = latents.new_empty(layers, reads, tokens, dim)
+    if out.numel() == 0:
+        return out
+    if params is None:
+        params = tuned(dim, latents.dtype, latents.device)
+    memory_keys_kernel[(triton.cdiv(tokens, params.block_t), reads)](
+        latents,
+        pos,
+        tpos,
+        weight,
+        bias,
+        cos,
+        sin,
+        slots,
+        times,
+        out,
+        reads,
+        tokens,
+        L=layers,
+        D=dim,
+        M=width,
+        BLOCK_T=params.block_t,
+        BLOCK_C=params.block_c,
+        PRECISION=_precision(latents.dtype),
+        num_warps=params.num_warps,
+        num_stages=params.num_stages,
+    )
+    return out
+
+
+def _precision(dtype: torch.dtype) -> str:
+    # Three products of TF32 parts keep float32's accuracy and run on tensor cores.
+    return "tf32x3" if dtype == torch.float32 else "ieee"
+
+
+def variants(capability: int) -> list[Variant]:
+    """Every launch shipped for GPUs of `capability`."""
+    found = []
+    for dtype, name in (
+        (torch.bfloat16, "bf16"),
+        (torch.float16, "fp16"),
+        (torch.float32, "fp32"),
+    ):
+        for dim in (256, 128):
+            params = choose(dim, dtype, capability)
+            stored = ("latents", "pos", "tpos", "weight", "bias", "keys")
+            signature = dict.fromkeys(stored, f"*{name}")
+            signature |= {"cos": "*fp32", "sin": "*fp32", "slots": "*i32", "times": "*i32"}
+            signature |= {"R": "i32", "HW": "i32"}
+            found.append(
+                Variant(
+                    op="memory_keys",
+                    kernel=memory_keys_kernel,
+                    label=f"{name} D{dim} {params.block_t}x{params.block_c}",
+                    capability=capability,
+                    signature=signature,
+                    constants={
+                        "L": 4,
+                        "D": dim,
+                        "M": 64,
+                        "BLOCK_T": params.block_t,
+                        "BLOCK_C": params.block_c,
+                        "PRECISION": _precision(dtype),
+                    },
+                    num_warps=params.num_warps,
+                    num_stages=params.num_stages,
+                    has_dot=True,
+                    aligned=(*(k for k, v in signature.items() if v[0] == "*"), "HW"),
+                )
+            )
+    return found

@@ -1,0 +1,158 @@
+"""The public function: validation and choice of implementation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastsam2_kernels.dispatch import Impl, uses_triton
+from fastsam2_kernels.memory_keys.reference import memory_keys_reference
+
+__all__ = ["memory_keys"]
+
+
+def memory_keys(
+    latents: Tensor,
+    pos: Tensor,
+    tpos: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    times: Tensor,
+    *,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Keys of the memories that are read: RoPE(W_l (latents[slot] + pos + tpos[time]) + b_l).
+
+    Args:
+        latents: pool of memories [S, HW, M].
+        pos: spatial positions [HW, M].
+        tpos: temporal positions [T, M].
+        weight: key projections of L layers [L, D, M], channels in half-split order: channel i is
+            turned with channel i + D/2.
+        bias: [L, D].
+        cos, sin: rotary tables, float32 [HW, D/2].
+        slots: int32 [R], the memory of each read; -1 is padding.
+        times: int32 [R], the row of `tpos` of each read.
+        impl: "auto" takes the Triton kernel on a GPU it runs on.
+
+    Returns:
+        [L, R, HW, D] in the dtype of `latents`. Keys of padding are not computed: undefined.
+
+    Raises:
+        TypeError: dtypes differ, tables are not float32, or indices are not int32.
+        ValueError: shapes or devices do not fit, a tensor is not contiguous, or `impl` is unknown.
+        RuntimeError: `impl="triton"` cannot run here.
+
+    Source: `k_proj` and `apply_rotary_enc` of `sam2.modeling.sam.transformer.RoPEAttention` on
+    `memory + memory_pos`.
+    """
+    args = (latents, pos, tpos, weight, bias, cos, sin, slots, times)
+    _check(*args)
+    if impl == "auto":
+        return _memory_keys(*args)
+    if not uses_triton(impl, latents):
+        return memory_keys_reference(*args)
+    if not _fits(latents, weight):
+        raise ValueError(
+            f"the kernel needs half or single precision, D a power of two from 32 and M from 16: "
+            f"got {latents.dtype}, D {weight.shape[1]}, M {weight.shape[2]}"
+        )
+    return _launch(*args)
+
+
+def _check(
+    latents: Tensor,
+    pos: Tensor,
+    tpos: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    times: Tensor,
+) -> None:
+    if latents.ndim != 3 or weight.ndim != 3 or tpos.ndim != 2 or slots.ndim != 1:
+        raise ValueError(
+            f"latents must be [S, HW, M], weight [L, D, M], tpos [T, M] and slots [R], got "
+            f"{tuple(latents.shape)}, {tuple(weight.shape)}, {tuple(tpos.shape)}, "
+            f"{tuple(slots.shape)}"
+        )
+    _, tokens, width = latents.shape
+    layers, dim, _ = weight.shape
+    if dim % 2:
+        raise ValueError(f"D must be even, got {dim}")
+    half, single, index = latents.dtype, torch.float32, torch.int32
+    for name, tensor, shape, dtype in (
+        ("latents", latents, latents.shape, half),
+        ("pos", pos, (tokens, width), half),
+        ("tpos", tpos, (tpos.shape[0], width), half),
+        ("weight", weight, (layers, dim, width), half),
+        ("bias", bias, (layers, dim), half),
+        ("cos", cos, (tokens, dim // 2), single),
+        ("sin", sin, (tokens, dim // 2), single),
+        ("slots", slots, slots.shape, index),
+        ("times", times, slots.shape, index),
+    ):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+        if tensor.device != latents.device:
+            raise ValueError(f"{name} is on {tensor.device}, latents on {latents.device}")
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
+
+
+def _fits(latents: Tensor, weight: Tensor) -> bool:
+    _, dim, width = weight.shape
+    powers = dim & (dim - 1) == 0 and width & (width - 1) == 0
+    known = latents.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return known and powers and dim >= 32 and width >= 16
+
+
+def _launch(*args: Tensor) -> Tensor:
+    from fastsam2_kernels.memory_keys.kernel import launch
+
+    return launch(*args)
+
+
+@torch.library.custom_op("fastsam2::memory_keys", mutates_args=(), device_types="cuda")
+def _memory_keys(
+    latents: Tensor,
+    pos: Tensor,
+    tpos: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    times: Tensor,
+) -> Tensor:
+    run = _launch if uses_triton("auto", latents) and _fits(latents, weight) else _reference
+    return run(latents, pos, tpos, weight, bias, cos, sin, slots, times)
+
+
+def _reference(*args: Tensor) -> Tensor:
+    return memory_keys_reference(*args)
+
+
+_memory_keys.register_kernel("cpu")(_reference)
+
+
+@_memory_keys.register_fake
+def _(
+    latents: Tensor,
+    pos: Tensor,
+    tpos: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    times: Tensor,
+) -> Tensor:
+    layers, dim, _ = weight.shape
+    return latents.new_empty(layers, len(slots), latents.shape[1], dim)

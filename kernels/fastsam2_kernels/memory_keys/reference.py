@@ -1,0 +1,42 @@
+"""Keys of a paged memory in plain PyTorch: the specification."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["memory_keys_reference", "turn"]
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn channel i of `x` [..., L, D] with channel i + D/2 by the tables [L, D/2].
+
+    It is RoPE in half-split channel order. Computed in float32 at least, as the tables are.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    a, b = x.to(dtype).chunk(2, dim=-1)
+    cos, sin = cos.to(dtype), sin.to(dtype)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+def memory_keys_reference(
+    latents: Tensor,
+    pos: Tensor,
+    tpos: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    times: Tensor,
+) -> Tensor:
+    """The specification of `op.memory_keys`; same arguments. Keys of padding are zero here."""
+    layers, dim, _ = weight.shape
+    valid = slots >= 0
+    memory = latents[slots[valid].long()] + pos + tpos[times[valid].long()].unsqueeze(1)
+    # One product for all layers: [r, HW, L * D].
+    projected = F.linear(memory, weight.flatten(0, 1), bias.flatten())
+    turned = turn(projected.unflatten(-1, (layers, dim)).movedim(-2, 0), cos, sin)
+    keys = turned.new_zeros(layers, len(slots), latents.shape[1], dim)
+    return keys.index_copy(1, valid.nonzero()[:, 0], turned)

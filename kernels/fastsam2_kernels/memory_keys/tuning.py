@@ -1,0 +1,49 @@
+"""Launch parameters of the kernel."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import torch
+
+from fastsam2_kernels.launches import measured
+
+__all__ = ["Launch", "choose", "tuned"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One tile: `block_t` tokens by `block_c` channels of each half."""
+
+    block_t: int
+    block_c: int
+    num_warps: int
+    num_stages: int
+
+
+def choose(dim: int, dtype: torch.dtype, capability: int) -> Launch:
+    """Launch parameters by rule.
+
+    Args:
+        dim: width D of a key.
+        capability: of the GPU, as 10 * major + minor.
+    """
+    if dtype != torch.float32:
+        block_c, num_warps = 32, 4
+    elif capability >= 90:
+        block_c, num_warps = 32, 8
+    else:
+        # The three products of float32 would spill with more channels.
+        block_c, num_warps = 16, 4
+    return Launch(block_t=64, block_c=min(block_c, dim // 2), num_warps=num_warps, num_stages=2)
+
+
+@functools.cache
+def tuned(dim: int, dtype: torch.dtype, device: torch.device) -> Launch:
+    """What was measured on this GPU for such a call, or else the rule's choice."""
+    found = measured("memory_keys", device, dim=dim, dtype=str(dtype).removeprefix("torch."))
+    if device.type != "cuda":
+        return choose(dim, dtype, 90)
+    major, minor = torch.cuda.get_device_capability(device)
+    return replace(choose(dim, dtype, 10 * major + minor), **found)

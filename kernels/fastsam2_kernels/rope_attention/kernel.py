@@ -1,0 +1,304 @@
+"""Flash attention with RoPE on queries and keys, split over the keys, in Triton.
+
+Three kernels. `_turn_keys_kernel` turns the keys once and writes them down: every query tile reads
+every key, so turning them where they are read would repeat it L / BM times, and would send each
+tile through registers where it is otherwise copied straight into shared memory. `_attend_kernel`
+turns its queries on load and runs over one part of the keys. `_combine_kernel` joins the parts.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from fastsam2_kernels.rope_attention.tuning import CAPABILITIES, DIMS, Launch, launch_for, tile
+from fastsam2_kernels.variants import Variant
+
+__all__ = ["launch", "variants"]
+
+_LOG2_E = 1.4426950408889634
+
+#: Rows of a program of the two kernels that only move data, and its warps.
+_ROWS, _ROW_WARPS = 16, 4
+
+
+@triton.jit
+def _turn(low, high, cos, sin):
+    return low * cos - high * sin, high * cos + low * sin
+
+
+# L varies from call to call and steers nothing but masks: no version of its own for odd or even L.
+@triton.jit(do_not_specialize=["L"])
+def _turn_keys_kernel(
+    k,  # [N, L, D], of strides s_kn, s_kl, 1
+    cos,  # [L, D // 2] float32
+    sin,  # [L, D // 2] float32
+    out,  # [N, L, D]
+    L,
+    s_kn,
+    s_kl,
+    D: tl.constexpr,
+    BL: tl.constexpr,
+):
+    i_l, i_n = tl.program_id(0) * BL, tl.program_id(1).to(tl.int64)
+    o_l = tl.arange(0, BL)[:, None]
+    o_h = tl.arange(0, D // 2)[None, :]
+    m_l = i_l + o_l < L
+
+    # [BL, D // 2]
+    p_k = k + i_n * s_kn + i_l.to(tl.int64) * s_kl + o_l * s_kl + o_h
+    b_low = tl.load(p_k, mask=m_l, other=0.0).to(tl.float32)
+    b_high = tl.load(p_k + D // 2, mask=m_l, other=0.0).to(tl.float32)
+    # [BL, D // 2]
+    o_angle = (i_l + o_l) * (D // 2) + o_h
+    b_cos = tl.load(cos + o_angle, mask=m_l, other=0.0)
+    b_sin = tl.load(sin + o_angle, mask=m_l, other=0.0)
+    b_low, b_high = _turn(b_low, b_high, b_cos, b_sin)
+
+    # [BL, D // 2]
+    p_out = out + (i_n * L + i_l) * D + o_l * D + o_h
+    tl.store(p_out, b_low.to(out.dtype.element_ty), mask=m_l)
+    tl.store(p_out + D // 2, b_high.to(out.dtype.element_ty), mask=m_l)
+
+
+@triton.jit(do_not_specialize=["L"])
+def _attend_kernel(
+    q,  # [N, L, D], of strides s_qn, s_ql, 1
+    k,  # [N, L, D], turned, contiguous
+    v,  # [N, L, D], of strides s_vn, s_vl, 1
+    cos,  # [L, D // 2] float32
+    sin,  # [L, D // 2] float32
+    out,  # [N, L, D]; or, if SPLIT, parts [S, N, L, D] float32, each of weights that sum to 1
+    lse,  # [S, N, L] float32: log2 of the sum of exponentials of a part; written if SPLIT
+    scale,  # times log2(e), positive
+    L,
+    s_qn,
+    s_ql,
+    s_vn,
+    s_vl,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    SPLIT: tl.constexpr,
+    EVEN: tl.constexpr,  # BN divides L
+    PRECISION: tl.constexpr,
+):
+    i_m, i_s, i_n = tl.program_id(0) * BM, tl.program_id(1), tl.program_id(2).to(tl.int64)
+    o_m = tl.arange(0, BM)
+    o_n = tl.arange(0, BN)
+    o_h = tl.arange(0, D // 2)
+    o_d = tl.arange(0, D)
+    m_m = o_m < L - i_m
+
+    # [BM, D // 2]
+    p_q = q + i_n * s_qn + i_m.to(tl.int64) * s_ql + o_m[:, None] * s_ql + o_h[None, :]
+    b_low = tl.load(p_q, mask=m_m[:, None], other=0.0).to(tl.float32)
+    b_high = tl.load(p_q + D // 2, mask=m_m[:, None], other=0.0).to(tl.float32)
+    # [BM, D // 2]
+    o_angle = (i_m + o_m)[:, None] * (D // 2) + o_h[None, :]
+    b_cos = tl.load(cos + o_angle, mask=m_m[:, None], other=0.0)
+    b_sin = tl.load(sin + o_angle, mask=m_m[:, None], other=0.0)
+    b_low, b_high = _turn(b_low, b_high, b_cos, b_sin)
+    # The halves stay apart: two products over D / 2 channels need no shuffle and fewer registers.
+    b_low, b_high = b_low.to(k.dtype.element_ty), b_high.to(k.dtype.element_ty)
+
+    b_max = tl.full([BM], float("-inf"), tl.float32)
+    b_sum = tl.zeros([BM], tl.float32)
+    b_acc = tl.zeros([BM, D], tl.float32)
+    k += i_n * L * D
+    v += i_n * s_vn
+    # There are no more parts than tiles, so that none is empty, and each tile has a key.
+    tiles, parts = tl.cdiv(L, BN), tl.num_programs(1)
+    for i_t in range(i_s * tiles // parts, (i_s + 1) * tiles // parts):
+        i_k = i_t * BN
+        m_n = i_k + o_n < L
+        # [D // 2, BN]
+        p_k = k + (i_k + o_n)[None, :] * D + o_h[:, None]
+        # [BN, D]
+        p_v = v + (i_k + o_n)[:, None].to(tl.int64) * s_vl + o_d[None, :]
+        if EVEN:
+            b_k_low, b_k_high = tl.load(p_k), tl.load(p_k + D // 2)
+            b_v = tl.load(p_v)
+        else:
+            b_k_low = tl.load(p_k, mask=m_n[None, :], other=0.0)
+            b_k_high = tl.load(p_k + D // 2, mask=m_n[None, :], other=0.0)
+            b_v = tl.load(p_v, mask=m_n[:, None], other=0.0)
+        # [BM, BN]
+        b_p = tl.dot(b_low, b_k_low, input_precision=PRECISION)
+        b_p = tl.dot(b_high, b_k_high, b_p, input_precision=PRECISION)
+        if not EVEN:
+            b_p = tl.where(m_n[None, :], b_p, float("-inf"))
+        # [BM]
+        b_new = tl.maximum(b_max, tl.max(b_p, 1) * scale)
+        b_p = tl.exp2(b_p * scale - b_new[:, None])
+        b_shrink = tl.exp2(b_max - b_new)
+        b_sum = b_sum * b_shrink + tl.sum(b_p, 1)
+        b_max = b_new
+        # [BM, D]
+        b_acc = b_acc * b_shrink[:, None]
+        b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc, input_precision=PRECISION)
+
+    row = (i_s.to(tl.int64) * tl.num_programs(2) + i_n) * L + i_m
+    # [BM, D]
+    b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)
+    p_out = out + row * D + o_m[:, None] * D + o_d[None, :]
+    tl.store(p_out, b_out, mask=m_m[:, None])
+    if SPLIT:
+        tl.store(lse + row + o_m, b_max + tl.log2(b_sum), mask=m_m)
+
+
+@triton.jit(do_not_specialize=["R", "S"])
+def _combine_kernel(
+    parts,  # [S, R, D] float32
+    lse,  # [S, R] float32
+    out,  # [R, D]
+    R,  # N * L
+    S,
+    D: tl.constexpr,
+    BR: tl.constexpr,
+):
+    i_r = tl.program_id(0).to(tl.int64) * BR
+    o_r = tl.arange(0, BR)
+    o_d = tl.arange(0, D)
+    m_r = o_r < R - i_r
+    lse += i_r
+    parts += i_r * D
+    s_s = R.to(tl.int64)
+
+    # [BR]
+    b_max = tl.full([BR], float("-inf"), tl.float32)
+    for i_s in range(S):
+        b_lse = tl.load(lse + i_s * s_s + o_r, mask=m_r, other=0.0)
+        b_max = tl.maximum(b_max, b_lse)
+    b_sum = tl.zeros([BR], tl.float32)
+    b_acc = tl.zeros([BR, D], tl.float32)
+    for i_s in range(S):
+        b_lse = tl.load(lse + i_s * s_s + o_r, mask=m_r, other=0.0)
+        b_weight = tl.exp2(b_lse - b_max)
+        # [BR, D]
+        p_part = parts + i_s * s_s * D + o_r[:, None] * D + o_d[None, :]
+        b_acc += b_weight[:, None] * tl.load(p_part, mask=m_r[:, None], other=0.0)
+        b_sum += b_weight
+    # [BR, D]
+    b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)
+    tl.store(out + i_r * D + o_r[:, None] * D + o_d[None, :], b_out, mask=m_r[:, None])
+
+
+def launch(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    scale: float,
+    *,
+    out: torch.Tensor | None = None,
+    config: Launch | None = None,
+) -> torch.Tensor:
+    """Run the kernels on checked arguments; see `op.rope_attention`.
+
+    Args:
+        out: [N, L, D] contiguous, to be written; None: a new one.
+        config: None: as `tuning` chooses.
+    """
+    n, length, dim = q.shape
+    if out is None:
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    if out.numel() == 0:
+        return out
+    if config is None:
+        config = launch_for(q.device, n, length, dim, q.dtype)
+    tiles = triton.cdiv(length, config.block_n)
+    splits = min(config.splits, tiles)
+
+    turned = torch.empty_like(out)
+    _turn_keys_kernel[(triton.cdiv(length, _ROWS), n)](
+        k, cos, sin, turned, length, k.stride(0), k.stride(1),
+        D=dim, BL=_ROWS, num_warps=_ROW_WARPS,
+    )  # fmt: skip
+    if splits > 1:
+        parts = torch.empty((splits, n, length, dim), dtype=torch.float32, device=q.device)
+        lse = torch.empty((splits, n, length), dtype=torch.float32, device=q.device)
+    else:
+        # Not written to: some pointer has to be there.
+        parts, lse = out, cos
+    _attend_kernel[(triton.cdiv(length, config.block_m), splits, n)](
+        q, turned, v, cos, sin, parts, lse, scale * _LOG2_E, length,
+        q.stride(0), q.stride(1), v.stride(0), v.stride(1),
+        D=dim, BM=config.block_m, BN=config.block_n,
+        SPLIT=splits > 1, EVEN=length % config.block_n == 0, PRECISION="ieee",
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+    if splits > 1:
+        _combine_kernel[(triton.cdiv(n * length, _ROWS),)](
+            parts, lse, out, n * length, splits, D=dim, BR=_ROWS, num_warps=_ROW_WARPS
+        )
+    return out
+
+
+def variants(capability: int) -> list[Variant]:
+    """Every kernel as it is launched on GPUs of `capability`."""
+    found = []
+    for dtype, name in (
+        (torch.bfloat16, "bf16"),
+        (torch.float16, "fp16"),
+        (torch.float32, "fp32"),
+    ):
+        for dim in DIMS:
+            found += _variants(capability, dtype, name, dim)
+    return found
+
+
+def _variants(capability: int, dtype: torch.dtype, name: str, dim: int) -> list[Variant]:
+    pointer, config = f"*{name}", tile(dim, dtype, capability)
+    tables = {"cos": "*fp32", "sin": "*fp32"}
+
+    def variant(
+        kernel: object,
+        label: str,
+        signature: dict[str, str],
+        constants: dict[str, object],
+        num_warps: int,
+        num_stages: int = 3,
+    ) -> Variant:
+        aligned = [a for a, t in signature.items() if t.startswith("*") or a.startswith("s_")]
+        return Variant(
+            op="rope_attention",
+            kernel=kernel,
+            label=f"{name} {dim} {label}",
+            capability=capability,
+            signature=signature,
+            constants={"D": dim, **constants},
+            num_warps=num_warps,
+            num_stages=num_stages,
+            # Exact float32 products are made without the tensor cores.
+            has_dot=kernel is _attend_kernel and name != "fp32",
+            aligned=tuple(aligned),
+        )
+
+    keys = {"k": pointer, **tables, "out": pointer, "L": "i32", "s_kn": "i32", "s_kl": "i32"}
+    combine = {"parts": "*fp32", "lse": "*fp32", "out": pointer, "R": "i32", "S": "i32"}
+    found = [
+        variant(_turn_keys_kernel, "keys", keys, {"BL": _ROWS}, _ROW_WARPS),
+        variant(_combine_kernel, "combine", combine, {"BR": _ROWS}, _ROW_WARPS),
+    ]
+    for split in (True, False):
+        for even in (True, False):
+            attend = {
+                "q": pointer, "k": pointer, "v": pointer, **tables,
+                "out": "*fp32" if split else pointer, "lse": "*fp32", "scale": "fp32", "L": "i32",
+                "s_qn": "i32", "s_ql": "i32", "s_vn": "i32", "s_vl": "i32",
+            }  # fmt: skip
+            constants: dict[str, object] = {
+                "BM": config.block_m,
+                "BN": config.block_n,
+                "SPLIT": split,
+                "EVEN": even,
+                "PRECISION": "ieee",
+            }
+            label = f"{config.block_m}x{config.block_n}{' split' * split}{'' if even else ' odd'}"
+            found.append(
+                variant(
+                    _attend_kernel, label, attend, constants, config.num_warps, config.num_stages
+                )
+            )
+    return found

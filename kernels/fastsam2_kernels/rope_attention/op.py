@@ -1,0 +1,107 @@
+"""The public function: validation, choice of implementation, registration with PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastsam2_kernels.dispatch import Impl, uses_triton
+from fastsam2_kernels.rope_attention.reference import rope_attention_reference
+from fastsam2_kernels.rope_attention.tuning import DIMS
+
+__all__ = ["rope_attention"]
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def rope_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+    *,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Self-attention of one head whose queries and keys are turned by their positions.
+
+    Channels are in half-split order: RoPE turns the pair (i, i + D / 2) by the angle of channel i.
+    Where the weights were trained on neighbouring pairs, permute the rows of the projections.
+
+    Args:
+        q, k, v: [N, L, D], D = 128 or 256, rows contiguous; may be views of one [N, L, 3 D].
+        cos, sin: [L, D / 2] float32, contiguous.
+        scale: positive factor of the logits, usually D ** -0.5.
+        impl: "auto" takes the kernels on a GPU for float16 and bfloat16, which its tensor cores
+            multiply, and PyTorch's attention for the rest. "triton" also takes float32.
+
+    Returns:
+        [N, L, D], contiguous, in the dtype of `q`.
+
+    Raises:
+        TypeError: dtypes differ or are not supported.
+        ValueError: shapes, strides, devices, `scale` or `impl` do not fit.
+        RuntimeError: `impl="triton"` cannot run there.
+
+    Source: `RoPEAttention` of `sam2`; RoPE: arXiv 2104.09864; flash attention: arXiv 2307.08691.
+    """
+    _check(q, k, v, cos, sin, scale)
+    if impl == "auto":
+        return _rope_attention(q, k, v, cos, sin, scale)
+    if not uses_triton(impl, q):
+        return rope_attention_reference(q, k, v, cos, sin, scale)
+    if q.dtype not in (*_HALF, torch.float32):
+        raise TypeError(f"impl='triton' takes float16, bfloat16 or float32, not {q.dtype}")
+    return _launch(q, k, v, cos, sin, scale)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> None:
+    if q.ndim != 3 or k.shape != q.shape or v.shape != q.shape:
+        shapes = [tuple(x.shape) for x in (q, k, v)]
+        raise ValueError(f"q, k and v must be [N, L, D] alike, got {shapes}")
+    _, length, dim = q.shape
+    if dim not in DIMS:
+        raise ValueError(f"D must be one of {DIMS}, got {dim}")
+    if cos.shape != (length, dim // 2) or sin.shape != cos.shape:
+        shapes = [tuple(x.shape) for x in (cos, sin)]
+        raise ValueError(f"cos and sin must be [{length}, {dim // 2}], got {shapes}")
+    if not q.is_floating_point() or k.dtype != q.dtype or v.dtype != q.dtype:
+        raise TypeError(f"q, k, v must be floating and alike, got {q.dtype}, {k.dtype}, {v.dtype}")
+    if cos.dtype != torch.float32 or sin.dtype != torch.float32:
+        raise TypeError(f"cos and sin must be float32, got {cos.dtype}, {sin.dtype}")
+    if any(x.device != q.device for x in (k, v, cos, sin)):
+        devices = [str(x.device) for x in (q, k, v, cos, sin)]
+        raise ValueError(f"q, k, v, cos and sin must be on one device, got {devices}")
+    if any(x.stride(-1) != 1 for x in (q, k, v)):
+        strides = [x.stride() for x in (q, k, v)]
+        raise ValueError(f"rows of q, k and v must be contiguous, got strides {strides}")
+    if not (cos.is_contiguous() and sin.is_contiguous()):
+        raise ValueError(f"cos, sin must be contiguous, got {cos.stride()}, {sin.stride()}")
+    if not 0.0 < scale < float("inf"):
+        raise ValueError(f"scale must be positive and finite, got {scale}")
+
+
+def _launch(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
+    from fastsam2_kernels.rope_attention.kernel import launch
+
+    return launch(q, k, v, cos, sin, scale)
+
+
+@torch.library.custom_op("fastsam2::rope_attention", mutates_args=(), device_types="cuda")
+def _rope_attention(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float
+) -> Tensor:
+    if q.dtype in _HALF and uses_triton("auto", q):
+        return _launch(q, k, v, cos, sin, scale)
+    return rope_attention_reference(q, k, v, cos, sin, scale)
+
+
+@_rope_attention.register_kernel("cpu")
+def _(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
+    return rope_attention_reference(q, k, v, cos, sin, scale)
+
+
+@_rope_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
