@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsam2_kernels.rope_attention.tuning import CAPABILITIES, DIMS, Launch, launch_for, tile
+from fastsam2_kernels.rope_attention.tuning import DIMS, Launch, launch_for, tile
 from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch", "variants"]

@@ -114,9 +114,7 @@ def _gpu(device: torch.device) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=1024)
-def launch_for(
-    device: torch.device, n: int, length: int, dim: int, dtype: torch.dtype
-) -> Launch:
+def launch_for(device: torch.device, n: int, length: int, dim: int, dtype: torch.dtype) -> Launch:
     """The launch on `device`: measured on that GPU, or chosen."""
     if device.type != "cuda":
         # Interpreted: larger tiles are fewer steps.
@@ -124,4 +122,5 @@ def launch_for(
     capability, processors = _gpu(device)
     chosen = choose(n, length, dim, dtype, capability, processors)
     name = str(dtype).removeprefix("torch.")
-    return replace(chosen, **measured("rope_attention", device, n=n, length=length, dim=dim, dtype=name))
+    call = {"n": n, "length": length, "dim": dim, "dtype": name}
+    return replace(chosen, **measured("rope_attention", device, **call))
