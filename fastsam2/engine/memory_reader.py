@@ -102,8 +102,8 @@ class MemoryReader:
         scale = x.shape[-1] ** -0.5
         for i, folded in enumerate(self.layers):
             layer = folded.layer
-            y = F.linear(layer.norm1(x), folded.qkv_weight, folded.qkv_bias)
-            y = rope_attention(*y.chunk(3, dim=-1), cos, sin, scale)
+            q, k, v = F.linear(layer.norm1(x), folded.qkv_weight, folded.qkv_bias).chunk(3, dim=-1)
+            y = rope_attention(q, k, v, cos, sin, scale)
             x = x + layer.self_attn.out_proj(y)
             q = F.linear(layer.norm2(x), folded.q_weight, folded.q_bias)
             if i == 0:
