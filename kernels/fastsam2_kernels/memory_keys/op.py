@@ -155,4 +155,4 @@ def _(
     times: Tensor,
 ) -> Tensor:
     layers, dim, _ = weight.shape
-    return latents.new_empty(layers, len(slots), latents.shape[1], dim)
+    return latents.new_empty(layers, slots.shape[0], latents.shape[1], dim)  # len() specialises

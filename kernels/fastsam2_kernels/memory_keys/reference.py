@@ -38,5 +38,5 @@ def memory_keys_reference(
     # One product for all layers: [r, HW, L * D].
     projected = F.linear(memory, weight.flatten(0, 1), bias.flatten())
     turned = turn(projected.unflatten(-1, (layers, dim)).movedim(-2, 0), cos, sin)
-    keys = turned.new_zeros(layers, len(slots), latents.shape[1], dim)
+    keys = turned.new_zeros(layers, slots.shape[0], latents.shape[1], dim)
     return keys.index_copy(1, valid.nonzero()[:, 0], turned)

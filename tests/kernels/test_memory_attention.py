@@ -1,0 +1,223 @@
+"""memory_attention: kernel and CPU schedule against the float64 reference, that against sam2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fastsam2_kernels import dispatch
+from fastsam2_kernels.memory_attention import memory_attention
+from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
+from fastsam2_kernels.memory_attention.reference import memory_attention_reference
+from tests.kernels.accuracy import DTYPES, assert_accurate, error, poisoned
+
+pytest.importorskip("triton")
+from fastsam2_kernels.memory_attention.kernel import launch
+from fastsam2_kernels.memory_attention.tuning import Launch, choose_splits
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TILE = Launch(32, 32, 4, 2)
+
+
+@pytest.fixture(autouse=True)
+def _bfloat16() -> None:
+    if dispatch.interpreting():
+        from tests.kernels.interpreter_bf16 import install
+
+        install()
+
+
+def inputs(
+    num_reads: Sequence[int],
+    num_pointers: Sequence[int],
+    dtype: torch.dtype,
+    *,
+    queries: int = 40,
+    tokens: int = 49,
+    dim: int = 64,
+    width: int = 16,
+    size: float = 1.0,
+) -> tuple[Tensor, ...]:
+    """Random arguments but the scale. All that no object reads is NaN."""
+    objects, most = len(num_reads), max([*num_reads, 1])
+    pointers = max([*num_pointers, 0])
+
+    def random(*shape: int) -> Tensor:
+        return (size * torch.randn(shape, device=DEVICE)).to(dtype)
+
+    def index(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+
+    keys, latents = random(objects * most + 1, tokens, dim), random(6, tokens, width)
+    pointer_keys, pointer_latents = random(objects, pointers, dim), random(objects, pointers, width)
+    reads = torch.randperm(objects * most)[: objects * most].int().reshape(objects, most)
+    slots = torch.randint(0, 5, (objects, most), dtype=torch.int32)
+    keys[-1], latents[-1] = float("nan"), float("nan")
+    for n, (read, pointer) in enumerate(zip(num_reads, num_pointers, strict=True)):
+        reads[n, read:], slots[n, read:] = objects * most, 5
+        pointer_keys[n, pointer:], pointer_latents[n, pointer:] = float("nan"), float("nan")
+    angle = 100 * torch.randn(queries, dim // 2, device=DEVICE)
+    return (
+        random(objects, queries, dim),
+        keys,
+        latents,
+        slots.to(DEVICE),
+        reads.to(DEVICE),
+        index(num_reads),
+        pointer_keys,
+        pointer_latents,
+        index(num_pointers),
+        angle.cos(),
+        angle.sin(),
+    )
+
+
+def exact(arguments: tuple[Tensor, ...], scale: float) -> Tensor:
+    wide = (x.double() if x.is_floating_point() else x for x in arguments)
+    return memory_attention_reference(*wide, scale)  # type: ignore[call-arg, misc]
+
+
+def check(arguments: tuple[Tensor, ...], splits: int = 1, params: Launch = TILE) -> None:
+    scale = arguments[0].shape[2] ** -0.5
+    plain = memory_attention_reference(*arguments, scale)  # type: ignore[call-arg, misc]
+    out = launch(*arguments, scale, out=poisoned(plain), params=params, splits=splits)  # type: ignore[call-arg, misc]
+    assert_accurate(out, exact(arguments, scale), plain)
+
+
+RAGGED = ([3, 0, 1, 2, 0], [4, 5, 0, 33, 0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("splits", [1, 3])
+def test_ragged(dtype: torch.dtype, splits: int) -> None:
+    """Different memories; pointers alone; memory alone; neither."""
+    arguments = inputs(*RAGGED, dtype)
+    check(arguments, splits)
+    assert not exact(arguments, 0.1)[-1].any(), "of no memory: zeros"
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 45, 64])
+@pytest.mark.parametrize("splits", [1, 2, 32])
+def test_grids_and_parts(tokens: int, splits: int) -> None:
+    check(inputs([2, 1], [0, 4], torch.float32, tokens=tokens, queries=tokens), splits)
+
+
+@pytest.mark.parametrize("dim", [128, 256])
+def test_widths_of_the_models(dim: int) -> None:
+    params = Launch(64, 64, 8, 2)
+    check(inputs([2], [8], torch.float32, dim=dim, width=64, tokens=100), 2, params)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("splits", [1, 3])
+def test_large_logits(dtype: torch.dtype, splits: int) -> None:
+    arguments = inputs([2, 1], [4, 0], dtype, size=40.0)
+    largest = float(0.25 * arguments[0].double().flatten(0, 1).norm(dim=1).max() ** 2)
+    assert largest > 1e4
+    scale = 1e4 / largest
+    plain = memory_attention_reference(*arguments, scale)  # type: ignore[call-arg, misc]
+    out = launch(*arguments, scale, out=poisoned(plain), params=TILE, splits=splits)  # type: ignore[call-arg, misc]
+    # A float32 logit is rounded by this much, and its weight changes by the exponential of it.
+    rounding = torch.finfo(torch.float32).eps / 2 * 1e4
+    expected = exact(arguments, scale)
+    assert error(out, expected) <= max(2 * error(plain, expected), rounding)
+
+
+def test_queries_shared_by_the_objects() -> None:
+    q, *memory = inputs([2, 1, 3], [4, 0, 2], torch.float32)
+    check((q[:1].expand(3, -1, -1), *memory), 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_schedule_for_the_cpu(dtype: torch.dtype) -> None:
+    arguments = tuple(x.cpu() for x in inputs(*RAGGED, dtype, queries=600, tokens=1100))
+    out = memory_attention_cpu(*arguments, 0.125)  # type: ignore[call-arg, misc]
+    plain = memory_attention_reference(*arguments, 0.125)  # type: ignore[call-arg, misc]
+    assert_accurate(out, exact(arguments, 0.125), plain)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    num_reads=st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    most_pointers=st.integers(0, 40),
+    queries=st.integers(1, 70),
+    tokens=st.integers(1, 70),
+    splits=st.integers(1, 5),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_any_shape(
+    num_reads: list[int],
+    most_pointers: int,
+    queries: int,
+    tokens: int,
+    splits: int,
+    dtype: torch.dtype,
+) -> None:
+    num_pointers = [max(0, most_pointers - 3 * n) for n in range(len(num_reads))]
+    check(inputs(num_reads, num_pointers, dtype, queries=queries, tokens=tokens), splits)
+
+
+def test_registered_op() -> None:
+    arguments = inputs([2, 1], [4, 0], torch.float32)
+    torch.library.opcheck(torch.ops.fastsam2.memory_attention, (*arguments, 0.125))
+
+
+def test_compiles_once_as_memory_and_objects_grow() -> None:
+    compiled = torch.compile(memory_attention, fullgraph=True, backend="aot_eager", dynamic=True)
+    for step, (reads, pointers) in enumerate(
+        (([3, 5], [2, 4]), ([4, 7], [4, 8]), ([9] * 3, [11] * 3))
+    ):
+        arguments = inputs(reads, pointers, torch.float32)
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            out = compiled(*arguments, 0.125)
+        torch.testing.assert_close(out, memory_attention_reference(*arguments, 0.125))  # type: ignore[call-arg, misc]
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "kind", "match"),
+    [
+        (0, lambda x: x[0], ValueError, r"\(40, 64\)"),
+        (0, lambda x: x[..., ::2], ValueError, "strides"),
+        (1, lambda x: x.half(), TypeError, "float16"),
+        (2, lambda x: x[:, :5], ValueError, "keys"),
+        (3, lambda x: x.long(), TypeError, "int64"),
+        (5, lambda x: x[:1], ValueError, r"\(1,\)"),
+        (6, lambda x: x[..., :32], ValueError, "pointer_keys"),
+        (9, lambda x: x.double(), TypeError, "float64"),
+        (10, lambda x: x.to("meta"), ValueError, "meta"),
+    ],
+)
+def test_bad_input(place, change, kind, match) -> None:  # type: ignore[no-untyped-def]
+    arguments = list(inputs([2, 1], [4, 0], torch.float32))
+    arguments[place] = change(arguments[place])
+    with pytest.raises(kind, match=match):
+        memory_attention(*arguments, 0.125)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_scale_must_be_positive(scale: float) -> None:
+    with pytest.raises(ValueError, match=str(scale)):
+        memory_attention(*inputs([1], [0], torch.float32), scale)  # type: ignore[call-arg, misc]
+
+
+def test_parts_fill_the_gpu() -> None:
+    assert choose_splits(32, 449, 132) >= 4
+    assert choose_splits(132 * 8, 449, 132) == 1
+    assert choose_splits(1, 1, 132) == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_real_size(dtype: torch.dtype) -> None:
+    if DEVICE.type != "cuda":
+        pytest.skip("the interpreter would take minutes")
+    arguments = inputs([7, 3], [64, 0], dtype, queries=4096, tokens=4096, dim=256, width=64)
+    scale = 256**-0.5
+    out = memory_attention(*arguments, scale, impl="triton")  # type: ignore[call-arg, misc]
+    plain = memory_attention_reference(*arguments, scale)  # type: ignore[call-arg, misc]
+    assert_accurate(out, exact(arguments, scale), plain)
