@@ -23,12 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fastsam2_kernels
-from fastsam2_kernels.launches import SHARED_MEMORY
+from fastsam2_kernels.launches import CAPABILITIES, SHARED_MEMORY
 from fastsam2_kernels.variants import Variant
 
-__all__ = ["CAPABILITIES", "Result", "compile_variant", "main", "markdown"]
-
-CAPABILITIES = (80, 86, 89, 90, 100)
+__all__ = ["Result", "compile_variant", "main", "markdown"]
 
 
 @dataclass(frozen=True)

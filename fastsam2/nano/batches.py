@@ -24,7 +24,7 @@ class Schedule:
     """What is trained on when."""
 
     small_steps: int = 3000  #: steps at half the image size, four times as fast
-    easy_steps: int = 6000  #: steps until the levels are mixed as they stay
+    easy_steps: int = 12_000  #: steps until levels and lengths are mixed as they stay
     frames: int = 8  #: frames in a batch at full size; twice as many at half size
     max_objects: int = 20  #: objects in a batch
 
@@ -34,11 +34,11 @@ class Schedule:
     def length(self, step: int, rng: np.random.Generator) -> int:
         """Frames of each clip: stills and clips are mixed from the first step on."""
         late = min(1.0, step / max(self.easy_steps, 1))
-        chances = np.array([0.4 - 0.2 * late, 0.3 - 0.1 * late, 0.2, 0.1 + 0.3 * late])
+        chances = np.array([0.4 - 0.25 * late, 0.3 - 0.15 * late, 0.2, 0.1 + 0.4 * late])
         return int(rng.choice([1, 2, 4, 8], p=chances / chances.sum()))
 
     def level(self, step: int, rng: np.random.Generator) -> int:
-        easy = 0.8 - 0.35 * min(1.0, step / max(self.easy_steps, 1))
+        easy = 0.8 - 0.6 * min(1.0, step / max(self.easy_steps, 1))
         return int(rng.choice([1, 2, 3], p=[easy, 0.75 * (1 - easy), 0.25 * (1 - easy)]))
 
 
@@ -67,7 +67,7 @@ class Batches(Dataset[ClipBatch]):
                 level=schedule.level(step, rng),
                 size=size,
                 # Oversampled: one frame in ten of ordinary clips would teach little of absence.
-                absences=0.5 if length > 2 else None,
+                absences=0.8 if length > 2 else None,
             )
             frames, labels = clip.frames[::stride], clip.labels[::stride]
             images.append(_normalised(frames))

@@ -7,8 +7,9 @@ import importlib.util
 import os
 from typing import Literal
 
-import torch
 from torch import Tensor
+
+from fastsam2_kernels.launches import capability_of
 
 __all__ = ["Impl", "interpreting", "uses_triton"]
 
@@ -27,11 +28,6 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-@functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
-
-
 def uses_triton(impl: str, tensor: Tensor) -> bool:
     """Whether the Triton kernel is to run on `tensor`'s device.
 
@@ -45,7 +41,7 @@ def uses_triton(impl: str, tensor: Tensor) -> bool:
         return False
     on_gpu = tensor.device.type == "cuda"
     if impl == "auto":
-        return on_gpu and _has_triton() and _capability(tensor.device) >= (8, 0)
+        return on_gpu and _has_triton() and capability_of(tensor.device) >= 80
     if not _has_triton():
         raise RuntimeError("impl='triton' needs the triton package, which is not installed")
     if not on_gpu and not interpreting():

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastsam2_kernels import dispatch
+from fastsam2_kernels.launches import CAPABILITIES
 from fastsam2_kernels.rope_attention import rope_attention
 from fastsam2_kernels.rope_attention.reference import rope_attention_reference
 from fastsam2_kernels.rope_attention.tuning import (
-    CAPABILITIES,
     DIMS,
     Launch,
     choose,
@@ -266,7 +266,7 @@ def test_choice(capability: int, dtype: torch.dtype, dim: int) -> None:
 
 
 def test_one_sequence_fills_a_large_gpu() -> None:
-    chosen = choose(1, 4096, 256, torch.bfloat16, 90, processors=132)
+    chosen = choose(1, 4096, 256, torch.bfloat16, 90, multiprocessors=132)
     assert chosen == Launch(128, 64, 8, 2, splits=4)
     assert chosen.splits * 4096 // chosen.block_m == 128
 

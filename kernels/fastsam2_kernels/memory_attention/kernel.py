@@ -7,12 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastsam2_kernels.launches import TRITON_NAMES, dot_precision, processors
 from fastsam2_kernels.memory_attention.tuning import (
     COMBINE_ROWS,
     Launch,
     choose,
     choose_splits,
-    processors,
     tuned,
 )
 from fastsam2_kernels.variants import Variant
@@ -271,7 +271,7 @@ def launch(
         BLOCK_N=params.block_n,
         SPLIT=splits > 1,
         EVEN=tokens % params.block_n == 0,
-        PRECISION=_precision(q.dtype),
+        PRECISION=dot_precision(q.dtype),
         num_warps=params.num_warps,
         num_stages=params.num_stages,
     )
@@ -283,15 +283,10 @@ def launch(
     return out
 
 
-def _precision(dtype: torch.dtype) -> str:
-    # Three products of TF32 parts keep float32's accuracy and run on tensor cores.
-    return "tf32x3" if dtype == torch.float32 else "ieee"
-
-
 def variants(capability: int) -> list[Variant]:
     """Every launch shipped for GPUs of `capability`."""
     found = []
-    for dtype in _NAMES:
+    for dtype in TRITON_NAMES:
         for dim, queries in ((256, 4096), (256, 256), (128, 4096), (128, 256)):
             found.append(_attention_variant(queries, 4096, dim, True, dtype, capability))
         found.append(_attention_variant(4096, 4096, 256, False, dtype, capability))
@@ -300,15 +295,12 @@ def variants(capability: int) -> list[Variant]:
     return found
 
 
-_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
 def _attention_variant(
     queries: int, tokens: int, dim: int, split: bool, dtype: torch.dtype, capability: int
 ) -> Variant:
     params = choose(queries, tokens, dim, dtype, capability)
     even = tokens % params.block_n == 0
-    name = _NAMES[dtype]
+    name = TRITON_NAMES[dtype]
     stored = ("q", "keys", "latents", "pointer_keys", "pointer_latents")
     signature = dict.fromkeys(stored, f"*{name}")
     signature |= dict.fromkeys(("slots", "reads", "num_reads", "num_pointers"), "*i32")
@@ -331,7 +323,7 @@ def _attention_variant(
             "BLOCK_N": params.block_n,
             "SPLIT": split,
             "EVEN": even,
-            "PRECISION": _precision(dtype),
+            "PRECISION": dot_precision(dtype),
         },
         num_warps=params.num_warps,
         num_stages=params.num_stages,
@@ -341,7 +333,7 @@ def _attention_variant(
 
 
 def _combine_variant(dtype: torch.dtype, capability: int) -> Variant:
-    name = _NAMES[dtype]
+    name = TRITON_NAMES[dtype]
     signature = {"partial": "*fp32", "logsumexp": "*fp32", "out": f"*{name}"}
     return Variant(
         op="memory_attention",

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fastsam2_kernels.launches import measured
+from fastsam2_kernels.launches import capability_of, measured
 
-__all__ = ["COMBINE_ROWS", "Launch", "choose", "choose_splits", "processors", "tuned"]
+__all__ = ["COMBINE_ROWS", "Launch", "choose", "choose_splits", "tuned"]
 
 #: Rows of one program that sums parts.
 COMBINE_ROWS = 16
@@ -51,13 +51,13 @@ def choose(queries: int, tokens: int, dim: int, dtype: torch.dtype, capability: 
     return Launch(64, 64, 4, 2) if queries <= 512 or dim <= 128 else Launch(128, 32, 8, 2)
 
 
-def choose_splits(programs: int, tiles: int, processors: int) -> int:
+def choose_splits(programs: int, tiles: int, multiprocessors: int) -> int:
     """In how many parts to cut the memory of each object, so that the GPU is full.
 
     Args:
         programs: without cutting, which is objects times tiles of queries.
         tiles: of memory an object has at most.
-        processors: of the GPU; each runs one program at a time.
+        multiprocessors: of the GPU; each runs one program at a time.
 
     Returns:
         The number of parts that takes least time by the count of rounds over the GPU, each as
@@ -65,27 +65,15 @@ def choose_splits(programs: int, tiles: int, processors: int) -> int:
     """
 
     def time(splits: int) -> float:
-        rounds = -(-programs * splits // processors)
+        rounds = -(-programs * splits // multiprocessors)
         return rounds * (-(-tiles // splits) + 2) + (4 + 0.25 * splits if splits > 1 else 0)
 
     return min(range(1, max(1, min(_MAX_SPLITS, tiles)) + 1), key=time)
 
 
 @functools.cache
-def processors(device: torch.device) -> int:
-    """Streaming multiprocessors of the GPU; 1 in the interpreter."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@functools.cache
 def tuned(queries: int, tokens: int, dim: int, dtype: torch.dtype, device: torch.device) -> Launch:
     """What was measured on this GPU for such a call, or else the rule's choice."""
-    name = str(dtype).removeprefix("torch.")
-    call = {"queries": queries, "tokens": tokens, "dim": dim, "dtype": name}
-    found = measured("memory_attention", device, **call)
-    if device.type != "cuda":
-        return choose(queries, tokens, dim, dtype, 90)
-    major, minor = torch.cuda.get_device_capability(device)
-    return replace(choose(queries, tokens, dim, dtype, 10 * major + minor), **found)
+    call = {"queries": queries, "tokens": tokens, "dim": dim, "dtype": dtype}
+    chosen = choose(queries, tokens, dim, dtype, capability_of(device))
+    return replace(chosen, **measured("memory_attention", device, **call))

@@ -1,10 +1,10 @@
 """Triton kernel: project, bias and turn, one tile of latents for all layers."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastsam2_kernels.launches import TRITON_NAMES, dot_precision
 from fastsam2_kernels.memory_keys.tuning import Launch, choose, tuned
 from fastsam2_kernels.variants import Variant
 
@@ -121,26 +121,17 @@ def launch(
         M=width,
         BLOCK_T=params.block_t,
         BLOCK_C=params.block_c,
-        PRECISION=_precision(latents.dtype),
+        PRECISION=dot_precision(latents.dtype),
         num_warps=params.num_warps,
         num_stages=params.num_stages,
     )
     return out
 
 
-def _precision(dtype: torch.dtype) -> str:
-    # Three products of TF32 parts keep float32's accuracy and run on tensor cores.
-    return "tf32x3" if dtype == torch.float32 else "ieee"
-
-
 def variants(capability: int) -> list[Variant]:
     """Every launch shipped for GPUs of `capability`."""
     found = []
-    for dtype, name in (
-        (torch.bfloat16, "bf16"),
-        (torch.float16, "fp16"),
-        (torch.float32, "fp32"),
-    ):
+    for dtype, name in TRITON_NAMES.items():
         for dim in (256, 128):
             params = choose(dim, dtype, capability)
             stored = ("latents", "pos", "tpos", "weight", "bias", "keys")
@@ -160,7 +151,7 @@ def variants(capability: int) -> list[Variant]:
                         "M": 64,
                         "BLOCK_T": params.block_t,
                         "BLOCK_C": params.block_c,
-                        "PRECISION": _precision(dtype),
+                        "PRECISION": dot_precision(dtype),
                     },
                     num_warps=params.num_warps,
                     num_stages=params.num_stages,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fastsam2_kernels.launches import measured
+from fastsam2_kernels.launches import capability_of, measured
 
 __all__ = ["Launch", "choose", "tuned"]
 
@@ -42,8 +42,5 @@ def choose(dim: int, dtype: torch.dtype, capability: int) -> Launch:
 @functools.cache
 def tuned(dim: int, dtype: torch.dtype, device: torch.device) -> Launch:
     """What was measured on this GPU for such a call, or else the rule's choice."""
-    found = measured("memory_keys", device, dim=dim, dtype=str(dtype).removeprefix("torch."))
-    if device.type != "cuda":
-        return choose(dim, dtype, 90)
-    major, minor = torch.cuda.get_device_capability(device)
-    return replace(choose(dim, dtype, 10 * major + minor), **found)
+    found = measured("memory_keys", device, dim=dim, dtype=dtype)
+    return replace(choose(dim, dtype, capability_of(device)), **found)

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsam2_kernels.launches import TRITON_NAMES, dot_precision
 from fastsam2_kernels.rope_attention.tuning import DIMS, Launch, launch_for, tile
 from fastsam2_kernels.variants import Variant
 
@@ -225,7 +226,7 @@ def launch(
         q, turned, v, cos, sin, parts, lse, scale * _LOG2_E, length,
         q.stride(0), q.stride(1), v.stride(0), v.stride(1),
         D=dim, BM=config.block_m, BN=config.block_n,
-        SPLIT=splits > 1, EVEN=length % config.block_n == 0, PRECISION="ieee",
+        SPLIT=splits > 1, EVEN=length % config.block_n == 0, PRECISION=dot_precision(q.dtype),
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     if splits > 1:
@@ -238,11 +239,7 @@ def launch(
 def variants(capability: int) -> list[Variant]:
     """Every kernel as it is launched on GPUs of `capability`."""
     found = []
-    for dtype, name in (
-        (torch.bfloat16, "bf16"),
-        (torch.float16, "fp16"),
-        (torch.float32, "fp32"),
-    ):
+    for dtype, name in TRITON_NAMES.items():
         for dim in DIMS:
             found += _variants(capability, dtype, name, dim)
     return found
@@ -270,8 +267,7 @@ def _variants(capability: int, dtype: torch.dtype, name: str, dim: int) -> list[
             constants={"D": dim, **constants},
             num_warps=num_warps,
             num_stages=num_stages,
-            # Exact float32 products are made without the tensor cores.
-            has_dot=kernel is _attend_kernel and name != "fp32",
+            has_dot=kernel is _attend_kernel,
             aligned=tuple(aligned),
         )
 
@@ -293,7 +289,7 @@ def _variants(capability: int, dtype: torch.dtype, name: str, dim: int) -> list[
                 "BN": config.block_n,
                 "SPLIT": split,
                 "EVEN": even,
-                "PRECISION": "ieee",
+                "PRECISION": dot_precision(dtype),
             }
             label = f"{config.block_m}x{config.block_n}{' split' * split}{'' if even else ' odd'}"
             found.append(

@@ -7,15 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fastsam2_kernels.launches import measured
+from fastsam2_kernels.launches import capability_of, family, measured, processors
 
-__all__ = ["CAPABILITIES", "DIMS", "Launch", "choose", "launch_for", "tile"]
+__all__ = ["DIMS", "Launch", "choose", "launch_for", "tile"]
 
 #: Widths the kernels are compiled for.
 DIMS = (128, 256)
-
-#: GPUs whose launches are checked ahead of time.
-CAPABILITIES = (80, 86, 89, 90, 100)
 
 #: Multiprocessors of the usual GPU of a capability, where the GPU itself is not there to ask.
 _PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148}
@@ -42,17 +39,6 @@ class Launch:
     splits: int = 1
 
 
-def _family(capability: int) -> int:
-    """The capability in the tables below with the same shared memory and matrix instructions."""
-    if capability in (80, 87):
-        return 80
-    if 90 <= capability < 100:
-        return 90
-    if 100 <= capability < 120:
-        return 100
-    return 89
-
-
 # Compiled for each GPU without spills and within its shared memory; 128 rows where they fit, since
 # each tile of keys read from the L2 cache then serves more queries.
 _HALF = {
@@ -71,7 +57,7 @@ _SINGLE = Launch(32, 16, 8, 2)
 
 def tile(dim: int, dtype: torch.dtype, capability: int) -> Launch:
     """The tile for rows of width `dim`, which does not depend on how many there are."""
-    return _SINGLE if dtype == torch.float32 else _HALF[_family(capability), dim]
+    return _SINGLE if dtype == torch.float32 else _HALF[family(capability), dim]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -81,36 +67,30 @@ def choose(
     dim: int,
     dtype: torch.dtype,
     capability: int,
-    processors: int | None = None,
+    multiprocessors: int | None = None,
 ) -> Launch:
     """Tile and number of parts for `n` sequences of `length` rows of width `dim`.
 
     A tile takes a whole multiprocessor, so the parts are chosen for the fewest rounds of tiles
-    over the `processors` of the GPU.
+    over the GPU.
 
     Args:
         capability: such as 90.
-        processors: multiprocessors of the GPU; None: of the usual one of that capability.
+        multiprocessors: of the GPU; None: of the usual one of that capability.
     """
     launch = tile(dim, dtype, capability)
-    if processors is None:
-        processors = _PROCESSORS[_family(capability)]
+    if multiprocessors is None:
+        multiprocessors = _PROCESSORS[family(capability)]
     query_tiles = n * -(-length // launch.block_m)
     key_tiles = -(-length // launch.block_n)
 
     def cost(splits: int) -> int:
-        rounds = -(-query_tiles * splits // processors)
+        rounds = -(-query_tiles * splits // multiprocessors)
         return rounds * (-(-key_tiles // splits) + (_PART_OVERHEAD if splits > 1 else 0))
 
     # Ties go to fewer parts: less to write and join.
     best = min(range(1, max(1, min(key_tiles, 16)) + 1), key=cost)
     return replace(launch, splits=best)
-
-
-@functools.cache
-def _gpu(device: torch.device) -> tuple[int, int]:
-    properties = torch.cuda.get_device_properties(device)
-    return properties.major * 10 + properties.minor, properties.multi_processor_count
 
 
 @functools.lru_cache(maxsize=1024)
@@ -119,8 +99,6 @@ def launch_for(device: torch.device, n: int, length: int, dim: int, dtype: torch
     if device.type != "cuda":
         # Interpreted: larger tiles are fewer steps.
         return replace(choose(n, length, dim, dtype, 90), block_m=128, block_n=128, splits=2)
-    capability, processors = _gpu(device)
-    chosen = choose(n, length, dim, dtype, capability, processors)
-    name = str(dtype).removeprefix("torch.")
-    call = {"n": n, "length": length, "dim": dim, "dtype": name}
-    return replace(chosen, **measured("rope_attention", device, **call))
+    chosen = choose(n, length, dim, dtype, capability_of(device), processors(device))
+    found = measured("rope_attention", device, n=n, length=length, dim=dim, dtype=dtype)
+    return replace(chosen, **found)
