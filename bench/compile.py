@@ -72,7 +72,9 @@ def _modules() -> Iterator[str]:
 
 def _compile_module(module: str, capability: int) -> list[Result]:
     variants = importlib.import_module(module).variants(capability)
-    return [compile_variant(variant) for variant in variants]
+    # Several calls may share a launch.
+    distinct = {(v.kernel.__name__, v.label): v for v in variants}
+    return [compile_variant(variant) for variant in distinct.values()]
 
 
 def compile_variant(variant: Variant) -> Result:

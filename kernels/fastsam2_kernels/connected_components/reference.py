@@ -15,49 +15,59 @@ __all__ = ["connected_components_reference"]
 
 def connected_components_reference(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The specification of `op.connected_components`; same arguments and results."""
-    fg_nhw = (mask != 0).reshape(-1, *mask.shape[-2:]) if mask.numel() else mask.new_zeros(0, 1, 1)
-    starts = fg_nhw & ~F.pad(fg_nhw, (1, 0))[..., :-1]
-    n_runs = int(starts.sum())
-    if n_runs == 0:
-        empty = torch.zeros(mask.shape, dtype=torch.int32, device=mask.device)
+    shape = mask.shape
+    n_images, height, width = shape[:-2].numel(), *shape[-2:]
+    if mask.numel() == 0:
+        empty = torch.zeros(shape, dtype=torch.int32, device=mask.device)
         return empty, empty.clone()
+    # With a background pixel after each row, and one before all, runs begin and end in turns.
+    padded = F.pad((mask != 0).reshape(-1, width), (1, 0)).flatten()
+    padded = F.pad(padded, (0, 1))
+    changes = (padded[1:] != padded[:-1]).nonzero()[:, 0]
+    start, end = changes[::2], changes[1::2]
+    row = start // (width + 1)
+    image = row // height
+    length = end - start
 
-    # Runs are counted over all rows of all images; the index means nothing in the background.
-    run_nhw = starts.flatten().cumsum(0).view_as(fg_nhw) - 1
-    root = _union(n_runs, *_touching_runs(fg_nhw, run_nhw))
+    # A row between images keeps them apart, as the pixel between rows does those.
+    above = _touching_runs(start + image * (width + 1), end + image * (width + 1), width + 1)
+    root = _union(len(start), *above)
 
-    n_images = fg_nhw.shape[0]
-    image = starts.nonzero()[:, 0]
-    is_root = root == torch.arange(n_runs, device=root.device)
+    is_root = root == torch.arange(len(root), device=root.device)
     per_image = torch.bincount(image[is_root], minlength=n_images)
     before = per_image.cumsum(0) - per_image
     label = is_root.cumsum(0)[root] - before[image]
-
-    length = torch.bincount(run_nhw[fg_nhw], minlength=n_runs)
     area = torch.zeros_like(length).scatter_add_(0, root, length)[root]
 
+    # Without the padding: gap, run, gap, run, ..., gap.
+    edges = torch.stack([start - row, end - row], 1).flatten()
+    ends = edges.new_tensor([0, mask.numel()])
+    lengths = torch.cat([ends[:1], edges, ends[1:]]).diff()
+    segment = torch.repeat_interleave(lengths, output_size=mask.numel())
+
     def paint(value: torch.Tensor) -> torch.Tensor:
-        return (value.to(torch.int32)[run_nhw.clamp_min(0)] * fg_nhw).view(mask.shape)
+        table = torch.zeros(len(lengths), dtype=torch.int32, device=mask.device)
+        table[1::2] = value.to(torch.int32)
+        return table.index_select(0, segment).view(shape)
 
     return paint(label), paint(area)
 
 
 def _touching_runs(
-    fg_nhw: torch.Tensor, run_nhw: torch.Tensor
+    start: torch.Tensor, end: torch.Tensor, stride: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs of runs of neighbouring rows that share an edge or a corner, each pair once."""
-    up, down = fg_nhw[:, :-1], fg_nhw[:, 1:]
-    run_up, run_down = run_nhw[:, :-1], run_nhw[:, 1:]
-    both = up & down
-    edge = both & ~F.pad(both, (1, 0))[..., :-1]
-    # A corner counts only where neither run reaches below or above the other.
-    left, right = slice(None, -1), slice(1, None)
-    uppers, lowers = [run_up[edge]], [run_down[edge]]
-    for a, b in ((left, right), (right, left)):
-        corner = up[..., a] & down[..., b] & ~up[..., b] & ~down[..., a]
-        uppers.append(run_up[..., a][corner])
-        lowers.append(run_down[..., b][corner])
-    return torch.cat(uppers), torch.cat(lowers)
+    """Pairs of runs of neighbouring rows that share an edge or a corner, each pair once.
+
+    Runs are sorted; `stride` is the distance between a pixel and the one below it.
+    """
+    # Those above run i that end no earlier than it starts, less a corner, and start accordingly.
+    first = torch.searchsorted(end, start - stride)
+    last = torch.searchsorted(start, end - stride, right=True)
+    n = last - first
+    lower = torch.repeat_interleave(n)
+    before = n.cumsum(0) - n
+    upper = torch.arange(len(lower), device=n.device) + (first - before)[lower]
+    return upper, lower
 
 
 def _union(n: int, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -51,13 +51,20 @@ _HALF = {
     (90, 128): Launch(128, 64, 8, 2),
     (100, 128): Launch(128, 64, 8, 2),
 }
-# Exact float32 products do not use the tensor cores: the accumulator bounds the tile.
-_SINGLE = Launch(32, 16, 8, 2)
+# Float32 is multiplied as three products of parts, whose registers and copies bound the tile.
+_SINGLE = {
+    (80, 256): Launch(16, 32, 8, 2),
+    (89, 256): Launch(16, 16, 4, 2),
+    (90, 256): Launch(16, 32, 8, 2),
+    (100, 256): Launch(16, 32, 8, 2),
+    **{(family, 128): Launch(32, 16, 8, 2) for family in (80, 89, 90, 100)},
+}
 
 
 def tile(dim: int, dtype: torch.dtype, capability: int) -> Launch:
     """The tile for rows of width `dim`, which does not depend on how many there are."""
-    return _SINGLE if dtype == torch.float32 else _HALF[family(capability), dim]
+    table = _SINGLE if dtype == torch.float32 else _HALF
+    return table[family(capability), dim]
 
 
 @functools.lru_cache(maxsize=1024)
