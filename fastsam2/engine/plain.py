@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
-__all__ = ["fingerprint", "is_plain"]
+import torch
+from torch import Tensor, nn
+
+from fastsam2.modeling.sam2_base import SAM2Base
+
+__all__ = ["Shortcut", "fingerprint", "is_plain"]
+
+T = TypeVar("T")
+
+
+class Shortcut(Generic[T]):
+    """What stands in for parts of a model: made of their weights, and made anew when they change.
+
+    Args:
+        parts: the modules it replaces, and other weights it is made of.
+        build: makes it; None where a model is built in a way that excludes it.
+    """
+
+    def __init__(
+        self,
+        parts: Callable[[SAM2Base], Sequence[nn.Module | Tensor]],
+        build: Callable[[SAM2Base], T | None],
+    ) -> None:
+        self._parts = parts
+        self._build = build
+        self._made: weakref.WeakKeyDictionary[SAM2Base, tuple[object, T | None]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __call__(self, model: SAM2Base) -> T | None:
+        """The shortcut of this model; None where its own modules must run (see `is_plain`)."""
+        parts = self._parts(model)
+        if not all(is_plain(part) for part in parts if isinstance(part, nn.Module)):
+            return None
+        source = (model.impl, *map(fingerprint, parts))
+        made = self._made.get(model)
+        if made is None or made[0] != source:
+            made = (source, self._build(model))
+            self._made[model] = made
+        return made[1]
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -31,8 +71,7 @@ def _is_own(module: nn.Module) -> bool:
     )
 
 
-def fingerprint(module: nn.Module) -> tuple[tuple[int, int], ...]:
+def fingerprint(part: nn.Module | Tensor) -> tuple[tuple[int, int], ...]:
     """Changes when a weight is replaced, moved, cast, or written to."""
-    return tuple(
-        (p.data_ptr(), -1 if p.is_inference() else p._version) for p in module.parameters()
-    )
+    weights = part.parameters() if isinstance(part, nn.Module) else (part,)
+    return tuple((p.data_ptr(), -1 if p.is_inference() else p._version) for p in weights)

@@ -4,148 +4,225 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import MemorySelection, ObjectMemory, SelectionRules
-from fastsam2.engine.memory_reader import memory_reader
+from fastsam2.engine.memory_reader import MemoryReader, memory_reader
+from fastsam2.engine.memory_writer import MemoryWriter, memory_writer
+from fastsam2.engine.plain import is_plain
 from fastsam2.engine.pointers import pointer_tokens
+from fastsam2.engine.read_tables import ReadTables, read_tables
 from fastsam2.modeling.sam2_base import MaskOutput, SAM2Base
 from fastsam2.types import PointPrompt
 
-__all__ = ["ObjectInput", "StepOutput", "encode_memory", "memory_tokens", "track_frame"]
+__all__ = [
+    "Prompt",
+    "Tracked",
+    "TrackStep",
+    "answer_prompt",
+    "encode_memory",
+    "memory_tokens",
+    "track_objects",
+]
 
 
 @dataclass(frozen=True)
-class ObjectInput:
-    """One object on the frame: its memory, and the prompt it is given there, if any."""
+class Prompt:
+    """What an object is told on a frame."""
 
-    memory: ObjectMemory
     points: PointPrompt | None = None
     mask: Tensor | None = None  #: binary mask `[1, 1, S, S]`
-    previous_logits: Tensor | None = (
-        None  #: earlier answer `[1, 1, S / 4, S / 4]`, refined by points
-    )
-    is_init_cond_frame: bool = False  #: prompted before it was tracked: memory is not read
+    #: earlier answer `[1, 1, S / 4, S / 4]`, which points refine
+    previous_logits: Tensor | None = None
+    #: prompted before it was tracked: memory is not read
+    is_init_cond_frame: bool = False
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """One object's answer, and the memory made of it if that was wanted."""
+class Tracked(NamedTuple):
+    """Answers for N objects, and the memory made of them."""
 
     masks: MaskOutput
-    maskmem_features: Tensor | None = None
-    maskmem_pos_enc: list[Tensor] | None = None
+    #: `[N, mem_dim, H, W]`, and its positions, a list of one map; None in a model without memory
+    memory: tuple[Tensor, list[Tensor]] | None
 
 
-def track_frame(
+class TrackStep:
+    """All that N objects without a prompt go through on a frame, as a pure function of tensors."""
+
+    def __init__(self, model: SAM2Base, read: MemoryReader, write: MemoryWriter) -> None:
+        self.model, self.read, self.write = model, read, write
+
+    def __call__(
+        self, features: FrameFeatures, rope: tuple[Tensor, Tensor], tables: ReadTables
+    ) -> tuple[MaskOutput, Tensor]:
+        """Answers, and memory of them `[N, mem_dim, H, W]`."""
+        seen = self.read(features.pix_feat, features.pix_pos, rope, tables)
+        multimask = self.model._use_multimask(False, 0)
+        masks = self.model.decode_masks(seen, features.high_res, multimask_output=multimask)
+        presence = masks.object_score_logits
+        memory = _write(
+            self.model, self.write, features, masks.low_res_masks, presence, is_mask_from_pts=False
+        )
+        return masks, memory
+
+
+def track_objects(
     model: SAM2Base,
     features: FrameFeatures,
     frame_idx: int,
-    objects: Sequence[ObjectInput],
+    memories: Sequence[ObjectMemory],
     *,
     num_frames: int | None,
     reverse: bool,
-    remember: bool,
-) -> list[StepOutput]:
-    """Find every object on one frame.
+) -> Tracked:
+    """Find on a frame all objects that have no prompt there.
 
     Args:
+        memories: of each object.
         num_frames: length of the video, None for a stream.
         reverse: the frame is reached backward in time.
-        remember: encode the answers into memory.
     """
     rules = SelectionRules.of(model)
-    seen = _condition(model, features, frame_idx, objects, rules, num_frames, reverse)
-    outputs = []
-    for item, pix_feat in zip(objects, seen, strict=True):
-        masks = _find_object(model, features, item, pix_feat)
-        memory: tuple[Tensor | None, list[Tensor] | None] = (None, None)
-        if remember and model.num_maskmem > 0:
-            memory = model.encode_memory(
-                features.pix_feat,
-                masks.high_res_masks,
-                masks.object_score_logits,
-                is_mask_from_pts=item.points is not None,
-            )
-        outputs.append(StepOutput(masks, *memory))
-    return outputs
+    if rules.num_maskmem == 0:
+        found = [_decode(model, features, features.pix_feat) for _ in memories]
+        return Tracked(_join(found), None)
+    selections = [
+        memory.select(frame_idx, rules, num_frames=num_frames, reverse=reverse)
+        for memory in memories
+    ]
+    read, write = memory_reader(model), memory_writer(model)
+    if read is not None and write is not None and _decodes_plainly(model):
+        step = TrackStep(model, read, write)
+        tables = read_tables(model, selections)
+        masks, memory = step(features, read.rope(features.pix_feat), tables)
+        return Tracked(masks, (memory, write.positions(memory)))
+    # Parts that are not the package's own see one object at a time, as they would in `sam2`.
+    seen = _condition(model, features, selections)
+    found = [_decode(model, features, x) for x in seen]
+    encoded = [
+        encode_memory(
+            model, features, x.low_res_masks, x.object_score_logits, is_mask_from_pts=False
+        )
+        for x in found
+    ]
+    return Tracked(_join(found), (torch.cat([memory for memory, _ in encoded]), encoded[0][1]))
+
+
+def answer_prompt(
+    model: SAM2Base,
+    features: FrameFeatures,
+    frame_idx: int,
+    memory: ObjectMemory,
+    prompt: Prompt,
+    *,
+    num_frames: int | None,
+    reverse: bool,
+) -> MaskOutput:
+    """Find the object that is prompted; arguments as in `track_objects`."""
+    if prompt.mask is not None and model.use_mask_input_as_output_without_sam:
+        return model.mask_as_output(features.pix_feat, features.high_res, prompt.mask)
+    rules = SelectionRules.of(model)
+    if rules.num_maskmem == 0:
+        seen = features.pix_feat
+    elif prompt.is_init_cond_frame:
+        seen = model.without_memory(features.pix_feat, features.pix_pos)
+    else:
+        selection = memory.select(frame_idx, rules, num_frames=num_frames, reverse=reverse)
+        (seen,) = _condition(model, features, [selection])
+    return _decode(model, features, seen, prompt)
 
 
 def encode_memory(
-    model: SAM2Base, features: FrameFeatures, low_res_masks: Tensor, object_score_logits: Tensor
+    model: SAM2Base,
+    features: FrameFeatures,
+    low_res_masks: Tensor,
+    object_score_logits: Tensor,
+    *,
+    is_mask_from_pts: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Memory of an answered prompt: masks `[B, 1, S / 4, S / 4]` and presence logits `[B, 1]`."""
+    """Memory `[N, mem_dim, H, W]` of N objects on one frame, and its positions.
+
+    Args:
+        low_res_masks: mask logits `[N, 1, S / 4, S / 4]`.
+        object_score_logits: presence logits `[N, 1]`.
+        is_mask_from_pts: the masks answer prompts.
+    """
+    write = memory_writer(model)
+    if write is not None:
+        memory = _write(
+            model, write, features, low_res_masks, object_score_logits, is_mask_from_pts
+        )
+        return memory, write.positions(memory)
     return model.encode_memory(
         features.pix_feat,
         model.upsample_masks(low_res_masks),
         object_score_logits,
-        is_mask_from_pts=True,
+        is_mask_from_pts=is_mask_from_pts,
     )
 
 
-def _condition(
+def _write(
     model: SAM2Base,
+    write: MemoryWriter,
     features: FrameFeatures,
-    frame_idx: int,
-    objects: Sequence[ObjectInput],
-    rules: SelectionRules,
-    num_frames: int | None,
-    reverse: bool,
-) -> list[Tensor]:
+    low_res_masks: Tensor,
+    object_score_logits: Tensor,
+    is_mask_from_pts: bool,
+) -> Tensor:
+    return write(
+        features.pix_feat,
+        low_res_masks,
+        object_score_logits,
+        scale=model.sigmoid_scale_for_mem_enc,
+        bias=model.sigmoid_bias_for_mem_enc,
+        binarize=is_mask_from_pts and model.binarize_mask_from_pts_for_mem_enc,
+    )
+
+
+def _decodes_plainly(model: SAM2Base) -> bool:
+    parts = (model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj)
+    return all(map(is_plain, parts))
+
+
+def _condition(
+    model: SAM2Base, features: FrameFeatures, selections: Sequence[MemorySelection]
+) -> Sequence[Tensor]:
     """The frame's features as each object sees them, `[1, C, H, W]` each."""
+    read = memory_reader(model)
     pix_feat, pix_pos = features.pix_feat, features.pix_pos
-    if rules.num_maskmem == 0:
-        return [pix_feat] * len(objects)
-    selections = {
-        i: item.memory.select(frame_idx, rules, num_frames=num_frames, reverse=reverse)
-        for i, item in enumerate(objects)
-        if not item.is_init_cond_frame and not _answers_itself(model, item)
-    }
-    reader = memory_reader(model) if selections else None
-    if reader is not None:
-        read = reader.read(model, features, list(selections.values())).split(1)
-    else:
-        read = tuple(
-            model.attend_to_memory(pix_feat, pix_pos, *memory_tokens(model, selection))
-            for selection in selections.values()
-        )
-    seen = dict(zip(selections, read, strict=True))
+    if read is not None:
+        tables = read_tables(model, selections)
+        return read(pix_feat, pix_pos, read.rope(pix_feat), tables).split(1)
     return [
-        seen[i] if i in seen else _without_memory(model, features, item)
-        for i, item in enumerate(objects)
+        model.attend_to_memory(pix_feat, pix_pos, *memory_tokens(model, selection))
+        for selection in selections
     ]
 
 
-def _without_memory(model: SAM2Base, features: FrameFeatures, item: ObjectInput) -> Tensor:
-    if _answers_itself(model, item):
-        return features.pix_feat
-    return model.without_memory(features.pix_feat, features.pix_pos)
-
-
-def _answers_itself(model: SAM2Base, item: ObjectInput) -> bool:
-    """Whether the object's mask is given, not sought."""
-    return item.mask is not None and model.use_mask_input_as_output_without_sam
-
-
-def _find_object(
-    model: SAM2Base, features: FrameFeatures, item: ObjectInput, pix_feat: Tensor
+def _decode(
+    model: SAM2Base, features: FrameFeatures, pix_feat: Tensor, prompt: Prompt | None = None
 ) -> MaskOutput:
-    if item.mask is not None and model.use_mask_input_as_output_without_sam:
-        return model.mask_as_output(pix_feat, features.high_res, item.mask)
+    """Prompt encoder and mask decoder for one object."""
+    prompt = prompt or Prompt()
     points, num_points = None, 0
-    if item.points is not None:
-        points = (item.points.point_coords, item.points.point_labels)
-        num_points = item.points.point_labels.shape[1]
+    if prompt.points is not None:
+        points = (prompt.points.point_coords, prompt.points.point_labels)
+        num_points = prompt.points.point_labels.shape[1]
     return model.decode_masks(
         pix_feat,
         features.high_res,
         points=points,
-        mask_prompt=item.mask if item.previous_logits is None else item.previous_logits,
-        multimask_output=model._use_multimask(item.is_init_cond_frame, num_points),
+        mask_prompt=prompt.mask if prompt.previous_logits is None else prompt.previous_logits,
+        multimask_output=model._use_multimask(prompt.is_init_cond_frame, num_points),
     )
+
+
+def _join(found: Sequence[MaskOutput]) -> MaskOutput:
+    return MaskOutput(*(torch.cat(field) for field in zip(*found, strict=True)))
 
 
 def memory_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor, Tensor, int]:

@@ -37,7 +37,7 @@ class PositionEmbeddingSine(nn.Module):
         self.temperature = temperature
         self.normalize = normalize
         self.scale = 2 * math.pi if scale is None else scale
-        self.cache: dict[tuple[int, int, torch.device], Tensor] = {}
+        self.cache: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
 
     def _axis(self, length: int, device: torch.device) -> Tensor:
         """Code of one axis, `[length, num_pos_feats]`, sine and cosine alternating."""
@@ -50,15 +50,16 @@ class PositionEmbeddingSine(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """The float32 map `[B, num_pos_feats, H, W]` for a feature map `x` `[B, C, H, W]`."""
+        """The map `[B, num_pos_feats, H, W]` for a feature map `x` `[B, C, H, W]`, in its dtype."""
         batch, _, height, width = x.shape
-        key = (height, width, x.device)
+        key = (height, width, x.device, x.dtype)
         if key not in self.cache:
             # Kept longer than this call: it must serve under autograd too.
             with torch.inference_mode(False):
                 rows = self._axis(height, x.device)[:, None].expand(-1, width, -1)
                 columns = self._axis(width, x.device)[None].expand(height, -1, -1)
-                self.cache[key] = torch.cat((rows, columns), dim=2).permute(2, 0, 1).contiguous()
+                place = torch.cat((rows, columns), dim=2).permute(2, 0, 1)
+                self.cache[key] = place.to(x.dtype).contiguous()
         return self.cache[key].expand(batch, -1, -1, -1)
 
 

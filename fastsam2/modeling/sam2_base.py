@@ -23,6 +23,7 @@ from fastsam2.modeling.sam.mask_decoder import MaskDecoder
 from fastsam2.modeling.sam.prompt_encoder import PromptEncoder
 from fastsam2.modeling.sam.transformer import TwoWayTransformer
 from fastsam2.modeling.sam2_utils import MLP, at_least_float32
+from fastsam2_kernels.dispatch import Impl
 
 __all__ = ["NO_OBJ_SCORE", "MaskOutput", "SAM2Base"]
 
@@ -37,7 +38,6 @@ class MaskOutput(NamedTuple):
     """What one frame says of B objects."""
 
     low_res_masks: Tensor  #: logits `[B, 1, S / 4, S / 4]`, float32
-    high_res_masks: Tensor  #: logits `[B, 1, S, S]`, float32
     ious: Tensor  #: predicted IoU `[B, M]` of all candidate masks
     obj_ptr: Tensor  #: object pointer `[B, C]`
     object_score_logits: Tensor  #: presence logits `[B, 1]`
@@ -75,6 +75,7 @@ class SAM2Base(nn.Module):
     pred_obj_scores: bool
     fixed_no_obj_ptr: bool
     soft_no_obj_ptr: bool
+    impl: Impl  #: which implementation of the kernels runs
 
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()
@@ -82,6 +83,7 @@ class SAM2Base(nn.Module):
             value = getattr(config, field.name)
             if not dataclasses.is_dataclass(value):
                 setattr(self, field.name, value)
+        self.impl = "auto"
         neck = config.image_encoder.neck
         self.image_encoder = ImageEncoder(
             trunk=Hiera(**vars(config.image_encoder.trunk)),
@@ -251,7 +253,6 @@ class SAM2Base(nn.Module):
             low_res = torch.where(presence[..., None, None] > 0, low_res, NO_OBJ_SCORE)
         return MaskOutput(
             low_res_masks=low_res,
-            high_res_masks=self.upsample_masks(low_res),
             ious=ious,
             obj_ptr=self._object_pointer(token, presence),
             object_score_logits=presence,
@@ -297,7 +298,6 @@ class SAM2Base(nn.Module):
             pointer = self._mix_no_object(pointer, present)
         return MaskOutput(
             low_res_masks=low_res,
-            high_res_masks=high_res,
             ious=torch.ones_like(present),
             obj_ptr=pointer,
             object_score_logits=present * _MASK_SCALE + _MASK_BIAS,

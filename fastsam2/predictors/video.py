@@ -6,7 +6,7 @@ what counts as a conditioning frame when, are those of `sam2.sam2_video_predicto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor
 from fastsam2.config import SAM2Config
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.postprocess import fill_holes
-from fastsam2.engine.step import ObjectInput, StepOutput, encode_memory, track_frame
+from fastsam2.engine.step import Prompt, answer_prompt, encode_memory, track_objects
 from fastsam2.errors import InputError, StateError
-from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
+from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, MaskOutput, SAM2Base
 from fastsam2.predictors.prompts import join_points, mask_prompt, point_prompt
 from fastsam2.predictors.session import ObjectState, VideoSession
 from fastsam2.types import FrameOutput, PointPrompt
@@ -114,15 +114,16 @@ def _answer_prompt(
         if shown is not None:
             # Extreme logits as a prompt are numerically unkind.
             previous = shown.pred_masks.to(session.device).clamp(-32.0, 32.0)
-    item = ObjectInput(
+    found = answer_prompt(
+        model,
+        image_features(model, session, frame_idx),
+        frame_idx,
         obj.memory,
-        points=points,
-        mask=mask,
-        previous_logits=previous,
-        is_init_cond_frame=is_init,
+        Prompt(points, mask, previous, is_init),
+        num_frames=session.num_frames,
+        reverse=tracked is not None and not is_init and tracked["reverse"],
     )
-    reverse = tracked is not None and not is_init and tracked["reverse"]
-    (answer,) = _run(model, session, frame_idx, [item], reverse=reverse, remember=False)
+    (answer,) = _frame_outputs(model, session, found)
     session.add_object(obj)
     obj.keep_prompt(frame_idx, points, mask)
     pending = obj.pending.cond_frame_outputs if is_cond else obj.pending.non_cond_frame_outputs
@@ -140,56 +141,43 @@ def image_features(model: VideoModel, session: VideoSession, frame_idx: int) -> 
     return FrameFeatures.of(model, cached[1])
 
 
-def _run(
+def _frame_outputs(
     model: VideoModel,
     session: VideoSession,
-    frame_idx: int,
-    items: list[ObjectInput],
-    *,
-    reverse: bool,
-    remember: bool,
+    found: MaskOutput,
+    memory: tuple[Tensor, list[Tensor]] | None = None,
 ) -> list[FrameOutput]:
-    """Track one frame and make what is kept of it."""
-    steps = track_frame(
-        model,
-        image_features(model, session, frame_idx),
-        frame_idx,
-        items,
-        num_frames=session.num_frames,
-        reverse=reverse,
-        remember=remember,
-    )
-    return [_frame_output(model, session, step) for step in steps]
-
-
-def _frame_output(model: VideoModel, session: VideoSession, step: StepOutput) -> FrameOutput:
-    masks = step.masks.low_res_masks
+    """What is kept of the answers for N objects, one for each."""
+    masks = found.low_res_masks
     if model.fill_hole_area > 0:
         masks = fill_holes(masks, model.fill_hole_area)
-    output = FrameOutput(
-        maskmem_features=None,
-        maskmem_pos_enc=None,
-        pred_masks=masks.to(session.storage_device, non_blocking=True),
-        obj_ptr=step.masks.obj_ptr,
-        object_score_logits=step.masks.object_score_logits,
-    )
-    if step.maskmem_features is not None and step.maskmem_pos_enc is not None:
-        _keep_memory(model, session, output, step.maskmem_features, step.maskmem_pos_enc)
-    return output
+    masks = masks.to(session.storage_device, non_blocking=True)
+    outputs = [
+        FrameOutput(None, None, *kept)
+        for kept in zip(
+            masks.split(1),
+            found.obj_ptr.split(1),
+            found.object_score_logits.split(1),
+            strict=True,
+        )
+    ]
+    if memory is not None:
+        _keep_memory(model, session, outputs, *memory)
+    return outputs
 
 
 def _keep_memory(
     model: VideoModel,
     session: VideoSession,
-    output: FrameOutput,
-    features: Tensor,
+    outputs: Sequence[FrameOutput],
+    memory: Tensor,
     pos_enc: list[Tensor],
 ) -> None:
-    output.maskmem_features = features.to(
-        session.storage_device, model.memory_dtype, non_blocking=True
-    )
-    # The same for every frame and object: one copy serves all.
-    output.maskmem_pos_enc = session.constants.setdefault("maskmem_pos_enc", pos_enc)
+    stored = memory.to(session.storage_device, model.memory_dtype, non_blocking=True)
+    for output, features in zip(outputs, stored.split(1), strict=True):
+        output.maskmem_features = features
+        # The same for every frame and object: one copy serves all.
+        output.maskmem_pos_enc = session.constants.setdefault("maskmem_pos_enc", pos_enc)
 
 
 def video_masks(model: VideoModel, session: VideoSession, frame_idx: int, is_cond: bool) -> Tensor:
@@ -242,8 +230,9 @@ def commit_prompts(model: VideoModel, session: VideoSession) -> None:
                         image_features(model, session, frame_idx),
                         output.pred_masks.to(session.device),
                         output.object_score_logits,
+                        is_mask_from_pts=True,
                     )
-                    _keep_memory(model, session, output, *memory)
+                    _keep_memory(model, session, [output], *memory)
                 kept[frame_idx] = output
                 _forget_outdated(model, obj, frame_idx)
             pending.clear()
@@ -297,18 +286,24 @@ def _track_all(
 ) -> Tensor:
     """Mask logits `[O, 1, S / 4, S / 4]` of all objects; prompted frames keep their answers."""
     tracked = [obj for obj in objects if frame_idx not in obj.memory.cond_frame_outputs]
-    items = [ObjectInput(obj.memory) for obj in tracked]
-    if items:
-        answers = _run(model, session, frame_idx, items, reverse=reverse, remember=True)
-        for obj, answer in zip(tracked, answers, strict=True):
-            obj.memory.non_cond_frame_outputs[frame_idx] = answer
+    if tracked:
+        found = track_objects(
+            model,
+            image_features(model, session, frame_idx),
+            frame_idx,
+            [obj.memory for obj in tracked],
+            num_frames=session.num_frames,
+            reverse=reverse,
+        )
+        for obj, output in zip(tracked, _frame_outputs(model, session, *found), strict=True):
+            obj.memory.non_cond_frame_outputs[frame_idx] = output
     masks = []
     for obj in objects:
         prompted = obj.memory.cond_frame_outputs.get(frame_idx)
         if prompted is not None:
             _forget_outdated(model, obj, frame_idx)
-        output = obj.memory.non_cond_frame_outputs[frame_idx] if prompted is None else prompted
-        masks.append(output.pred_masks.to(session.device, non_blocking=True))
+        shown = obj.memory.non_cond_frame_outputs[frame_idx] if prompted is None else prompted
+        masks.append(shown.pred_masks.to(session.device, non_blocking=True))
         obj.frames_tracked[frame_idx] = {"reverse": reverse}
     return torch.cat(masks)
 

@@ -12,6 +12,7 @@ from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import MemorySelection
 from fastsam2.engine.memory_reader import memory_reader
+from fastsam2.engine.read_tables import read_tables
 from fastsam2.engine.step import memory_tokens
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from fastsam2.types import FrameOutput
@@ -62,16 +63,23 @@ def by_module(model: SAM2VideoPredictor, frame: FrameFeatures, read: MemorySelec
     return model.attend_to_memory(frame.pix_feat, frame.pix_pos, *memory_tokens(model, read))
 
 
+def by_reader(
+    model: SAM2VideoPredictor, frame: FrameFeatures, reads: list[MemorySelection]
+) -> Tensor:
+    read = memory_reader(model)
+    assert read is not None
+    tables = read_tables(model, reads)
+    return read(frame.pix_feat, frame.pix_pos, read.rope(frame.pix_feat), tables)
+
+
 def test_equals_the_module_for_objects_with_different_memories(model: SAM2VideoPredictor) -> None:
     frame = features(model)
     reads = [selection(model, *sizes) for sizes in ((1, 0), (7, 16), (3, 5))]
-    reader = memory_reader(model)
-    assert reader is not None
-    out = reader.read(model, frame, reads)
+    out = by_reader(model, frame, reads)
     expected = torch.cat([by_module(model, frame, read) for read in reads])
     assert relative_error(out, expected) <= 1e-5
     # Alone as in company.
-    assert relative_error(reader.read(model, frame, reads[1:2]), expected[1:2]) <= 1e-5
+    assert relative_error(by_reader(model, frame, reads[1:2]), expected[1:2]) <= 1e-5
 
 
 def test_follows_changed_weights(model: SAM2VideoPredictor) -> None:
@@ -80,9 +88,7 @@ def test_follows_changed_weights(model: SAM2VideoPredictor) -> None:
     assert memory_reader(model) is before
     with torch.inference_mode(False):
         randomise_(model, seed=1)  # in place
-    after = memory_reader(model)
-    assert after is not None
-    assert relative_error(after.read(model, frame, [read]), by_module(model, frame, read)) <= 1e-5
+    assert relative_error(by_reader(model, frame, [read]), by_module(model, frame, read)) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -122,8 +128,6 @@ def test_steps_aside_where_gradients_are_wanted(model: SAM2VideoPredictor) -> No
 
 def test_within_a_callers_autocast(model: SAM2VideoPredictor) -> None:
     frame, read = features(model), selection(model, 2, 2)
-    reader = memory_reader(model)
-    assert reader is not None
-    expected = reader.read(model, frame, [read])
+    expected = by_reader(model, frame, [read])
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(reader.read(model, frame, [read]), expected)
+        assert torch.equal(by_reader(model, frame, [read]), expected)

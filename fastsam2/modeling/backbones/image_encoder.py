@@ -66,7 +66,7 @@ class FpnNeck(nn.Module):
                     lateral = lateral / 2
             above = lateral
             features.insert(0, lateral)
-        return features, [self.position_encoding(x).to(x.dtype) for x in features]
+        return features, [self.position_encoding(x) for x in features]
 
     def _enlarge(self, x: Tensor) -> Tensor:
         """Twice the height and width, in at least float32."""

@@ -1,0 +1,145 @@
+"""The memory encoder as it runs in inference: from mask logits at a quarter of the image's size.
+
+What depends on the frame alone is computed once for all objects, and no mask of the image's size is
+made.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fastsam2.engine.folding import fold_block
+from fastsam2.engine.plain import Shortcut
+from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
+from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2_kernels.cx_block import CHANNELS, cx_block
+from fastsam2_kernels.mask_downsample import (
+    DownsampleStage,
+    MaskDownsampleWeights,
+    mask_downsample,
+)
+
+__all__ = ["MemoryWriter", "memory_writer"]
+
+
+class MemoryWriter:
+    """Makes memory of a frame and its masks; made of the weights of a model.
+
+    Calling it is a pure function of tensors.
+    """
+
+    def __init__(self, model: SAM2Base, mask_weights: MaskDownsampleWeights) -> None:
+        encoder = model.memory_encoder
+        self.mask_weights = mask_weights
+        self.pix_feat_proj = encoder.pix_feat_proj
+        self.blocks = [_block_arguments(cast(CXBlock, block)) for block in encoder.fuser.layers]
+        self.out_proj = encoder.out_proj
+        self.position_encoding = encoder.position_encoding
+        self.no_object = model.no_obj_embed_spatial
+        self.impl = model.impl
+
+    def __call__(
+        self,
+        pix_feat: Tensor,
+        masks: Tensor,
+        presence: Tensor,
+        *,
+        scale: float,
+        bias: float,
+        binarize: bool,
+    ) -> Tensor:
+        """Memory of N objects on one frame, `[N, M, H, W]`.
+
+        Args:
+            pix_feat: image features, not conditioned on memory, `[1, C, H, W]`.
+            masks: mask logits `[N, 1, 4 H, 4 W]`.
+            presence: presence logits `[N, 1]`.
+            scale, bias: applied to masks in 0..1.
+            binarize: remember the mask the user sees, not how sure the model is of it.
+        """
+        with torch.autocast(pix_feat.device.type, enabled=False):
+            x = mask_downsample(
+                masks[:, 0],
+                scale,
+                bias,
+                self.mask_weights,
+                binarize=binarize,
+                impl=self.impl,
+            )
+            x = x + self.pix_feat_proj(pix_feat.to(x.dtype))
+            x = x.permute(0, 2, 3, 1).contiguous()
+            for block in self.blocks:
+                x = cx_block(x, *block, impl=self.impl)
+            x = self.out_proj(x.permute(0, 3, 1, 2))
+            if self.no_object is not None:
+                absent = self.no_object[..., None, None]
+                x = torch.where(presence[..., None, None] > 0, x, x + absent)
+            return x.contiguous()
+
+    def positions(self, memory: Tensor) -> list[Tensor]:
+        """Positions of memory, as a list of one map."""
+        return [self.position_encoding(memory)]
+
+
+BlockArguments = tuple[Tensor, Tensor, Tensor, Tensor, float, Tensor, Tensor, Tensor, Tensor]
+
+
+def _block_arguments(block: CXBlock) -> BlockArguments:
+    """Arguments of `cx_block` after the image."""
+    folded, conv, norm = fold_block(block), block.dwconv, block.norm
+    assert conv.bias is not None
+    return (
+        conv.weight[:, 0],
+        conv.bias,
+        norm.weight,
+        norm.bias,
+        norm.eps,
+        block.pwconv1.weight,
+        block.pwconv1.bias,
+        folded.weight,
+        folded.bias,
+    )
+
+
+def _mask_weights(module: MaskDownSampler) -> MaskDownsampleWeights | None:
+    """None where the stages are not those the kernel is written for."""
+    *stages, last = module.encoder
+    found, channels = [], 1
+    for conv, norm in zip(stages[::3], stages[1::3], strict=True):
+        expected = (channels, 4 * channels, (3, 3), (2, 2), (1, 1))
+        if expected != (
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+        ):
+            return None
+        weight = conv.weight.contiguous(memory_format=torch.channels_last)
+        found.append(DownsampleStage(weight, conv.bias, norm.weight, norm.bias))
+        channels *= 4
+    if len(found) < 2:
+        return None
+    return MaskDownsampleWeights(tuple(found), last.weight, last.bias)
+
+
+def _build(model: SAM2Base) -> MemoryWriter | None:
+    encoder = model.memory_encoder
+    for block in encoder.fuser.layers:
+        conv = cast(CXBlock, block).dwconv
+        if conv.kernel_size != (7, 7) or conv.groups != conv.in_channels not in CHANNELS:
+            return None
+    weights = _mask_weights(encoder.mask_downsampler)
+    return None if weights is None else MemoryWriter(model, weights)
+
+
+def _parts(model: SAM2Base) -> list[nn.Module | Tensor]:
+    absent = model.no_obj_embed_spatial
+    return [model.memory_encoder, *([] if absent is None else [absent])]
+
+
+#: The writer of a model; None where its own module must run.
+memory_writer = Shortcut(_parts, _build)
