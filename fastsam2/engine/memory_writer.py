@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsam2.engine.folding import fold_block
@@ -36,7 +37,10 @@ class MemoryWriter:
         self.mask_weights = mask_weights
         self.pix_feat_proj = encoder.pix_feat_proj
         self.blocks = [_block_arguments(cast(CXBlock, block)) for block in encoder.fuser.layers]
-        self.out_proj = encoder.out_proj
+        self.out_proj = None
+        if isinstance(encoder.out_proj, nn.Conv2d):
+            assert encoder.out_proj.bias is not None
+            self.out_proj = (encoder.out_proj.weight.flatten(1), encoder.out_proj.bias)
         self.position_encoding = encoder.position_encoding
         self.no_object = model.no_obj_embed_spatial
         self.impl = model.impl
@@ -73,11 +77,11 @@ class MemoryWriter:
             x = x.permute(0, 2, 3, 1).contiguous()
             for block in self.blocks:
                 x = cx_block(x, *block, impl=self.impl)
-            x = self.out_proj(x.permute(0, 3, 1, 2))
+            if self.out_proj is not None:
+                x = F.linear(x, *self.out_proj)
             if self.no_object is not None:
-                absent = self.no_object[..., None, None]
-                x = torch.where(presence[..., None, None] > 0, x, x + absent)
-            return x.contiguous()
+                x = torch.where(presence[..., None, None] > 0, x, x + self.no_object)
+            return x.permute(0, 3, 1, 2).contiguous()
 
     def positions(self, memory: Tensor) -> list[Tensor]:
         """Positions of memory, as a list of one map."""

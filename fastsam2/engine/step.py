@@ -13,13 +13,14 @@ from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import MemorySelection, ObjectMemory, SelectionRules
 from fastsam2.engine.memory_reader import MemoryReader, memory_reader
 from fastsam2.engine.memory_writer import MemoryWriter, memory_writer
-from fastsam2.engine.plain import is_plain
+from fastsam2.engine.object_decoder import ObjectDecoder, object_decoder
 from fastsam2.engine.pointers import pointer_tokens
 from fastsam2.engine.read_tables import ReadTables, read_tables
 from fastsam2.modeling.sam2_base import MaskOutput, SAM2Base
 from fastsam2.types import PointPrompt
 
 __all__ = [
+    "Places",
     "Prompt",
     "Tracked",
     "TrackStep",
@@ -50,19 +51,47 @@ class Tracked(NamedTuple):
     memory: tuple[Tensor, list[Tensor]] | None
 
 
-class TrackStep:
-    """All that N objects without a prompt go through on a frame, as a pure function of tensors."""
+class Places(NamedTuple):
+    """Positions on the grid of a frame's features, constants of a model."""
 
-    def __init__(self, model: SAM2Base, read: MemoryReader, write: MemoryWriter) -> None:
-        self.model, self.read, self.write = model, read, write
+    rope: tuple[Tensor, Tensor]  #: rotary tables
+    image_pe: Tensor  #: for the mask decoder, `[1, C, H, W]`
+
+
+class TrackStep:
+    """All that N objects without a prompt go through on a frame.
+
+    Calling it is a pure function of tensors, which can be compiled whole.
+    """
+
+    def __init__(
+        self, model: SAM2Base, read: MemoryReader, decode: ObjectDecoder, write: MemoryWriter
+    ) -> None:
+        self.model, self.read, self.decode, self.write = model, read, decode, write
+
+    @classmethod
+    def of(cls, model: SAM2Base) -> TrackStep | None:
+        """The step of this model; None where some of its own modules must run."""
+        # One mask, and no choice by its stability, is what the decoder is not made for.
+        if not model._use_multimask(is_init_cond_frame=False, num_points=0):
+            return None
+        parts = memory_reader(model), object_decoder(model), memory_writer(model)
+        read, decode, write = parts
+        if read is None or decode is None or write is None:
+            return None
+        return cls(model, read, decode, write)
+
+    def places(self, features: FrameFeatures) -> Places:
+        """What the step needs to know of the grid."""
+        image_pe = self.model.sam_prompt_encoder.get_dense_pe()
+        return Places(self.read.rope(features.pix_feat), image_pe)
 
     def __call__(
-        self, features: FrameFeatures, rope: tuple[Tensor, Tensor], tables: ReadTables
+        self, features: FrameFeatures, places: Places, tables: ReadTables
     ) -> tuple[MaskOutput, Tensor]:
         """Answers, and memory of them `[N, mem_dim, H, W]`."""
-        seen = self.read(features.pix_feat, features.pix_pos, rope, tables)
-        multimask = self.model._use_multimask(False, 0)
-        masks = self.model.decode_masks(seen, features.high_res, multimask_output=multimask)
+        seen = self.read(features.pix_feat, features.pix_pos, places.rope, tables)
+        masks = self.decode(self.model, seen, places.image_pe, features.high_res)
         presence = masks.object_score_logits
         memory = _write(
             self.model, self.write, features, masks.low_res_masks, presence, is_mask_from_pts=False
@@ -94,12 +123,11 @@ def track_objects(
         memory.select(frame_idx, rules, num_frames=num_frames, reverse=reverse)
         for memory in memories
     ]
-    read, write = memory_reader(model), memory_writer(model)
-    if read is not None and write is not None and _decodes_plainly(model):
-        step = TrackStep(model, read, write)
+    step = TrackStep.of(model)
+    if step is not None:
         tables = read_tables(model, selections)
-        masks, memory = step(features, read.rope(features.pix_feat), tables)
-        return Tracked(masks, (memory, write.positions(memory)))
+        masks, memory = step(features, step.places(features), tables)
+        return Tracked(masks, (memory, step.write.positions(memory)))
     # Parts that are not the package's own see one object at a time, as they would in `sam2`.
     seen = _condition(model, features, selections)
     found = [_decode(model, features, x) for x in seen]
@@ -181,11 +209,6 @@ def _write(
         bias=model.sigmoid_bias_for_mem_enc,
         binarize=is_mask_from_pts and model.binarize_mask_from_pts_for_mem_enc,
     )
-
-
-def _decodes_plainly(model: SAM2Base) -> bool:
-    parts = (model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj)
-    return all(map(is_plain, parts))
 
 
 def _condition(
