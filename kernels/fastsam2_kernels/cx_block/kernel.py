@@ -1,0 +1,211 @@
+"""Triton kernels of a ConvNeXt block: depthwise convolution with norm, then the two linear layers.
+
+The hidden channels, four times as many, stay in registers; what passes between the two kernels is
+one map of the image's size.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastsam2_kernels.cx_block.tuning import CHANNELS, Launch, choose, launch_for
+from fastsam2_kernels.launches import TRITON_NAMES, dot_precision
+from fastsam2_kernels.variants import Variant
+
+__all__ = ["launch", "variants"]
+
+
+# How many pixels there are steers masks only: no version of its own for another number of objects.
+@triton.jit(do_not_specialize=["M"])
+def _conv_norm_kernel(
+    x,  # [N, H, W, C]
+    weight,  # [C, 7, 7], of strides s_wc, 7 * s_wt, s_wt
+    bias,  # [C]
+    norm_weight,  # [C]
+    norm_bias,  # [C]
+    out,  # [N, H, W, C]
+    eps,  # float32
+    M,  # N * H * W
+    H,
+    W,
+    s_wc,
+    s_wt,
+    C: tl.constexpr,
+    BP: tl.constexpr,
+):
+    i_p = tl.program_id(0) * BP
+    base = i_p.to(tl.int64) * C
+    o_p = i_p + tl.arange(0, BP)
+    o_c = tl.arange(0, C)
+    # [BP, C]
+    o_pc = tl.arange(0, BP)[:, None] * C + o_c[None, :]
+    o_x = o_p % W
+    o_y = o_p // W % H
+    p_w = weight + o_c * s_wc
+
+    p_x = x + base + o_pc
+    b_y = tl.zeros([BP, C], tl.float32)
+    for i_y in range(-3, 4):
+        m_y = (o_p < M) & (o_y + i_y >= 0) & (o_y + i_y < H)
+        for i_x in tl.static_range(-3, 4):
+            m_x = m_y & (o_x + i_x >= 0) & (o_x + i_x < W)
+            # [BP, C]
+            b_x = tl.load(p_x + (i_y * W + i_x) * C, mask=m_x[:, None], other=0.0)
+            # [C]
+            b_w = tl.load(p_w + (i_y * 7 + i_x + 24) * s_wt)
+            b_y += b_x.to(tl.float32) * b_w.to(tl.float32)[None, :]
+    b_y += tl.load(bias + o_c).to(tl.float32)[None, :]
+
+    b_mean = tl.sum(b_y, 1) / C
+    b_y -= b_mean[:, None]
+    b_scale = tl.rsqrt(tl.sum(b_y * b_y, 1) / C + eps)
+    b_y *= b_scale[:, None]
+    b_y *= tl.load(norm_weight + o_c).to(tl.float32)[None, :]
+    b_y += tl.load(norm_bias + o_c).to(tl.float32)[None, :]
+    # [BP, C]
+    tl.store(out + base + o_pc, b_y.to(out.dtype.element_ty), mask=(o_p < M)[:, None])
+
+
+@triton.jit(do_not_specialize=["M"])
+def _mlp_kernel(
+    y,  # [M, C]
+    x,  # [M, C]
+    w1,  # [4 C, C]
+    b1,  # [4 C]
+    w2,  # [C, 4 C]
+    b2,  # [C]
+    out,  # [M, C]
+    M,
+    C: tl.constexpr,
+    BM: tl.constexpr,
+    BH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    o_m = tl.arange(0, BM)
+    o_c = tl.arange(0, C)
+    o_h = tl.arange(0, BH)
+    # A scalar base and small offsets within the tile: 64-bit offsets would hold registers through
+    # the loop.
+    i_m = tl.program_id(0) * BM
+    base = i_m.to(tl.int64) * C
+    m_m = (o_m < M - i_m)[:, None]
+
+    # [BM, C]
+    o_mc = o_m[:, None] * C + o_c[None, :]
+    b_y = tl.load(y + base + o_mc, mask=m_m, other=0.0)
+    # The sum starts from the residual, so that nothing is left to load after the loop.
+    b_acc = tl.load(x + base + o_mc, mask=m_m, other=0.0).to(tl.float32)
+    b_acc += tl.load(b2 + o_c).to(tl.float32)[None, :]
+    for i_h in range(0, 4 * C, BH):
+        # [C, BH]
+        b_w1 = tl.load(w1 + i_h * C + o_h[None, :] * C + o_c[:, None])
+        # [BH]
+        b_b1 = tl.load(b1 + i_h + o_h).to(tl.float32)
+        # [BM, BH]
+        b_h = tl.dot(b_y, b_w1, input_precision=PRECISION) + b_b1[None, :]
+        b_h = 0.5 * b_h * (1.0 + tl.erf(b_h * 0.7071067811865476))
+        # [BH, C]
+        b_w2 = tl.load(w2 + i_h + o_c[None, :] * (4 * C) + o_h[:, None])
+        b_acc = tl.dot(b_h.to(b_w2.dtype), b_w2, b_acc, input_precision=PRECISION)
+    # [BM, C]
+    tl.store(out + base + o_mc, b_acc.to(out.dtype.element_ty), mask=m_m)
+
+
+def launch(
+    x: Tensor,
+    dw_weight: Tensor,
+    dw_bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    out: Tensor | None = None,
+    config: Launch | None = None,
+) -> Tensor:
+    """Run the kernels on checked arguments; see `op.cx_block`.
+
+    Args:
+        out: [N, H, W, C] contiguous, to be written; None: a new one.
+        config: None: as `tuning` chooses.
+    """
+    n, height, width, channels = x.shape
+    pixels = n * height * width
+    if out is None:
+        out = torch.empty_like(x)
+    if pixels == 0:
+        return out
+    if config is None:
+        config = launch_for(x.device, pixels, channels, x.dtype)
+    y = torch.empty_like(x)
+    _conv_norm_kernel[(triton.cdiv(pixels, config.pixels),)](
+        x, dw_weight, dw_bias, norm_weight, norm_bias, y, eps, pixels, height, width,
+        dw_weight.stride(0), dw_weight.stride(2),
+        C=channels, BP=config.pixels, num_warps=config.conv_warps,
+    )  # fmt: skip
+    _mlp_kernel[(triton.cdiv(pixels, config.block_m),)](
+        y, x, w1, b1, w2, b2, out, pixels,
+        C=channels, BM=config.block_m, BH=config.block_h, PRECISION=dot_precision(x.dtype),
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+    return out
+
+
+def variants(capability: int) -> list[Variant]:
+    """Every kernel as it is launched on GPUs of `capability`."""
+    found = []
+    for dtype, name in TRITON_NAMES.items():
+        for channels in CHANNELS:
+            config = choose(channels, dtype, capability)
+            found += [
+                _conv_variant(config, channels, f"*{name}", capability),
+                _mlp_variant(config, channels, dtype, capability),
+            ]
+    return found
+
+
+def _conv_variant(config: Launch, channels: int, pointer: str, capability: int) -> Variant:
+    tensors = dict.fromkeys(("x", "weight", "bias", "norm_weight", "norm_bias", "out"), pointer)
+    sizes = dict.fromkeys(("M", "H", "W", "s_wt"), "i32")
+    return Variant(
+        op="cx_block",
+        kernel=_conv_norm_kernel,
+        label=f"{pointer[1:]} C{channels} {config.pixels}",
+        capability=capability,
+        signature=tensors | {"eps": "fp32"} | sizes,
+        # The layout that loads fastest: a stride of one is a constant to the compiler.
+        constants={"C": channels, "BP": config.pixels, "s_wc": 1},
+        num_warps=config.conv_warps,
+        num_stages=3,
+        has_dot=False,
+        aligned=(*tensors, "H", "W", "s_wt"),
+    )
+
+
+def _mlp_variant(config: Launch, channels: int, dtype: torch.dtype, capability: int) -> Variant:
+    name = TRITON_NAMES[dtype]
+    tensors = dict.fromkeys(("y", "x", "w1", "b1", "w2", "b2", "out"), f"*{name}")
+    constants: dict[str, Any] = {
+        "C": channels,
+        "BM": config.block_m,
+        "BH": config.block_h,
+        "PRECISION": dot_precision(dtype),
+    }
+    return Variant(
+        op="cx_block",
+        kernel=_mlp_kernel,
+        label=f"{name} C{channels} {config.block_m}x{config.block_h}",
+        capability=capability,
+        signature=tensors | {"M": "i32"},
+        constants=constants,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        has_dot=True,
+        aligned=tuple(tensors),
+    )
