@@ -1,0 +1,8 @@
+"""Downsample a mask to the features that the memory is made of."""
+
+from __future__ import annotations
+
+from fastsam2_kernels.mask_downsample.op import mask_downsample
+from fastsam2_kernels.mask_downsample.reference import DownsampleStage, MaskDownsampleWeights
+
+__all__ = ["DownsampleStage", "MaskDownsampleWeights", "mask_downsample"]
