@@ -16,6 +16,7 @@ from fastsam2.engine.folding import fold_block
 from fastsam2.engine.plain import Shortcut
 from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
 from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.modeling.sam2_utils import LayerNorm2d
 from fastsam2_kernels.cx_block import CHANNELS, cx_block
 from fastsam2_kernels.mask_downsample import (
     DownsampleStage,
@@ -112,7 +113,8 @@ def _mask_weights(module: MaskDownSampler) -> MaskDownsampleWeights | None:
     """None where the stages are not those the kernel is written for."""
     *stages, last = module.encoder
     found, channels = [], 1
-    for conv, norm in zip(stages[::3], stages[1::3], strict=True):
+    for i in range(0, len(stages), 3):
+        conv, norm = cast(nn.Conv2d, stages[i]), cast(LayerNorm2d, stages[i + 1])
         expected = (channels, 4 * channels, (3, 3), (2, 2), (1, 1))
         if expected != (
             conv.in_channels,
@@ -122,11 +124,14 @@ def _mask_weights(module: MaskDownSampler) -> MaskDownsampleWeights | None:
             conv.padding,
         ):
             return None
+        assert conv.bias is not None
         weight = conv.weight.contiguous(memory_format=torch.channels_last)
         found.append(DownsampleStage(weight, conv.bias, norm.weight, norm.bias))
         channels *= 4
     if len(found) < 2:
         return None
+    last = cast(nn.Conv2d, last)
+    assert last.bias is not None
     return MaskDownsampleWeights(tuple(found), last.weight, last.bias)
 
 

@@ -1,4 +1,4 @@
-"""Connected components against scipy's labelling."""
+"""Connected components against scipy's labelling: the CPU's path and the kernels."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from fastsam2_kernels.connected_components import connected_components
+from fastsam2_kernels.connected_components.tuning import Launch
+from fastsam2_kernels.dispatch import Impl
+from fastsam2_kernels.launches import CAPABILITIES
 
+pytest.importorskip("triton")
+from fastsam2_kernels.connected_components.kernel import launch, variants
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EIGHT = np.ones((3, 3), dtype=int)
+IMPLS: list[Impl] = ["auto", "triton"]
 
 
-def check(mask: np.ndarray) -> None:
+def check(mask: np.ndarray, impl: Impl = "auto") -> None:
     """`mask` [..., H, W] bool: labels equal to scipy's up to their names, areas equal."""
-    labels, areas = connected_components(torch.from_numpy(mask))
+    found = connected_components(torch.from_numpy(mask).to(DEVICE), impl=impl)
+    check_found(mask, *(x.cpu() for x in found))
+
+
+def check_found(mask: np.ndarray, labels: torch.Tensor, areas: torch.Tensor) -> None:
     assert labels.dtype == areas.dtype == torch.int32
     assert labels.shape == areas.shape == mask.shape
     images = (x.reshape(-1, *mask.shape[-2:]) for x in (mask, labels.numpy(), areas.numpy()))
@@ -25,7 +37,9 @@ def check(mask: np.ndarray) -> None:
         expected, n = ndimage.label(image, EIGHT)
         pairs = np.unique(np.stack([expected[image], label[image]]), axis=1)
         assert pairs.shape[1] == n, "one label for each component and one component for each label"
-        assert sorted(pairs[1]) == list(range(1, n + 1))
+        names, first = np.unique(label[image], return_index=True)
+        assert list(names) == list(range(1, n + 1))
+        assert (np.diff(first) > 0).all(), "numbered by their first pixels"
         assert not label[~image].any()
         sizes = np.bincount(expected.ravel(), minlength=n + 1)
         sizes[0] = 0
@@ -86,9 +100,21 @@ def shapes() -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("name", shapes())
-def test_shape(name: str) -> None:
-    check(shapes()[name])
+def test_shape(name: str, impl: Impl) -> None:
+    check(shapes()[name], impl)
+
+
+@pytest.mark.parametrize("name", ["snake", "spiral", "chessboard", "diagonals"])
+@pytest.mark.parametrize("settings", [Launch(16, 1, 8, 1, 16, 1), Launch(64, 2, 64, 1, 32, 1)])
+def test_programs_of_any_size(name: str, settings: Launch) -> None:
+    """With many programs on an image, components cross from one to the next."""
+    mask = torch.from_numpy(shapes()[name])[None].to(DEVICE)
+    garbage = torch.full_like(mask, -7, dtype=torch.int32)
+    out = (garbage, garbage.clone())
+    labels, areas = launch(mask.view(torch.uint8), settings, out=out)
+    check_found(mask.cpu().numpy(), labels.cpu(), areas.cpu())
 
 
 def test_spiral_is_one_component() -> None:
@@ -97,41 +123,77 @@ def test_spiral_is_one_component() -> None:
     assert int(areas.max()) == int(spiral(61).sum()) > 61 * 61 // 3
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
-    hnp.array_shapes(min_dims=2, max_dims=2, max_side=24).flatmap(
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=14).flatmap(
         lambda shape: hnp.arrays(bool, shape, elements=st.booleans(), fill=st.nothing())
     )
 )
 def test_random_small_masks(mask: np.ndarray) -> None:
     check(mask)
+    check(mask, "triton")
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("density", [0.05, 0.3, 0.4, 0.5, 0.7, 0.95])
-def test_random_batches(density: float) -> None:
-    check(np.random.default_rng(0).random((5, 1, 63, 70)) < density)
+def test_random_batches(density: float, impl: Impl) -> None:
+    check(np.random.default_rng(0).random((3, 1, 63, 70)) < density, impl)
 
 
-def test_labels_do_not_leak_between_images() -> None:
+@pytest.mark.parametrize("impl", IMPLS)
+def test_labels_do_not_leak_between_images(impl: Impl) -> None:
     both = np.zeros((2, 3, 4, 6), dtype=bool)
     both[..., -1, :] = True
     both[..., 0, :3] = True
-    check(both)
+    check(both, impl)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("shape", [(0, 1, 4, 4), (2, 1, 0, 4), (2, 1, 4, 0)])
-def test_no_pixels(shape: tuple[int, ...]) -> None:
-    labels, areas = connected_components(torch.zeros(shape, dtype=torch.bool))
+def test_no_pixels(shape: tuple[int, ...], impl: Impl) -> None:
+    empty = torch.zeros(shape, dtype=torch.bool, device=DEVICE)
+    labels, areas = connected_components(empty, impl=impl)
     assert labels.shape == areas.shape == shape
     assert labels.dtype == areas.dtype == torch.int32
 
 
-def test_layout_and_dtype_do_not_matter() -> None:
-    mask = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0)) < 0.5
+@pytest.mark.parametrize("impl", IMPLS)
+def test_layout_and_dtype_do_not_matter(impl: Impl) -> None:
+    mask = (torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0)) < 0.5).to(DEVICE)
     expected = connected_components(mask)
     for same in (mask.to(torch.uint8) * 255, mask.mT.contiguous().mT, mask.long()):
-        for a, b in zip(connected_components(same), expected, strict=True):
+        for a, b in zip(connected_components(same, impl=impl), expected, strict=True):
             assert torch.equal(a, b)
+
+
+def test_registration() -> None:
+    op = torch.ops.fastsam2.connected_components.default
+    torch.library.opcheck(op, (torch.rand(2, 9, 8, device=DEVICE) < 0.5,))
+
+
+def test_compiles_whole() -> None:
+    mask = torch.rand(2, 9, 8, device=DEVICE) < 0.5
+    compiled = torch.compile(connected_components, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(mask), connected_components(mask), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_variants_name_every_argument(capability: int) -> None:
+    for variant in variants(capability):
+        assert {*variant.signature, *variant.constants} == set(variant.kernel.arg_names)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("density", [0.3, 0.41, 0.5, 0.95])
+def test_real_size(density: float) -> None:
+    """Many threads at once on one component, several times over: the result never changes."""
+    if DEVICE.type != "cuda":
+        pytest.skip("needs a GPU")
+    mask = np.random.default_rng(0).random((2, 1, 1024, 1023)) < density
+    for _ in range(5):
+        check(mask)
+    check(np.tile(spiral(1021), (3, 1, 1, 1)))
 
 
 @pytest.mark.parametrize(

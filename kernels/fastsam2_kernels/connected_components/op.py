@@ -38,10 +38,9 @@ def connected_components(mask: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, 
         raise TypeError(f"mask must be bool or integer, got {mask.dtype}")
     if mask.ndim < 2:
         raise ValueError(f"mask must be [..., H, W], got shape {tuple(mask.shape)}")
-    run = _registered
-    if impl != "auto":
-        run = _triton if uses_triton(impl, mask) else connected_components_reference
-    return run(mask)
+    if impl == "auto":
+        return _registered(mask)
+    return (_triton if uses_triton(impl, mask) else connected_components_reference)(mask)
 
 
 @torch.library.custom_op("fastsam2::connected_components", mutates_args=(), device_types="cuda")

@@ -60,10 +60,10 @@ def mask_downsample(
     Source: `MaskDownSampler` and `_encode_new_memory` of `sam2`.
     """
     _validate(logits, weights, upsample)
-    run = _registered
-    if impl != "auto":
-        run = _triton if uses_triton(impl, logits) else _plain
-    return run(logits, weights.flat(), scale, bias, upsample, binarize)
+    arguments = (logits, weights.flat(), scale, bias, upsample, binarize)
+    if impl == "auto":
+        return _registered(*arguments)
+    return (_triton if uses_triton(impl, logits) else _plain)(*arguments)
 
 
 @torch.library.custom_op("fastsam2::mask_downsample", mutates_args=(), device_types="cuda")

@@ -1,0 +1,279 @@
+"""Triton kernels of connected components: union-find over 2x2 blocks of pixels.
+
+Each image holds a forest in one int32 a pixel: `parent[p]` is the index in its image of a
+foreground pixel of the same component, -1 in the background. All foreground pixels of a 2x2 block
+touch, so `start` treats them alike, and `join` need only join blocks. A root points at itself;
+joining always hangs the larger root under the smaller, so in the end the root of a component is its
+first pixel in raster order, whatever the order in which threads ran. That is what makes the labels
+deterministic: only the shape of the trees depends on timing, and `settle` flattens them.
+
+Why joining is right and ends while other threads join:
+
+- Parents change only by `atomic_min`, so `parent[p] <= p` always holds and no cycle can form.
+- A pair to be joined is put into the forest by `old = atomic_min(parent[hi], lo)`. If
+  `old == hi`, `hi` was a root and now hangs under `lo`: done. Otherwise another thread had hung
+  `hi` under `old`; the smaller of the two is now its parent, and the link to the other may just
+  have been overwritten, so this thread goes on with the pair (`old`, `lo`). Links and pending
+  pairs together connect at every moment what they connected before, and no pair is dropped
+  before it is linked.
+- Both members of the new pair are smaller than `hi`, so a thread needs finitely many rounds and
+  waits for nobody: there is no lock to deadlock on, even if warps do not progress fairly.
+- Walking up reads `parent` without ordering and may see old values. An old parent was put there by
+  the same rule and is still connected to the pixel by links and pending pairs. A walk goes strictly
+  down in index until it meets a pixel that pointed at itself when it was read; if that is no longer
+  a root, the `old` that `atomic_min` returns says so.
+- Between kernels there is no concurrency: `settle` finds the trees complete. It writes roots over
+  parents while others walk; a walk sees either, and both lead to the same root.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastsam2_kernels.connected_components.tuning import Launch, default
+from fastsam2_kernels.variants import Variant
+
+__all__ = ["launch", "variants"]
+
+
+@triton.jit
+def _segmented_min(b_starts_a, b_a, b_starts_b, b_b):
+    return b_starts_a | b_starts_b, tl.where(b_starts_b != 0, b_b, tl.minimum(b_a, b_b))
+
+
+@triton.jit
+def start_kernel(
+    p_mask,  # [N, H, W] uint8
+    p_parent,  # [N, H, W] int32
+    p_area,  # [N, H, W] int32
+    H,
+    W,
+    n_tiles,  # programs for each image
+    BLOCK: tl.constexpr,
+):
+    """Point each pixel at the first pixel so far in its row of touching blocks; clear the areas."""
+    pid = tl.program_id(0)
+    i_image = (pid // n_tiles).to(tl.int64) * H * W
+    p_m, p_p, p_a = p_mask + i_image, p_parent + i_image, p_area + i_image
+    # [B]
+    o_b = (pid % n_tiles) * BLOCK + tl.arange(0, BLOCK)
+    W_b = (W + 1) // 2
+    y, x = o_b // W_b * 2, o_b % W_b * 2
+    o_p = y * W + x
+    m_0 = y < H
+    m_1, m_2, m_west = m_0 & (x + 1 < W), m_0 & (y + 1 < H), m_0 & (x > 0)
+    m_3 = m_1 & m_2
+    # A block is p0 p1 over p2 p3, and to the left of it lie w0 over w2.
+    b_p0 = tl.load(p_m + o_p, mask=m_0, other=0) != 0
+    b_p1 = tl.load(p_m + o_p + 1, mask=m_1, other=0) != 0
+    b_p2 = tl.load(p_m + o_p + W, mask=m_2, other=0) != 0
+    b_p3 = tl.load(p_m + o_p + W + 1, mask=m_3, other=0) != 0
+    b_w0 = tl.load(p_m + o_p - 1, mask=m_west, other=0) != 0
+    b_w2 = tl.load(p_m + o_p + W - 1, mask=m_west & m_2, other=0) != 0
+    # [B]
+    b_first = tl.where(b_p3, o_p + W + 1, 2147483647)
+    b_first = tl.where(b_p2, o_p + W, b_first)
+    b_first = tl.where(b_p1, o_p + 1, b_first)
+    b_first = tl.where(b_p0, o_p, b_first)
+    b_starts = 1 - ((b_p0 | b_p2) & (b_w0 | b_w2)).to(tl.int32)
+    _, b_parent = tl.associative_scan((b_starts, b_first), 0, _segmented_min)
+    # Only the first pixel of a block can become a root, and only roots have an area.
+    tl.store(p_a + b_first, tl.zeros((BLOCK,), tl.int32), mask=b_p0 | b_p1 | b_p2 | b_p3)
+    tl.store(p_p + o_p, tl.where(b_p0, b_parent, -1), mask=m_0)
+    tl.store(p_p + o_p + 1, tl.where(b_p1, b_parent, -1), mask=m_1)
+    tl.store(p_p + o_p + W, tl.where(b_p2, b_parent, -1), mask=m_2)
+    tl.store(p_p + o_p + W + 1, tl.where(b_p3, b_parent, -1), mask=m_3)
+
+
+@triton.jit
+def _root(p_parent, b_node, m_node):
+    """The root of each node where `m_node`; `p_parent` is of the node's image."""
+    # [B]
+    b_parent = tl.load(p_parent + b_node, mask=m_node, other=0, cache_modifier=".cg")
+    m_walk = m_node & (b_parent != b_node)
+    while tl.max(m_walk.to(tl.int32), axis=0) > 0:
+        b_node = tl.where(m_walk, b_parent, b_node)
+        b_parent = tl.load(p_parent + b_node, mask=m_walk, other=0, cache_modifier=".cg")
+        m_walk = m_walk & (b_parent != b_node)
+    return b_node
+
+
+@triton.jit
+def _join(p_parent, b_a, b_b, m_open):
+    """Put the pairs (a, b) where `m_open` into the forest of their image."""
+    # [B]
+    b_a = _root(p_parent, b_a, m_open)
+    b_b = _root(p_parent, b_b, m_open)
+    m_open = m_open & (b_a != b_b)
+    while tl.max(m_open.to(tl.int32), axis=0) > 0:
+        b_hi, b_lo = tl.maximum(b_a, b_b), tl.minimum(b_a, b_b)
+        b_old = tl.atomic_min(p_parent + b_hi, b_lo, mask=m_open, sem="relaxed")
+        m_open = m_open & (b_old != b_hi) & (b_old != b_lo)
+        b_a = _root(p_parent, tl.where(m_open, b_old, b_a), m_open)
+        b_b = _root(p_parent, tl.where(m_open, b_lo, b_b), m_open)
+        m_open = m_open & (b_a != b_b)
+
+
+@triton.jit
+def join_kernel(
+    p_parent,  # [N, H, W] int32
+    H,
+    W,
+    n_tiles,  # programs for each image
+    BLOCK: tl.constexpr,
+):
+    """Join each 2x2 block with the neighbours to its left and above that it touches."""
+    pid = tl.program_id(0)
+    p_image = p_parent + (pid // n_tiles).to(tl.int64) * H * W
+    # [B]
+    o_b = (pid % n_tiles) * BLOCK + tl.arange(0, BLOCK)
+    W_b = (W + 1) // 2
+    y, x = o_b // W_b * 2, o_b % W_b * 2
+    m_b = y < H
+    o_p = y * W + x
+    m_right, m_below = m_b & (x + 1 < W), m_b & (y + 1 < H)
+    m_left, m_above = m_b & (x > 0), m_b & (y > 0)
+    # A parent, or -1 in the background: the block's own pixels, then the ring around it.
+    #   nw n0 n1 ne
+    #   w0 p0 p1
+    #   w1 p2
+    b_p0 = tl.load(p_image + o_p, mask=m_b, other=-1)
+    b_p1 = tl.load(p_image + o_p + 1, mask=m_right, other=-1)
+    b_p2 = tl.load(p_image + o_p + W, mask=m_below, other=-1)
+    b_w0 = tl.load(p_image + o_p - 1, mask=m_left, other=-1)
+    b_w1 = tl.load(p_image + o_p + W - 1, mask=m_left & m_below, other=-1)
+    b_nw = tl.load(p_image + o_p - W - 1, mask=m_left & m_above, other=-1)
+    b_n0 = tl.load(p_image + o_p - W, mask=m_above, other=-1)
+    b_n1 = tl.load(p_image + o_p - W + 1, mask=m_above & m_right, other=-1)
+    b_ne = tl.load(p_image + o_p - W + 2, mask=m_above & (x + 2 < W), other=-1)
+
+    # Any parent of a pixel will do for its block: -1 is the smallest, so the larger is foreground.
+    b_top = tl.maximum(b_p0, b_p1)
+    b_side = tl.maximum(b_p0, b_p2)
+    b_west = tl.maximum(b_w0, b_w1)
+    b_north = tl.maximum(b_n0, b_n1)
+    # Where `start` has joined the two, they mostly have one parent.
+    _join(p_image, b_side, b_west, (b_side >= 0) & (b_west >= 0) & (b_side != b_west))
+    _join(p_image, b_top, b_north, (b_top >= 0) & (b_north >= 0))
+    # A corner that is also reached by way of the block above is joined already.
+    _join(p_image, b_p0, b_nw, (b_p0 >= 0) & (b_nw >= 0) & (b_n0 < 0))
+    _join(p_image, b_p1, b_ne, (b_p1 >= 0) & (b_ne >= 0) & (b_n1 < 0))
+
+
+@triton.jit
+def settle_kernel(
+    p_parent,  # [N, H, W] int32, in and out
+    p_area,  # [N, H, W] int32, at roots: zeros in, pixels of the component out
+    p_is_root,  # [N, H, W] uint8 out
+    H,
+    W,
+    n_tiles,  # programs for each image
+    BLOCK: tl.constexpr,
+):
+    """Point each pixel at its root and count the pixels of each root."""
+    pid = tl.program_id(0)
+    i_image = (pid // n_tiles).to(tl.int64) * H * W
+    # [B]
+    o_p = (pid % n_tiles) * BLOCK + tl.arange(0, BLOCK)
+    m_p = o_p < H * W
+    b_parent = tl.load(p_parent + i_image + o_p, mask=m_p, other=-1)
+    m_fg = b_parent >= 0
+    b_root = _root(p_parent + i_image, b_parent, m_fg)
+    tl.store(p_parent + i_image + o_p, b_root, mask=m_fg)
+    tl.store(p_is_root + i_image + o_p, (m_fg & (b_root == o_p)).to(tl.uint8), mask=m_p)
+    # Most programs see one component: one addition for all, instead of BLOCK to one address.
+    b_lowest = tl.min(tl.where(m_fg, b_root, H * W), axis=0)
+    m_lowest = m_fg & (b_root == b_lowest)
+    n_lowest = tl.sum(m_lowest.to(tl.int32), axis=0)
+    tl.atomic_add(p_area + i_image + b_lowest, n_lowest, mask=n_lowest > 0, sem="relaxed")
+    b_ones = tl.full((BLOCK,), 1, tl.int32)
+    tl.atomic_add(p_area + i_image + b_root, b_ones, mask=m_fg & ~m_lowest, sem="relaxed")
+
+
+@triton.jit
+def paint_kernel(
+    p_rank,  # [N, H, W] int32: number of roots up to and with each pixel
+    p_labels,  # [N, H, W] int32: roots in, labels out
+    p_areas,  # [N, H, W] int32: at roots in, everywhere out
+    H,
+    W,
+    n_tiles,  # programs for each image
+    BLOCK: tl.constexpr,
+):
+    """Give each pixel the number and the area of its root, in place.
+
+    Areas are read at roots only, where the value written is the one that was there.
+    """
+    pid = tl.program_id(0)
+    i_image = (pid // n_tiles).to(tl.int64) * H * W
+    # [B]
+    o_p = (pid % n_tiles) * BLOCK + tl.arange(0, BLOCK)
+    m_p = o_p < H * W
+    b_root = tl.load(p_labels + i_image + o_p, mask=m_p, other=-1)
+    m_fg = b_root >= 0
+    b_label = tl.load(p_rank + i_image + b_root, mask=m_fg, other=0)
+    b_area = tl.load(p_areas + i_image + b_root, mask=m_fg, other=0)
+    tl.store(p_labels + i_image + o_p, b_label, mask=m_p)
+    tl.store(p_areas + i_image + o_p, b_area, mask=m_p)
+
+
+def launch(
+    mask_nhw: Tensor, settings: Launch, *, out: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Labels and areas of a contiguous uint8 mask [N, H, W]; nothing waits for the device."""
+    n, h, w = mask_nhw.shape
+    if out is None:
+        labels = torch.empty_like(mask_nhw, dtype=torch.int32)
+        out = labels, torch.empty_like(labels)
+    labels, areas = out
+    if mask_nhw.numel() == 0:
+        return out
+    is_root = torch.empty_like(mask_nhw)
+    blocks = triton.cdiv(h, 2) * triton.cdiv(w, 2)
+
+    block, warps = settings.blocks, settings.block_warps
+    tiles = triton.cdiv(blocks, block)
+    start_kernel[(n * tiles,)](mask_nhw, labels, areas, h, w, tiles, BLOCK=block, num_warps=warps)
+    block, warps = settings.join_blocks, settings.join_warps
+    tiles = triton.cdiv(blocks, block)
+    join_kernel[(n * tiles,)](labels, h, w, tiles, BLOCK=block, num_warps=warps)
+
+    block, warps = settings.pixels, settings.pixel_warps
+    tiles = triton.cdiv(h * w, block)
+    settle_kernel[(n * tiles,)](labels, areas, is_root, h, w, tiles, BLOCK=block, num_warps=warps)
+    rank = is_root.view(n, h * w).cumsum(1, dtype=torch.int32)
+    paint_kernel[(n * tiles,)](rank, labels, areas, h, w, tiles, BLOCK=block, num_warps=warps)
+    return out
+
+
+def variants(capability: int) -> list[Variant]:
+    """Every kernel at every launch, as compiled for GPUs of `capability`."""
+    settings = default(capability)
+    pixels = (settings.pixels, settings.pixel_warps)
+    found = []
+    for kernel, pointers, (block, warps) in (
+        (
+            start_kernel,
+            {"p_mask": "*u8", "p_parent": "*i32", "p_area": "*i32"},
+            (settings.blocks, settings.block_warps),
+        ),
+        (join_kernel, {"p_parent": "*i32"}, (settings.join_blocks, settings.join_warps)),
+        (settle_kernel, {"p_parent": "*i32", "p_area": "*i32", "p_is_root": "*u8"}, pixels),
+        (paint_kernel, dict.fromkeys(("p_rank", "p_labels", "p_areas"), "*i32"), pixels),
+    ):
+        found.append(
+            Variant(
+                op="connected_components",
+                kernel=kernel,
+                label=f"{kernel.__name__} {block}",
+                capability=capability,
+                signature=pointers | dict.fromkeys(("H", "W", "n_tiles"), "i32"),
+                constants={"BLOCK": block},
+                num_warps=warps,
+                num_stages=3,
+                has_dot=False,
+                aligned=(*pointers, "H", "W"),
+            )
+        )
+    return found

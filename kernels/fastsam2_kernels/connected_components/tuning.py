@@ -1,0 +1,43 @@
+"""Launch parameters of connected components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from fastsam2_kernels.launches import capability_of, measured
+
+__all__ = ["Launch", "choose", "default"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the kernels of the op are launched.
+
+    Attributes:
+        blocks: 2x2 blocks of pixels of a program that prepares them, which joins rows of them.
+        block_warps: its warps.
+        join_blocks: 2x2 blocks of a program that joins them. Its threads wait for the one with the
+            longest path, and one warp waits without a barrier.
+        join_warps: its warps.
+        pixels: pixels of a program of the other kernels.
+        pixel_warps: its warps.
+    """
+
+    blocks: int = 512
+    block_warps: int = 4
+    join_blocks: int = 128
+    join_warps: int = 1
+    pixels: int = 1024
+    pixel_warps: int = 4
+
+
+def default(capability: int) -> Launch:
+    """The choice by rule: the kernels are bound by the latency of memory, alike on every GPU."""
+    return Launch()
+
+
+def choose(device: torch.device) -> Launch:
+    """The launch on `device`."""
+    return replace(default(capability_of(device)), **measured("connected_components", device))

@@ -1,0 +1,41 @@
+"""Launch parameters of mask output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from fastsam2_kernels.launches import capability_of, measured
+
+__all__ = ["Launch", "choose", "default"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the kernels of the op are launched.
+
+    Attributes:
+        rows, columns: pixels of a program that writes bool; for bits, `columns` is in bytes.
+        run_rows, run_columns: pixels of a program that looks for the ends of runs. Columns that
+            share the sectors of the logits share a program.
+        num_warps: warps of each.
+    """
+
+    rows: int = 8
+    columns: int = 128
+    byte_rows: int = 8
+    byte_columns: int = 32
+    run_rows: int = 128
+    run_columns: int = 8
+    num_warps: int = 4
+
+
+def default(capability: int) -> Launch:
+    """The choice by rule: 1024 pixels or 256 bytes a program, 8 pixels a thread or more."""
+    return Launch()
+
+
+def choose(device: torch.device) -> Launch:
+    """The launch on `device`."""
+    return replace(default(capability_of(device)), **measured("mask_output", device))
