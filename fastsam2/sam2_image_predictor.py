@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fastsam2.engine.features import encode_image
 from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.image_prompts import (
@@ -114,7 +115,7 @@ class SAM2ImagePredictor:
 
     @torch.no_grad()
     def _embed(self, images: torch.Tensor, sizes: list[tuple[int, int]]) -> None:
-        backbone_out = self.model.forward_image(images.to(self.device))
+        backbone_out = encode_image(self.model, images.to(self.device))
         _, tokens, _, feat_sizes = self.model._prepare_backbone_features(backbone_out)
         if self.model.directly_add_no_mem_embed:
             tokens[-1] = tokens[-1] + self.model.no_mem_embed

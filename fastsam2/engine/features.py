@@ -1,15 +1,22 @@
-"""Image features of one frame, in the layout the other parts take."""
+"""Image features, as the other parts take them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from fastsam2.engine.folding import fold_high_res
+from fastsam2.engine.plain import Shortcut
+from fastsam2.modeling.backbones.image_encoder import FpnNeck
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["FrameFeatures"]
+__all__ = ["FrameFeatures", "encode_image"]
+
+#: Levels of the pyramid that only the mask decoder sees, at strides 4 and 8.
+_HIGH_RES = 2
 
 
 @dataclass(frozen=True)
@@ -25,3 +32,37 @@ class FrameFeatures:
         """Pick them from what `SAM2Base.forward_image` returned."""
         *high_res, pix_feat = backbone_out["backbone_fpn"][-model.num_feature_levels :]
         return cls(pix_feat, backbone_out["vision_pos_enc"][-1], high_res or None)
+
+
+def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
+    """As `SAM2Base.forward_image`, without the two largest maps that it makes on the way: two 1x1
+    convolutions after another are one."""
+    folded = _high_res(model)
+    if folded is None or type(model).forward_image is not SAM2Base.forward_image:
+        return model.forward_image(images)
+    encoder, neck = model.image_encoder, cast(FpnNeck, model.image_encoder.neck)
+    levels = cast(nn.Module, encoder.trunk)(images.to(model.dtype))
+    high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, folded, strict=False)]
+    features = [*high_res, *neck.top_down(levels, _HIGH_RES)]
+    features = features[: len(features) - encoder.scalp]
+    return {
+        "vision_features": features[-1],
+        "vision_pos_enc": [neck.position_encoding(x) for x in features],
+        "backbone_fpn": features,
+    }
+
+
+def _parts(model: SAM2Base) -> list[nn.Module | Tensor]:
+    decoder = model.sam_mask_decoder
+    convs = (decoder.conv_s0, decoder.conv_s1) if model.use_high_res_features_in_sam else ()
+    return [model.image_encoder, *convs]
+
+
+def _build(model: SAM2Base) -> list[tuple[Tensor, Tensor]] | None:
+    encoder, neck = model.image_encoder, model.image_encoder.neck
+    if not isinstance(neck, FpnNeck) or len(neck.convs) - encoder.scalp <= _HIGH_RES:
+        return None
+    return fold_high_res(neck, model.sam_mask_decoder)
+
+
+_high_res = Shortcut(_parts, _build)

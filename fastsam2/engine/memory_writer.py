@@ -97,7 +97,8 @@ def _block_arguments(block: CXBlock) -> BlockArguments:
     folded, conv, norm = fold_block(block), block.dwconv, block.norm
     assert conv.bias is not None
     return (
-        conv.weight[:, 0],
+        # In memory in the order in which the kernel reads it: a pixel of all channels at a time.
+        conv.weight[:, 0].permute(1, 2, 0).contiguous().permute(2, 0, 1),
         conv.bias,
         norm.weight,
         norm.bias,

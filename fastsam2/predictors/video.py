@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.config import SAM2Config
-from fastsam2.engine.features import FrameFeatures
+from fastsam2.engine.features import FrameFeatures, encode_image
 from fastsam2.engine.postprocess import fill_holes
 from fastsam2.engine.step import Prompt, answer_prompt, encode_memory, track_objects
 from fastsam2.errors import InputError, StateError
@@ -136,7 +136,7 @@ def image_features(model: VideoModel, session: VideoSession, frame_idx: int) -> 
     cached = session.cached_features.get(frame_idx)
     if cached is None:
         image = session.images[frame_idx].to(session.device).float()[None]
-        cached = (image, model.forward_image(image))
+        cached = (image, encode_image(model, image))
         session.cached_features = {frame_idx: cached}
     return FrameFeatures.of(model, cached[1])
 

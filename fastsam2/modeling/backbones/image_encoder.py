@@ -54,19 +54,24 @@ class FpnNeck(nn.Module):
 
     def forward(self, xs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Maps of the backbone, largest first, to features and positions of the same sizes."""
+        features = self.top_down(xs, 0)
+        return features, [self.position_encoding(x) for x in features]
+
+    def top_down(self, xs: Sequence[Tensor], lowest: int) -> list[Tensor]:
+        """The features of level `lowest` and those above it, largest first."""
         if len(xs) != len(self.convs):
             raise ValueError(f"{len(xs)} maps for {len(self.convs)} levels")
         features: list[Tensor] = []
         above: Tensor | None = None
-        for level, conv in zip(reversed(range(len(xs))), self.convs, strict=True):
-            lateral = conv(xs[level])
+        for level in reversed(range(lowest, len(xs))):
+            lateral = self.convs[len(xs) - 1 - level](xs[level])
             if above is not None and level in self.fpn_top_down_levels:
                 lateral = lateral + self._enlarge(above).to(lateral.dtype)
                 if self.fuse_type == "avg":
                     lateral = lateral / 2
             above = lateral
             features.insert(0, lateral)
-        return features, [self.position_encoding(x) for x in features]
+        return features
 
     def _enlarge(self, x: Tensor) -> Tensor:
         """Twice the height and width, in at least float32."""
