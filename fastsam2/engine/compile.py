@@ -2,9 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+from torch.fx.experimental import _config as shape_config
+
+from fastsam2.engine.read_tables import ReadTables
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["compile_image_encoder", "compile_parts"]
+__all__ = ["Compiled", "compile_image_encoder", "compile_parts"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Compiled(Generic[P, T]):
+    """A function of tensors compiled whole, once for any number of objects and of what they read.
+
+    Args:
+        function: such as a `TrackStep`.
+        options: of `torch.compile`.
+    """
+
+    def __init__(self, function: Callable[P, T], **options: Any) -> None:
+        self._run = torch.compile(function, fullgraph=True, **options)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        for argument in args:
+            if isinstance(argument, ReadTables):
+                _mark_dynamic(argument)
+        # One object is a batch of one: sizes of 0 and 1 are sizes as any other.
+        with shape_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            return self._run(*args, **kwargs)
+
+
+#: Dimensions of the fields of `ReadTables` that change from frame to frame.
+_GROWING = {"reads": (0, 1), "object_slots": (0, 1), "pointers": (0, 1), "pointer_pos": (0, 1)}
+
+
+def _mark_dynamic(tables: ReadTables) -> None:
+    for field in fields(tables):
+        if field.name != "pos":
+            for dim in _GROWING.get(field.name, (0,)):
+                torch._dynamo.mark_dynamic(getattr(tables, field.name), dim)
 
 
 def compile_image_encoder(model: SAM2Base) -> None:

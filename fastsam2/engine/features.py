@@ -41,7 +41,7 @@ def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
     if folded is None or type(model).forward_image is not SAM2Base.forward_image:
         return model.forward_image(images)
     encoder, neck = model.image_encoder, cast(FpnNeck, model.image_encoder.neck)
-    levels = cast(nn.Module, encoder.trunk)(images.to(model.dtype))
+    levels = encoder.trunk(images.to(model.dtype))
     high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, folded, strict=False)]
     features = [*high_res, *neck.top_down(levels, _HIGH_RES)]
     features = features[: len(features) - encoder.scalp]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastsam2.engine.folding import FoldedLayer, fold_memory_attention
 from fastsam2.engine.plain import Shortcut
+from fastsam2.engine.precision import without_autocast
 from fastsam2.engine.read_tables import ReadTables
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2_kernels.memory_attention import memory_attention
@@ -55,8 +56,7 @@ class MemoryReader:
         Returns:
             `[N, C, H, W]`.
         """
-        # The kernels take one dtype: a caller's autocast would mix two.
-        with torch.autocast(pix_feat.device.type, enabled=False):
+        with without_autocast(pix_feat.device):
             return self._read(pix_feat, pix_pos, rope, tables)
 
     def _read(

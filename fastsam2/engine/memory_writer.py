@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastsam2.engine.folding import fold_block
 from fastsam2.engine.plain import Shortcut
+from fastsam2.engine.precision import without_autocast
 from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.modeling.sam2_utils import LayerNorm2d
@@ -65,7 +66,7 @@ class MemoryWriter:
             scale, bias: applied to masks in 0..1.
             binarize: remember the mask the user sees, not how sure the model is of it.
         """
-        with torch.autocast(pix_feat.device.type, enabled=False):
+        with without_autocast(pix_feat.device):
             x = mask_downsample(
                 masks[:, 0],
                 scale,
@@ -126,7 +127,9 @@ def _mask_weights(module: MaskDownSampler) -> MaskDownsampleWeights | None:
         ):
             return None
         assert conv.bias is not None
-        weight = conv.weight.contiguous(memory_format=torch.channels_last)
+        # The first two stages are one kernel of its own, the others library convolutions.
+        layout = torch.contiguous_format if i < 6 else torch.channels_last
+        weight = conv.weight.contiguous(memory_format=layout)
         found.append(DownsampleStage(weight, conv.bias, norm.weight, norm.bias))
         channels *= 4
     if len(found) < 2:

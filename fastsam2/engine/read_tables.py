@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastsam2.engine.memory_bank import MemorySelection
 from fastsam2.engine.pointers import pointer_tokens
+from fastsam2.engine.precision import without_autocast
 from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = ["ReadTables", "read_tables"]
@@ -67,11 +68,11 @@ def read_tables(model: SAM2Base, selections: Sequence[MemorySelection]) -> ReadT
 def _pointers(
     model: SAM2Base, selections: Sequence[MemorySelection]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # As the reader, in one dtype whatever the caller's autocast.
-    with torch.autocast(model.device.type, enabled=False):
+    with without_autocast(model.device):
         found = [pointer_tokens(model, selection) for selection in selections]
     counts = [len(tokens) for tokens, _ in found]
-    size = (len(found), max(counts), model.mem_dim)
+    # One at least, of which none may count: a compiled step knows no empty tensors.
+    size = (len(found), max(1, *counts), model.mem_dim)
     tokens = torch.zeros(size, device=model.device, dtype=model.dtype)
     places = torch.zeros_like(tokens)
     for n, (token, place) in enumerate(found):

@@ -15,11 +15,11 @@ from fastsam2.engine.memory_reader import memory_reader
 from fastsam2.engine.read_tables import read_tables
 from fastsam2.engine.step import memory_tokens
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
-from fastsam2.types import FrameOutput
+from tests.engine.memories import features, selection
 from tests.reference import randomise_
 from tests.support import relative_error
 
-SIZE, GRID = 128, 8
+SIZE = 128
 
 
 @pytest.fixture(params=["sam2.1-tiny", "sam2-tiny", "nano"])
@@ -36,27 +36,6 @@ def model(request: pytest.FixtureRequest) -> SAM2VideoPredictor:
 def _inference() -> Iterator[None]:
     with torch.inference_mode():
         yield
-
-
-def features(model: SAM2VideoPredictor) -> FrameFeatures:
-    x = torch.randn(1, model.hidden_dim, GRID, GRID)
-    return FrameFeatures(x, torch.randn_like(x), None)
-
-
-def selection(model: SAM2VideoPredictor, frames: int, pointers: int) -> MemorySelection:
-    pos = model.memory_encoder.position_encoding(torch.zeros(1, 1, GRID, GRID))
-
-    def output() -> FrameOutput:
-        memory = torch.randn(1, model.mem_dim, GRID, GRID)
-        nothing = torch.zeros(0)
-        return FrameOutput(memory.bfloat16(), [pos], nothing, nothing, nothing)
-
-    read = [(t if t < frames - 1 else 0, output()) for t in range(1, frames + 1)]
-    return MemorySelection(
-        frames=read,
-        pointers=[(t, torch.randn(1, model.hidden_dim)) for t in range(pointers)],
-        pointer_span=15,
-    )
 
 
 def by_module(model: SAM2VideoPredictor, frame: FrameFeatures, read: MemorySelection) -> Tensor:

@@ -175,6 +175,11 @@ def test_bad_input(name: str) -> None:
         cx_block(**arguments, eps=EPS)  # type: ignore[arg-type]
 
 
+def test_unknown_impl() -> None:
+    with pytest.raises(ValueError, match="'cuda'"):
+        call(cx_block, inputs(1, 4, 4, 128, torch.float32), impl="cuda")
+
+
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_variants_name_every_argument(capability: int) -> None:
     found = variants(capability)

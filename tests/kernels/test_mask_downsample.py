@@ -104,6 +104,28 @@ def test_large_logits(largest: float) -> None:
     check(largest * torch.randn(1, 8, 8, device=DEVICE), torch.float32)
 
 
+@pytest.mark.skipif(not dispatch.interpreting(), reason="tensor cores round by themselves")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tensor_cores_lose_nothing_of_a_logit(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """The interpreter, which multiplies in full, is made to drop what TF32 does not hold."""
+    from triton.runtime import interpreter
+
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    dot, rounded = builder.create_dot, []
+
+    def create_dot(self, a, b, d, precision, imprecise):  # type: ignore[no-untyped-def]
+        if precision.name == "TF32":
+            rounded.append(precision)
+            a, b = (handle((x.data.view("i4") & -8192).view("f4"), x.dtype) for x in (a, b))
+        return dot(self, a, b, d, precision, imprecise)
+
+    monkeypatch.setattr(builder, "create_dot", create_dot)
+    check(100 * torch.randn(1, 8, 8, device=DEVICE), dtype)
+    assert rounded
+
+
 def test_infinite_logits_are_sure() -> None:
     """As very large ones; plain interpolation would make NaN of their neighbours."""
     weights = random_weights(torch.float32)
@@ -220,6 +242,15 @@ def test_bad_input() -> None:
     narrow = MaskDownsampleWeights(weights.stages[:3], weights.proj_weight, weights.proj_bias)
     with pytest.raises(ValueError, match=r"\(24, 256, 1, 1\)"):
         mask_downsample(mask, SCALE, BIAS, narrow)
+    with pytest.raises(ValueError, match=r"\(1, 0, 8\)"):
+        mask_downsample(mask[:, :0], SCALE, BIAS, weights)
+    with pytest.raises(ValueError, match="meta"):
+        mask_downsample(mask.to("meta"), SCALE, BIAS, weights)
+    for place, width in ((2, 4), (5, 16), (15, 256), (17, 24)):
+        flat = weights.flat()
+        flat[place] = flat[place][:3]
+        with pytest.raises(ValueError, match=rf"\[{width}\].*\(3,\)"):
+            mask_downsample(mask, SCALE, BIAS, MaskDownsampleWeights.from_flat(flat))
     with pytest.raises(ValueError, match="'cuda'"):
         mask_downsample(mask, SCALE, BIAS, weights, impl="cuda")  # type: ignore[arg-type]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.cx_block.reference import cx_block_reference
 from fastsam2_kernels.cx_block.tuning import CHANNELS
@@ -163,3 +164,9 @@ def _(
     b2: Tensor,
 ) -> Tensor:
     return torch.empty_like(x)
+
+
+@register_flop_formula(torch.ops.fastsam2.cx_block)
+def _flops(x: tuple[int, ...], *_rest: object, **_options: object) -> int:
+    n, height, width, c = x
+    return 2 * n * height * width * (49 * c + 8 * c * c)

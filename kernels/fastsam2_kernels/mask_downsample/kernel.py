@@ -26,7 +26,8 @@ def _gelu(x):
     return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
 
 
-@triton.jit
+# How many pixels there are steers masks only: no version of its own for another number of objects.
+@triton.jit(do_not_specialize=["n_out"])
 def mask_downsample_kernel(
     p_logits,  # [N, h, w]
     p_w1,  # [4, 1, 3, 3]
@@ -160,7 +161,7 @@ def mask_downsample_kernel(
     tl.store(p_o, _gelu(b_2).to(dtype), mask=m_p[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def norm_gelu_kernel(
     p_x,  # [M, C]
     p_weight,  # [C]
@@ -305,7 +306,7 @@ def variants(capability: int) -> list[Variant]:
                     num_warps=settings.num_warps,
                     num_stages=3,
                     has_dot=True,
-                    aligned=(*pointers, "n_out", "h", "w", "H2", "W2"),
+                    aligned=(*pointers, "h", "w", "H2", "W2"),
                 )
             )
         for channels in (64, 256):
@@ -332,7 +333,7 @@ def variants(capability: int) -> list[Variant]:
                     num_warps=settings.norm_warps,
                     num_stages=3,
                     has_dot=False,
-                    aligned=("p_x", "p_weight", "p_bias", "p_out", "M"),
+                    aligned=("p_x", "p_weight", "p_bias", "p_out"),
                 )
             )
     return found

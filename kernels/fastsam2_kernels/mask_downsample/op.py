@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
 from fastsam2_kernels.mask_downsample.reference import (
@@ -54,7 +55,7 @@ def mask_downsample(
 
     Raises:
         TypeError: a dtype that cannot be used, or weights of several dtypes.
-        ValueError: a shape, `upsample` or `impl` that cannot be used.
+        ValueError: a shape, a device, `upsample` or `impl` that cannot be used.
         RuntimeError: `impl="triton"` where it cannot run.
 
     Source: `MaskDownSampler` and `_encode_new_memory` of `sam2`.
@@ -157,6 +158,8 @@ def _triton(
 def _validate(logits: Tensor, weights: MaskDownsampleWeights, upsample: int) -> None:
     if logits.ndim != 3:
         raise ValueError(f"logits must be [N, h, w], got shape {tuple(logits.shape)}")
+    if logits.shape[1] == 0 or logits.shape[2] == 0:
+        raise ValueError(f"logits must have rows and columns, got shape {tuple(logits.shape)}")
     if logits.is_complex():
         raise TypeError(f"logits must be real, got {logits.dtype}")
     if upsample not in (1, 4):
@@ -175,3 +178,35 @@ def _validate(logits: Tensor, weights: MaskDownsampleWeights, upsample: int) -> 
         raise ValueError(
             f"proj_weight must be [C, {channels[-1]}, 1, 1], got {tuple(weights.proj_weight.shape)}"
         )
+    # The kernels read as many values as there are channels, whatever a vector holds.
+    vectors = [t for s in weights.stages for t in (s.bias, s.norm_weight, s.norm_bias)]
+    widths = [width for width in channels[1:] for _ in range(3)] + [weights.proj_weight.shape[0]]
+    for vector, width in zip([*vectors, weights.proj_bias], widths, strict=True):
+        if tuple(vector.shape) != (width,):
+            raise ValueError(
+                f"biases and norms must be [{width}] as the channels are, got {tuple(vector.shape)}"
+            )
+    for weight in flat:
+        if weight.device != logits.device:
+            raise ValueError(f"weights must be on {logits.device} as logits are: {weight.device}")
+
+
+@register_flop_formula(torch.ops.fastsam2.mask_downsample)
+def _flops(
+    logits: tuple[int, ...],
+    weights: list[tuple[int, ...]],
+    scale: float,
+    bias: float,
+    upsample: int,
+    *_rest: object,
+    **_options: object,
+) -> int:
+    """Of the convolutions."""
+    n, height, width = logits
+    height, width = height * upsample, width * upsample
+    total = 0
+    for c_out, c_in, *_kernel in weights[:-2:4]:
+        height, width = (height + 1) // 2, (width + 1) // 2
+        total += 9 * c_in * c_out * height * width
+    c_out, c_in, *_kernel = weights[-2]
+    return 2 * n * (total + c_in * c_out * height * width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
 from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
@@ -192,3 +193,21 @@ def _(
     scale: float,
 ) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[1], latents.shape[2])
+
+
+@register_flop_formula(torch.ops.fastsam2.memory_attention)
+def _flops(
+    q: tuple[int, ...],
+    keys: tuple[int, ...],
+    latents: tuple[int, ...],
+    slots: tuple[int, ...],
+    reads: tuple[int, ...],
+    num_reads: tuple[int, ...],
+    pointer_keys: tuple[int, ...],
+    *_rest: object,
+    **_options: object,
+) -> int:
+    """Of shapes: as if every object read as much as the one that reads most."""
+    objects, queries, dim = q
+    tokens, width = latents[1:]
+    return 2 * objects * queries * (reads[1] * tokens + pointer_keys[1]) * (dim + width)

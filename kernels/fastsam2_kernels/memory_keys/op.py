@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
 from fastsam2_kernels.memory_keys.reference import memory_keys_reference
@@ -156,3 +157,20 @@ def _(
 ) -> Tensor:
     layers, dim, _ = weight.shape
     return latents.new_empty(layers, slots.shape[0], latents.shape[1], dim)  # len() specialises
+
+
+@register_flop_formula(torch.ops.fastsam2.memory_keys)
+def _flops(
+    latents: tuple[int, ...],
+    pos: tuple[int, ...],
+    tpos: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: tuple[int, ...],
+    cos: tuple[int, ...],
+    sin: tuple[int, ...],
+    slots: tuple[int, ...],
+    *_rest: object,
+    **_options: object,
+) -> int:
+    layers, dim, width = weight
+    return 2 * layers * slots[0] * latents[1] * dim * width

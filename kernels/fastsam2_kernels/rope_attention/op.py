@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
 from fastsam2_kernels.rope_attention.reference import rope_attention_reference
@@ -105,3 +106,9 @@ def _(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -
 @_rope_attention.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
     return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+@register_flop_formula(torch.ops.fastsam2.rope_attention)
+def _flops(q: tuple[int, ...], *_rest: object, **_options: object) -> int:
+    n, length, dim = q
+    return 4 * n * length * length * dim

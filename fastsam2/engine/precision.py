@@ -1,0 +1,16 @@
+"""In which precision the engine computes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+__all__ = ["without_autocast"]
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A context in which the caller's autocast does not hold: the kernels take one dtype."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,90 @@
+"""What runs on each frame compiles whole, and once: memory and objects may come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine.compile import Compiled
+from fastsam2.engine.memory_reader import memory_reader
+from fastsam2.engine.memory_writer import memory_writer
+from fastsam2.engine.read_tables import read_tables
+from fastsam2.engine.step import TrackStep
+from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+from tests.engine.memories import features, selection
+from tests.reference import randomise_
+
+#: (memories, pointers) of each object: memory grows, objects come and go.
+HISTORY = [
+    [(1, 0)],
+    [(2, 1)],
+    [(7, 16)],
+    [(7, 16), (1, 0)],
+    [(3, 2), (7, 16), (9, 4)],
+    [(5, 6)],
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> SAM2VideoPredictor:
+    model = build_sam2_video_predictor(
+        "nano", device="cpu", hydra_overrides_extra=["++model.image_size=128"]
+    )
+    randomise_(model)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    torch._dynamo.reset()
+    with torch.no_grad():
+        yield
+
+
+def compiles_once(function: Callable[..., Any], calls: Iterator[tuple[Any, ...]]) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = Compiled(function, backend=counter)
+    for arguments in calls:
+        torch.testing.assert_close(compiled(*arguments), function(*arguments))
+    assert counter.frame_count == 1
+
+
+def test_memory_attention(model: SAM2VideoPredictor) -> None:
+    read = memory_reader(model)
+    assert read is not None
+    frame = features(model)
+    rope = read.rope(frame.pix_feat)
+    tables = (read_tables(model, [selection(model, *s) for s in sizes]) for sizes in HISTORY)
+    compiles_once(read, ((frame.pix_feat, frame.pix_pos, rope, t) for t in tables))
+
+
+def test_memory_encoder(model: SAM2VideoPredictor) -> None:
+    write = memory_writer(model)
+    assert write is not None
+    frame = features(model)
+
+    def call(masks: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
+        return write(frame.pix_feat, masks, presence, scale=20.0, bias=-10.0, binarize=False)
+
+    def calls() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for n in (1, 2, 5, 1):
+            masks, presence = torch.randn(n, 1, 32, 32), torch.randn(n, 1)
+            for x in (masks, presence):
+                torch._dynamo.mark_dynamic(x, 0)
+            yield masks, presence
+
+    compiles_once(call, calls())
+
+
+def test_whole_track_step(model: SAM2VideoPredictor) -> None:
+    step = TrackStep.of(model)
+    assert step is not None
+    frame = features(model)
+    places = step.places(frame)
+    tables = (read_tables(model, [selection(model, *s) for s in sizes]) for sizes in HISTORY)
+    compiles_once(step, ((frame, places, t) for t in tables))
