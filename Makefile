@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check kernels clean
 
 help:
 	@echo "make demo    install into $(VENV), track an object through a video, write $(OUT)/"
 	@echo "make test    install the test tools too, then run make check"
-	@echo "make check   ruff, mypy, import-linter and pytest with coverage"
+	@echo "make check   ruff, mypy, import-linter, pytest with coverage, and make kernels"
+	@echo "make kernels compile every kernel for every GPU it ships for; needs no GPU"
 	@echo "make clean   remove $(VENV) and everything that was generated"
 
 demo: $(VENV)/.installed
@@ -27,7 +28,12 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=.:kernels $(BIN)/lint-imports
+	$(MAKE) kernels
+	$(BIN)/python -m pytest bench/kernels -q --image-size 128 --benchmark-disable
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+
+kernels:
+	PYTHONPATH=.:kernels $(BIN)/python -m bench.compile --check --jobs $(JOBS)
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

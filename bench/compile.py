@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import io
 import os
@@ -179,15 +180,19 @@ def main(arguments: list[str] | None = None) -> int:
         )
     print(f"{len(results)} compiled, {len(faulty)} at fault")
     if args.write:
-        args.write.write_text(_README.format(table=table))
+        version = importlib.metadata.version("triton")
+        args.write.write_text(_README.format(version=version, table=table))
     return int(bool(args.check and faulty))
 
 
 _README = """# The kernels, compiled
 
-Made by `python -m bench.compile --write kernels/README.md`; every kernel at every launch it ships
-with, compiled ahead of time. Registers are a thread's, shared memory a program's; spills are bytes;
-the last column counts tensor-core instructions. What runs where and how fast is not told here.
+Made by `python -m bench.compile --write kernels/README.md` with Triton {version}: every kernel at
+every launch it ships with, compiled ahead of time. Registers are a thread's, shared memory a
+program's; spills are bytes; the last column counts tensor-core instructions.
+
+This is what the compiler says. The kernels have been run in Triton's interpreter, which checks
+their numbers; no GPU has run them yet, so there is no time and no speed-up here.
 
 {table}
 """

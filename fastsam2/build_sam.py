@@ -25,6 +25,7 @@ from fastsam2.engine.compile import compile_image_encoder, compile_parts
 from fastsam2.errors import ConfigError, DeviceError
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+from fastsam2_kernels.dispatch import Impl, uses_triton
 
 __all__ = [
     "HF_MODEL_ID_TO_FILENAMES",
@@ -95,6 +96,7 @@ def build_sam2_video_predictor(
     vos_optimized: bool = False,
     dtype: torch.dtype = torch.float32,
     memory_dtype: torch.dtype = torch.bfloat16,
+    impl: Impl = "auto",
     **kwargs: Any,
 ) -> SAM2VideoPredictor:
     """Build the predictor for videos; arguments and errors as `build_sam2`, and:
@@ -104,6 +106,8 @@ def build_sam2_video_predictor(
             remember prompted masks as the binary masks the user saw.
         vos_optimized: compile the model's parts; the first frames are slow.
         memory_dtype: in which spatial memory is kept between frames.
+        impl: which kernels run while tracking. "auto": Triton's on a GPU that has tensor cores,
+            PyTorch's elsewhere; "triton" and "reference": those, or an error where they cannot run.
     """
     config, weights = _configure(config_file, ckpt_path)
     if apply_postprocessing:
@@ -115,9 +119,20 @@ def build_sam2_video_predictor(
         return SAM2VideoPredictor(config, memory_dtype)
 
     predictor = _build(make, config, weights, ckpt_path, device, mode, dtype)
+    predictor.impl = _check_impl(impl, predictor)
     if vos_optimized:
         compile_parts(predictor)
     return predictor
+
+
+def _check_impl(impl: Impl, model: SAM2Base) -> Impl:
+    try:
+        uses_triton(impl, model.maskmem_tpos_enc)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    except RuntimeError as error:
+        raise DeviceError(str(error)) from None
+    return impl
 
 
 def build_sam2_hf(model_id: str, **kwargs: Any) -> SAM2Base:

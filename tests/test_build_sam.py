@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fastsam2.build_sam import build_sam2, build_sam2_video_predictor
 from fastsam2.errors import ConfigError, DeviceError
+from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 
 SMALL = ["++model.image_size=128"]
 
@@ -68,6 +70,18 @@ def test_compiled_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         "sam2.1-tiny", device="cpu", hydra_overrides_extra=["++model.compile_image_encoder=true"]
     )
     assert compiled == ["ImageEncoder"]
+
+
+def test_kernels_that_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(impl: Any) -> SAM2VideoPredictor:
+        return build_sam2_video_predictor("nano", device="cpu", impl=impl)
+
+    assert build("reference").impl == "reference"
+    with pytest.raises(ConfigError, match="'cuda'"):
+        build("cuda")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(DeviceError, match="cpu"):
+        build("triton")
 
 
 LOAD = """

@@ -1,0 +1,44 @@
+"""One setting says which kernels run, and a tracked frame is the same with all of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine.read_tables import read_tables
+from fastsam2.engine.step import TrackStep
+from fastsam2_kernels import dispatch
+from fastsam2_kernels.rope_attention import op
+from tests.engine.memories import features, selection
+from tests.reference import randomise_
+from tests.support import relative_error
+
+pytest.importorskip("triton")
+
+
+@torch.inference_mode()
+def test_kernels_give_what_the_reference_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not dispatch.interpreting():
+        pytest.skip("needs Triton's interpreter")
+    launched = []
+    launch = op._launch
+    monkeypatch.setattr(op, "_launch", lambda *args: launched.append(1) or launch(*args))
+    with torch.inference_mode(False):
+        model = build_sam2_video_predictor(
+            "nano", device="cpu", hydra_overrides_extra=["++model.image_size=128"]
+        )
+        randomise_(model)
+    frame = features(model)
+    tables = read_tables(model, [selection(model, 2, 3), selection(model, 1, 1)])
+    found = {}
+    for impl in ("auto", "reference", "triton"):
+        model.impl = impl
+        step = TrackStep.of(model)
+        assert step is not None
+        masks, memory = step(frame, step.places(frame), tables)
+        found[impl] = (masks.low_res_masks, masks.obj_ptr, memory)
+        assert bool(launched) == (impl == "triton")
+    for impl in ("auto", "triton"):
+        for a, b in zip(found[impl], found["reference"], strict=True):
+            assert relative_error(a, b) <= 1e-5
