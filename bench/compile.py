@@ -124,11 +124,17 @@ def compile_variant(variant: Variant) -> Result:
         registers=max((int(n) for n in re.findall(r"Used (\d+) registers", text)), default=0),
         shared=built.metadata.shared,
         spills=sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", text)),
-        matrix_instructions=_matrix_instructions(built.asm["cubin"]),
+        matrix_instructions=_count_instructions(built.asm["cubin"], _matrix_instruction(variant)),
     )
 
 
-def _matrix_instructions(cubin: bytes) -> int:
+def _matrix_instruction(variant: Variant) -> str:
+    """What the GPU multiplies matrices with: on Hopper, half precision must use its own."""
+    half = {"*bf16", "*fp16"} & {*variant.signature.values()}
+    return "HGMMA" if variant.capability == 90 and half else r"(?:HMMA|HGMMA|UTC\w*MMA)"
+
+
+def _count_instructions(cubin: bytes, name: str) -> int:
     import triton.backends.nvidia as nvidia
 
     disassembler = Path(nvidia.__path__[0]) / "bin" / "nvdisasm"
@@ -138,7 +144,7 @@ def _matrix_instructions(cubin: bytes) -> int:
         listing = subprocess.run(
             [str(disassembler), file.name], capture_output=True, text=True, check=True
         ).stdout
-    return len(re.findall(r"\b(?:HMMA|HGMMA|UTC\w*MMA)\b", listing))
+    return len(re.findall(rf"\b{name}\b", listing))
 
 
 def markdown(results: Iterable[Result]) -> str:

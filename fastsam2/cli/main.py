@@ -59,7 +59,7 @@ Model = Annotated[
         "-m",
         metavar="NAME|PATH",
         help="A name (sam2.1-tiny), a Hugging Face id, or a file or folder of weights.",
-        show_default="sam2.1-tiny",
+        show_default="nano",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -91,7 +91,7 @@ ImageSize = Annotated[
     typer.Option(
         metavar="PIXELS",
         help="Side of the square the model sees, a multiple of 64: smaller is faster and coarser.",
-        show_default="1024",
+        show_default="the model's own: 1024, or 256 with nano",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -304,4 +304,11 @@ def info() -> None:
 
 
 def _named(model: str | None, checkpoint: Path | None) -> str | None:
-    return model if model or checkpoint else "sam2.1-tiny"
+    if model or checkpoint:
+        return model
+    typer.echo(
+        "fastsam2: using nano, the small model that comes with the package, good for simple scenes; "
+        "for real footage take --model sam2.1-tiny, -small, -base-plus or -large",
+        err=True,
+    )
+    return "nano"

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from fastsam2_kernels.connected_components import connected_components
 from fastsam2_kernels.connected_components.tuning import Launch
-from fastsam2_kernels.dispatch import Impl
+from fastsam2_kernels.dispatch import Impl, interpreting
 from fastsam2_kernels.launches import CAPABILITIES
 
 pytest.importorskip("triton")
@@ -20,7 +20,7 @@ from fastsam2_kernels.connected_components.kernel import launch, variants
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EIGHT = np.ones((3, 3), dtype=int)
-IMPLS: list[Impl] = ["auto", "triton"]
+IMPLS: list[Impl] = ["auto", "triton", "reference"]
 
 
 def check(mask: np.ndarray, impl: Impl = "auto") -> None:
@@ -117,21 +117,39 @@ def test_programs_of_any_size(name: str, settings: Launch) -> None:
     check_found(mask.cpu().numpy(), labels.cpu(), areas.cpu())
 
 
+@pytest.mark.parametrize("name", ["snake", "spiral", "half", "most"])
+def test_programs_at_the_same_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter runs one program after the other: let them interrupt each other."""
+    if not interpreting():
+        pytest.skip("on a GPU they do so anyway")
+    from tests.kernels.interleaving import interleave
+
+    random = np.random.default_rng(0).random((2, 9, 10))
+    snake = shapes()["snake"][None, -9:, :12]
+    mask = {"snake": snake, "spiral": spiral(12)[None], "half": random < 0.5, "most": random < 0.7}
+    small = Launch(8, 1, 2, 1, 16, 1)
+    for seed in range(4):
+        with monkeypatch.context() as patch:
+            interleave(patch, seed)
+            found = launch(torch.from_numpy(mask[name].copy()).view(torch.uint8), small)
+        check_found(mask[name], *found)
+
+
 def test_spiral_is_one_component() -> None:
     labels, areas = connected_components(torch.from_numpy(spiral(61)))
     assert int(labels.max()) == 1
     assert int(areas.max()) == int(spiral(61).sum()) > 61 * 61 // 3
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    hnp.array_shapes(min_dims=2, max_dims=2, max_side=14).flatmap(
+    hnp.array_shapes(min_dims=2, max_dims=3, max_side=14).flatmap(
         lambda shape: hnp.arrays(bool, shape, elements=st.booleans(), fill=st.nothing())
     )
 )
 def test_random_small_masks(mask: np.ndarray) -> None:
-    check(mask)
-    check(mask, "triton")
+    for impl in IMPLS:
+        check(mask, impl)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -201,6 +219,8 @@ def test_real_size(density: float) -> None:
     [
         ((torch.zeros(3, 3),), {}, TypeError, "float32"),
         ((torch.zeros(3, dtype=torch.bool),), {}, ValueError, r"\(3,\)"),
+        ((torch.zeros(3, 3, dtype=torch.complex64),), {}, TypeError, "complex64"),
+        ((torch.zeros(1, 1, dtype=torch.bool).expand(2**16, 2**15),), {}, ValueError, "32768"),
         ((torch.zeros(3, 3, dtype=torch.bool),), {"impl": "cuda"}, ValueError, "'cuda'"),
     ],
 )

@@ -11,13 +11,16 @@ from fastsam2_kernels.dispatch import Impl, uses_triton
 
 __all__ = ["Impl", "connected_components"]
 
+#: Kernels number the pixels of an image, and those of the program that ends after it, in int32.
+_MAX_PIXELS = 2**30
+
 
 def connected_components(mask: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, Tensor]:
     """Label the 8-connected components of each image.
 
     Args:
         mask: [..., H, W] bool or integer (non-zero is foreground); [N, 1, H, W] in `sam2`.
-            H * W is below 2^31.
+            H * W is at most 2^30.
         impl: "auto", "triton" or "reference".
 
     Returns:
@@ -27,7 +30,7 @@ def connected_components(mask: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, 
 
     Raises:
         TypeError: `mask` is a floating-point or complex tensor.
-        ValueError: `mask` has fewer than two dimensions, or `impl` is unknown.
+        ValueError: `mask` has fewer than two dimensions or too many pixels, or `impl` is unknown.
         RuntimeError: `impl="triton"` where it cannot run.
 
     Source: `get_connected_componnets` of the CUDA extension of `sam2`; block-based union-find,
@@ -38,6 +41,8 @@ def connected_components(mask: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, 
         raise TypeError(f"mask must be bool or integer, got {mask.dtype}")
     if mask.ndim < 2:
         raise ValueError(f"mask must be [..., H, W], got shape {tuple(mask.shape)}")
+    if mask.shape[-2] * mask.shape[-1] > _MAX_PIXELS:
+        raise ValueError(f"mask must be at most 2^30 pixels an image, got {tuple(mask.shape)}")
     if impl == "auto":
         return _registered(mask)
     return (_triton if uses_triton(impl, mask) else connected_components_reference)(mask)

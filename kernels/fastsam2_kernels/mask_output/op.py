@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from numbers import Real
 from typing import Literal, overload
 
 import numpy as np
@@ -20,6 +22,8 @@ from fastsam2_kernels.mask_output.tuning import choose
 __all__ = ["mask_output"]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+#: Kernels number the pixels of an image, and those of the program that ends after it, in int32.
+_MAX_PIXELS = 2**30
 
 
 @overload
@@ -55,8 +59,8 @@ def mask_output(
     "rle" neither are the masks.
 
     Args:
-        logits: [N, h, w] of any float dtype.
-        size: (H, W) in pixels; H * W is below 2^31.
+        logits: [N, h, w] float32, float16, bfloat16 or float64; h * w is at most 2^30.
+        size: (H, W) in pixels; H * W is at most 2^30.
         threshold: a pixel is set where its logit is greater.
         format: "bool"; "bits" for 1 bit a pixel; "rle" for COCO run lengths, which on a GPU wait
             for the device once, to learn how many there are.
@@ -67,19 +71,28 @@ def mask_output(
         writes and `numpy.unpackbits(..., axis=-1, count=W)` reads. "rle": `RunLengths`.
 
     Raises:
-        TypeError: `logits` is not of a float dtype, or `impl="triton"` with float64.
+        TypeError: `logits` is of another dtype, or float64 with `impl="triton"`; `threshold` is no
+            number.
         ValueError: a shape, `size`, `format` or `impl` that cannot be used.
         RuntimeError: `impl="triton"` where it cannot run.
 
     Source: `_get_orig_video_res_output` of `sam2`; `pycocotools.mask` for the run lengths.
     """
-    height, width = size
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be of a float dtype, got {logits.dtype}")
+    if logits.dtype not in (*_DTYPES, torch.float64):
+        raise TypeError(f"logits must be of a float dtype of 16 to 64 bits, got {logits.dtype}")
     if logits.ndim != 3 or 0 in logits.shape[1:]:
         raise ValueError(f"logits must be [N, h, w], got shape {tuple(logits.shape)}")
-    if height < 1 or width < 1 or height * width >= 2**31:
-        raise ValueError(f"size must be positive and below 2^31 pixels, got {height} x {width}")
+    if logits.shape[1] * logits.shape[2] > _MAX_PIXELS:
+        raise ValueError(f"logits must be at most 2^30 a mask, got shape {tuple(logits.shape)}")
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError):
+        raise ValueError(f"size must be (height, width) in whole pixels, got {size!r}") from None
+    if height < 1 or width < 1 or height * width > _MAX_PIXELS:
+        raise ValueError(f"size must be 1 to 2^30 pixels, got {height} x {width}")
+    if not isinstance(threshold, Real):
+        raise TypeError(f"threshold must be a number, got {threshold!r}")
+    threshold = float(threshold)
     if format not in ("bool", "bits", "rle"):
         raise ValueError(f"format must be 'bool', 'bits' or 'rle', got {format!r}")
     use_triton = uses_triton(impl, logits)

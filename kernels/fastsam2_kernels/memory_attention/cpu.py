@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2_kernels.memory_attention.reference import memory_of
-from fastsam2_kernels.memory_keys.reference import turn
+from fastsam2_kernels.rotary import turn
 
 __all__ = ["memory_attention_cpu"]
 

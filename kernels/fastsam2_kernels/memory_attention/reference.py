@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastsam2_kernels.memory_keys.reference import turn
+from fastsam2_kernels.rotary import turn
 
 __all__ = ["memory_attention_reference", "memory_of"]
 

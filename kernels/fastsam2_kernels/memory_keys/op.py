@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
+from fastsam2_kernels.memory_keys.cpu import memory_keys_cpu
 from fastsam2_kernels.memory_keys.reference import memory_keys_reference
 
 __all__ = ["memory_keys"]
@@ -140,7 +141,7 @@ def _reference(*args: Tensor) -> Tensor:
     return memory_keys_reference(*args)
 
 
-_memory_keys.register_kernel("cpu")(_reference)
+_memory_keys.register_kernel("cpu")(memory_keys_cpu)
 
 
 @_memory_keys.register_fake

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["memory_keys_reference", "turn"]
+from fastsam2_kernels.rotary import turn
 
-
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn channel i of `x` [..., L, D] with channel i + D/2 by the tables [L, D/2].
-
-    It is RoPE in half-split channel order. Computed in float32 at least, as the tables are.
-    """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    a, b = x.to(dtype).chunk(2, dim=-1)
-    cos, sin = cos.to(dtype), sin.to(dtype)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+__all__ = ["memory_keys_reference"]
 
 
 def memory_keys_reference(

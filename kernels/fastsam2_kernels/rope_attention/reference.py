@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["rope_attention_reference", "turn"]
+from fastsam2_kernels.rotary import turn
 
-
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs of channels (i, i + D / 2) of `x` [..., L, D] by the angles of [L, D / 2].
-
-    Computed in float32, or in float64 if `x` is; the dtype stays.
-    """
-    low, high = x.chunk(2, dim=-1)
-    turned = torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
-    return turned.to(x.dtype)
+__all__ = ["rope_attention_reference"]
 
 
 def rope_attention_reference(

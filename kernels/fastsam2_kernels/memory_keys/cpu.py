@@ -1,0 +1,34 @@
+"""Schedule for the CPU: a tile at a time, which stays in cache until it has been turned."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastsam2_kernels.rotary import turn_into
+
+__all__ = ["memory_keys_cpu"]
+
+
+def memory_keys_cpu(
+    latents: Tensor,
+    pos: Tensor,
+    tpos: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    times: Tensor,
+) -> Tensor:
+    """As `op.memory_keys`, in the time a CPU needs. Keys of padding are zero here."""
+    layers, dim, _ = weight.shape
+    keys = latents.new_empty(layers, slots.shape[0], latents.shape[1], dim)
+    for read, (slot, time) in enumerate(zip(slots.tolist(), times.tolist(), strict=True)):
+        if slot < 0:
+            keys[:, read] = 0
+            continue
+        memory = latents[slot] + pos + tpos[time]
+        for layer in range(layers):
+            turn_into(keys[layer, read], F.linear(memory, weight[layer], bias[layer]), cos, sin)
+    return keys
