@@ -307,8 +307,8 @@ def _named(model: str | None, checkpoint: Path | None) -> str | None:
     if model or checkpoint:
         return model
     typer.echo(
-        "fastsam2: using nano, the small model that comes with the package, good for simple scenes; "
-        "for real footage take --model sam2.1-tiny, -small, -base-plus or -large",
+        "fastsam2: using the bundled nano, which has seen synthetic videos only and drifts on real "
+        "ones; for those take --model sam2.1-tiny, -small, -base_plus or -large",
         err=True,
     )
     return "nano"

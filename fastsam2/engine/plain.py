@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fastsam2.modeling.constants import fingerprint
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["Shortcut", "fingerprint", "is_plain"]
+__all__ = ["Shortcut", "is_plain"]
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ class Shortcut(Generic[T]):
         parts = self._parts(model)
         if not all(is_plain(part) for part in parts if isinstance(part, nn.Module)):
             return None
-        source = (model.impl, *map(fingerprint, parts))
+        source = (model.impl, *(fingerprint(_weights(part)) for part in parts))
         made = self._made.get(model)
         if made is None or made[0] != source:
             made = (source, self._build(model))
@@ -71,7 +72,5 @@ def _is_own(module: nn.Module) -> bool:
     )
 
 
-def fingerprint(part: nn.Module | Tensor) -> tuple[tuple[int, int], ...]:
-    """Changes when a weight is replaced, moved, cast, or written to."""
-    weights = part.parameters() if isinstance(part, nn.Module) else (part,)
-    return tuple((p.data_ptr(), -1 if p.is_inference() else p._version) for p in weights)
+def _weights(part: nn.Module | Tensor) -> Iterable[Tensor]:
+    return part.parameters() if isinstance(part, nn.Module) else (part,)

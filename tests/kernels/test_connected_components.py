@@ -108,8 +108,13 @@ def test_shape(name: str, impl: Impl) -> None:
 
 @pytest.mark.parametrize("name", ["snake", "spiral", "chessboard", "diagonals"])
 @pytest.mark.parametrize("settings", [Launch(16, 1, 8, 1, 16, 1), Launch(64, 2, 64, 1, 32, 1)])
-def test_programs_of_any_size(name: str, settings: Launch) -> None:
-    """With many programs on an image, components cross from one to the next."""
+def test_programs_of_any_size(name: str, settings: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many programs on an image, components cross from one to the next.
+
+    All memory that the launch takes held something else before.
+    """
+    empty_like = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(77))
     mask = torch.from_numpy(shapes()[name])[None].to(DEVICE)
     garbage = torch.full_like(mask, -7, dtype=torch.int32)
     out = (garbage, garbage.clone())
@@ -141,7 +146,7 @@ def test_spiral_is_one_component() -> None:
     assert int(areas.max()) == int(spiral(61).sum()) > 61 * 61 // 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     hnp.array_shapes(min_dims=2, max_dims=3, max_side=14).flatmap(
         lambda shape: hnp.arrays(bool, shape, elements=st.booleans(), fill=st.nothing())
@@ -155,7 +160,7 @@ def test_random_small_masks(mask: np.ndarray) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("density", [0.05, 0.3, 0.4, 0.5, 0.7, 0.95])
 def test_random_batches(density: float, impl: Impl) -> None:
-    check(np.random.default_rng(0).random((3, 1, 63, 70)) < density, impl)
+    check(np.random.default_rng(0).random((3, 1, 41, 50)) < density, impl)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

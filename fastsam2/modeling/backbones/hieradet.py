@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsam2.modeling.backbones.utils import PatchEmbed, window_partition, window_unpartition
+from fastsam2.modeling.constants import Constant
 from fastsam2.modeling.sam2_utils import MLP, DropPath
 
 __all__ = ["Hiera", "MultiScaleAttention", "MultiScaleBlock", "do_pool"]
@@ -142,6 +143,7 @@ class Hiera(nn.Module):
         self.pos_embed_window = nn.Parameter(
             torch.zeros(1, embed_dim, window_spec[0], window_spec[0])
         )
+        self._positions = Constant()
         self.blocks = nn.ModuleList()
         stage, dim = 0, embed_dim
         for i in range(depth):
@@ -169,6 +171,10 @@ class Hiera(nn.Module):
 
     def _get_pos_embed(self, hw: tuple[int, int]) -> Tensor:
         """Positions `[1, H, W, C]`: a stretched global map plus one window's map, tiled."""
+        weights = [self.pos_embed, self.pos_embed_window]
+        return self._positions(hw, weights, lambda: self._stretch_and_tile(hw))
+
+    def _stretch_and_tile(self, hw: tuple[int, int]) -> Tensor:
         stretched = F.interpolate(self.pos_embed, size=hw, mode="bicubic")
         window = self.pos_embed_window
         repeats = [a // b for a, b in zip(stretched.shape, window.shape, strict=True)]

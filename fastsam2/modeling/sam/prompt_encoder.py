@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fastsam2.modeling.constants import Constant
 from fastsam2.modeling.position_encoding import PositionEmbeddingRandom
 from fastsam2.modeling.sam2_utils import LayerNorm2d
 
@@ -36,6 +37,7 @@ class PromptEncoder(nn.Module):
         self.input_image_size = input_image_size
         self.image_embedding_size = image_embedding_size
         self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
+        self._dense_pe = Constant()
         self.num_point_embeddings = 4
         # One for each label: 0 negative point, 1 positive point, 2 top left, 3 bottom right.
         self.point_embeddings = nn.ModuleList(
@@ -56,8 +58,11 @@ class PromptEncoder(nn.Module):
 
     def get_dense_pe(self) -> Tensor:
         """Positions of the image embedding, `[1, embed_dim, H, W]`, in the weights' dtype."""
-        dense = self.pe_layer(self.image_embedding_size).unsqueeze(0)
-        return dense.to(self.no_mask_embed.weight.dtype)
+        size, dtype = self.image_embedding_size, self.no_mask_embed.weight.dtype
+        matrix = self.pe_layer.positional_encoding_gaussian_matrix
+        return self._dense_pe(
+            (size, dtype), [matrix], lambda: self.pe_layer(size).unsqueeze(0).to(dtype)
+        )
 
     def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
         points = points + 0.5  # pixel centres

@@ -7,7 +7,9 @@ joining always hangs the larger root under the smaller, so in the end the root o
 first pixel in raster order, whatever the order in which threads ran. That is what makes the labels
 deterministic: only the shape of the trees depends on timing, and `settle` flattens them.
 
-Why joining is right and ends while other threads join:
+Triton's interpreter runs programs one after the other, so it says nothing about threads that meet
+(the tests make programs interrupt each other there, which samples orders and proves none). Why
+joining is right and ends while other threads join:
 
 - Parents change only by `atomic_min`, so `parent[p] <= p` always holds and no cycle can form.
 - A pair to be joined is put into the forest by `old = atomic_min(parent[hi], lo)`. If
