@@ -65,6 +65,8 @@ def evaluate(request: EvaluationRequest) -> None:
         typer.echo(f"\nobject score: AUC {auc:.3f}")
     if request.json_file is not None:
         typer.echo(f"\n  results  {request.json_file}")
+    if request.model.remark:
+        typer.echo(request.model.remark)
 
 
 class _WithBar:

@@ -182,7 +182,7 @@ def track(
         TrackRequest(
             video=video,
             output=output,
-            model=ModelChoice(_named(model, checkpoint), checkpoint, device, dtype, image_size),
+            model=ModelChoice(model, checkpoint, device, dtype, image_size),
             points=point or [],
             boxes=box or [],
             masks=mask or [],
@@ -227,7 +227,7 @@ def segment(
         SegmentRequest(
             image=image,
             output=output,
-            model=ModelChoice(_named(model, checkpoint), checkpoint, device, dtype, image_size),
+            model=ModelChoice(model, checkpoint, device, dtype, image_size),
             points=point or [],
             boxes=box or [],
             overwrite=overwrite,
@@ -287,7 +287,7 @@ def evaluate(
     run(
         EvaluationRequest(
             folder=folder,
-            model=ModelChoice(_named(model, checkpoint), checkpoint, device, dtype, image_size),
+            model=ModelChoice(model, checkpoint, device, dtype, image_size),
             prompt=prompt,
             json_file=json_file,
             limit=limit,
@@ -301,14 +301,3 @@ def info() -> None:
     from fastsam2.cli.info import info as run
 
     run()
-
-
-def _named(model: str | None, checkpoint: Path | None) -> str | None:
-    if model or checkpoint:
-        return model
-    typer.echo(
-        "fastsam2: using the bundled nano, which has seen synthetic videos only and drifts on real "
-        "ones; for those take --model sam2.1-tiny, -small, -base_plus or -large",
-        err=True,
-    )
-    return "nano"

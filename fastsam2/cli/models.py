@@ -27,7 +27,7 @@ class ModelChoice:
 
     Attributes:
         name: a name or a path as `resolve_model` takes it; with a `checkpoint`, the configuration.
-        checkpoint: a file of weights.
+        checkpoint: a file of weights. With neither, it is the bundled nano.
         device: such as `cuda`, `cuda:1` or `cpu`; None for CUDA where there is one.
         dtype: `float32`, `bfloat16` or `float16`.
         image_size: side of the square that images are resized to; None for the model's own.
@@ -42,7 +42,17 @@ class ModelChoice:
     @property
     def title(self) -> str:
         """What to call it in results."""
-        return str(self.name or self.checkpoint)
+        return str(self.name or self.checkpoint or "nano")
+
+    @property
+    def remark(self) -> str:
+        """What to tell whoever chose no model, on a line of its own; else empty."""
+        if self.name is not None or self.checkpoint is not None:
+            return ""
+        return (
+            "  model    nano, which knows synthetic videos only; for real ones "
+            "--model sam2.1-tiny, -small, -base_plus or -large"
+        )
 
     def video_predictor(self) -> Any:
         """A `SAM2VideoPredictor`.
@@ -63,10 +73,8 @@ class ModelChoice:
             raise InputError(f"unknown --dtype {self.dtype}: choose one of {', '.join(_DTYPES)}")
         if self.checkpoint is not None:
             config, weights = self.name, self.checkpoint
-        elif self.name is not None:
-            config, weights = resolve_model(self.name)
         else:
-            raise InputError("no model: name one with --model or --checkpoint")
+            config, weights = resolve_model(self.title)
         options: dict[str, Any] = {"device": self.device, "dtype": _DTYPES[self.dtype]}
         if self.image_size is not None:
             options["hydra_overrides_extra"] = [f"++model.image_size={self.image_size}"]

@@ -215,6 +215,8 @@ class _Run:
             f"  masks    {self.masks.folder / names[0]} to {names[-1]}\n"
             f"  tracks   {output / 'tracks.json'}"
         )
+        if self.request.model.remark:
+            typer.echo(self.request.model.remark)
 
 
 def _by_object(labels: Any) -> dict[int, Any]:

@@ -90,6 +90,7 @@ def test_limit_and_what_is_not_known(tmp_path: Path, davis: Path, oracle: Oracle
         "sequence",
         "motorcyclist",
         "all",
+        "model",  # none was named: which one it is
     ]
     late = write_davis(tmp_path / "late", {"bear": squares(first=5)})
     oracle.sequences = {"bear": squares(first=5)}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal, overload
 
 import numpy as np
@@ -84,10 +83,11 @@ def mask_output(
         raise ValueError(f"logits must be [N, h, w], got shape {tuple(logits.shape)}")
     if logits.shape[1] * logits.shape[2] > _MAX_PIXELS:
         raise ValueError(f"logits must be at most 2^30 a mask, got shape {tuple(logits.shape)}")
-    try:
-        height, width = map(operator.index, size)
-    except (TypeError, ValueError):
-        raise ValueError(f"size must be (height, width) in whole pixels, got {size!r}") from None
+    # A size stays symbolic in a graph, which `operator.index` would fix.
+    is_pair = isinstance(size, (tuple, list)) and len(size) == 2
+    if not is_pair or not all(isinstance(n, Integral) for n in size):
+        raise ValueError(f"size must be (height, width) in whole pixels, got {size!r}")
+    height, width = size
     if height < 1 or width < 1 or height * width > _MAX_PIXELS:
         raise ValueError(f"size must be 1 to 2^30 pixels, got {height} x {width}")
     if not isinstance(threshold, Real):

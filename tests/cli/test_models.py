@@ -1,0 +1,26 @@
+"""The model that runs where none is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.running import fastsam2, tracks
+
+
+def test_nano_runs_by_itself_and_says_what_it_is(tmp_path: Path, clip: Path) -> None:
+    out = tmp_path / "out"
+    outcome = fastsam2("track", clip, "--point", "20,20", "--end", "2", "-o", out)
+    assert outcome.code == 0, outcome.err
+    said = [line for line in outcome.out.splitlines() if line.startswith("  model ")]
+    assert len(said) == 1
+    assert "nano" in said[0]
+    assert "--model sam2.1-tiny" in said[0]
+    assert tracks(out)["model"] == "nano"
+
+
+def test_nothing_is_said_where_a_model_is_named(tmp_path: Path, clip: Path) -> None:
+    outcome = fastsam2(
+        "track", clip, "--point", "20,20", "--end", "1", "-m", "nano", "-o", tmp_path / "out"
+    )
+    assert outcome.code == 0, outcome.err
+    assert "sam2.1" not in outcome.out
