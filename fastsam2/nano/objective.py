@@ -76,12 +76,17 @@ def resize_model(model: SAM2Base, image_size: int) -> None:
 
 
 def clip_losses(
-    model: SAM2Base, batch: ClipBatch, generator: torch.Generator, refine: float = 0.3
+    model: SAM2Base,
+    batch: ClipBatch,
+    generator: torch.Generator,
+    refine: float = 0.3,
+    masks: float = 0.3,
 ) -> Losses:
     """Prompt every object on the first frame, track it through the rest, and sum the losses.
 
     Args:
         refine: how often the first answer is corrected by a click, as a fraction.
+        masks: how often the prompts are the true masks.
     """
     clips, frames = batch.images.shape[:2]
     backbone = model.forward_image(batch.images.flatten(0, 1))
@@ -94,11 +99,14 @@ def clip_losses(
     memory = ObjectMemory()
     rules = SelectionRules.of(model)
     terms: list[dict[str, Tensor]] = []
+    by_mask = float(torch.rand((), generator=generator)) < masks
     for t in range(frames):
         *high_res, pix_feat = (x[batch.clip, t] for x in levels)
         truth = batch.masks[:, t]
         answers: list[_Answer] = []
-        if t == 0:
+        if t == 0 and by_mask:
+            answers.append(_given_mask(model, pix_feat, high_res, truth))
+        elif t == 0:
             given = model.without_memory(pix_feat, position)
             answers += _prompted(model, given, high_res, truth, generator, refine)
         else:
@@ -108,7 +116,8 @@ def clip_losses(
         terms += [_frame_losses(answer, truth, tracked=t > 0) for answer in answers]
         if t + 1 < frames:
             answer = answers[-1]
-            output = _remember(model, answer, pix_feat, truth, prompted=t == 0, generator=generator)
+            exact = (1.0 if by_mask else 0.5) if t == 0 else None
+            output = _remember(model, answer, pix_feat, truth, exact=exact, generator=generator)
             kept = memory.cond_frame_outputs if t == 0 else memory.non_cond_frame_outputs
             kept[t] = output
     return _sum(terms)
@@ -182,23 +191,35 @@ def _prompted(
     return answers
 
 
+def _given_mask(
+    model: SAM2Base, pix_feat: Tensor, high_res: list[Tensor], truth: Tensor
+) -> _Answer:
+    """As `SAM2Base.mask_as_output`, whose pointer comes from decoding the mask that was given."""
+    prompt = model.mask_downsample(truth[:, None].to(model.dtype))
+    single = torch.zeros(len(truth), dtype=torch.bool, device=truth.device)
+    return _decode(model, pix_feat, high_res, None, prompt, multimask=single)
+
+
 def _remember(
     model: SAM2Base,
     answer: _Answer,
     pix_feat: Tensor,
     truth: Tensor,
     *,
-    prompted: bool,
+    exact: float | None,
     generator: torch.Generator,
 ) -> FrameOutput:
-    """Memory of a frame: of the answer, or for a part of the prompts of the true mask."""
+    """Memory of a frame: of the answer, or, as often as `exact` says, of the true mask.
+
+    `exact` is None on a frame without a prompt.
+    """
     present = truth.flatten(1).any(1, keepdim=True)
     low_res = answer.mask
     presence = answer.presence
-    if prompted:
-        given = torch.rand(len(truth), 1, generator=generator).to(truth.device) < 0.5
-        exact = _shrink(truth, low_res.shape[-1]) * 20.0 - 10.0
-        low_res = torch.where(given[..., None, None], exact, low_res)
+    if exact is not None:
+        given = torch.rand(len(truth), 1, generator=generator).to(truth.device) < exact
+        mask = _shrink(truth, low_res.shape[-1]) * 20.0 - 10.0
+        low_res = torch.where(given[..., None, None], mask, low_res)
         presence = torch.where(given, torch.where(present, 10.0, -10.0), presence)
     # Absence must be learnt, so it is the truth that hides a mask in half of the cases: the model's
     # own verdict, wrong at first, would leave nothing to track.
@@ -206,7 +227,7 @@ def _remember(
     shown = torch.where(trust, torch.where(present, 10.0, -10.0), presence)
     hidden = torch.where(shown[..., None, None] > 0, low_res, -1024.0)
     features, pos_enc = model.encode_memory(
-        pix_feat, model.upsample_masks(hidden), shown, is_mask_from_pts=prompted
+        pix_feat, model.upsample_masks(hidden), shown, is_mask_from_pts=exact is not None
     )
     return FrameOutput(
         maskmem_features=features,
