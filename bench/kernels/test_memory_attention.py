@@ -22,7 +22,7 @@ def test_memory_attention(
     def full(n: int) -> torch.Tensor:
         return torch.full((objects,), n, dtype=torch.int32, device=device)
 
-    q, keys, latents = random(objects, tokens, DIM), random(reads, tokens, DIM), None
+    q, keys = random(objects, tokens, DIM), random(reads, tokens, DIM)
     latents = random(reads, tokens, WIDTH)
     slots = torch.arange(reads, dtype=torch.int32, device=device).view(objects, MEMORIES)
     pointer_keys = random(objects, POINTERS, DIM)

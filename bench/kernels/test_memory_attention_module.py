@@ -37,7 +37,6 @@ def test_memory_attention_module(
         times=slots % MEMORIES,
         reads=slots.view(objects, MEMORIES),
         num_reads=ints(torch.full((objects,), MEMORIES)),
-        object_slots=slots.view(objects, MEMORIES),
         pointers=random(objects, POINTERS, model.mem_dim),
         pointer_pos=random(objects, POINTERS, model.mem_dim),
         num_pointers=ints(torch.full((objects,), POINTERS)),

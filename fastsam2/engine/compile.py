@@ -39,7 +39,7 @@ class Compiled(Generic[P, T]):
 
 
 #: Dimensions of the fields of `ReadTables` that change from frame to frame.
-_GROWING = {"reads": (0, 1), "object_slots": (0, 1), "pointers": (0, 1), "pointer_pos": (0, 1)}
+_GROWING = {"reads": (0, 1), "pointers": (0, 1), "pointer_pos": (0, 1)}
 
 
 def _mark_dynamic(tables: ReadTables) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastsam2.engine.folding import fold_high_res
 from fastsam2.engine.plain import Shortcut
@@ -38,7 +38,8 @@ def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
     """As `SAM2Base.forward_image`, without the two largest maps that it makes on the way: two 1x1
     convolutions after another are one."""
     folded = _high_res(model)
-    if folded is None or type(model).forward_image is not SAM2Base.forward_image:
+    own = getattr(model.forward_image, "__func__", None) is SAM2Base.forward_image
+    if folded is None or not own:
         return model.forward_image(images)
     encoder, neck = model.image_encoder, cast(FpnNeck, model.image_encoder.neck)
     levels = encoder.trunk(images.to(model.dtype))
@@ -52,12 +53,6 @@ def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
     }
 
 
-def _parts(model: SAM2Base) -> list[nn.Module | Tensor]:
-    decoder = model.sam_mask_decoder
-    convs = (decoder.conv_s0, decoder.conv_s1) if model.use_high_res_features_in_sam else ()
-    return [model.image_encoder, *convs]
-
-
 def _build(model: SAM2Base) -> list[tuple[Tensor, Tensor]] | None:
     encoder, neck = model.image_encoder, model.image_encoder.neck
     if not isinstance(neck, FpnNeck) or len(neck.convs) - encoder.scalp <= _HIGH_RES:
@@ -65,4 +60,6 @@ def _build(model: SAM2Base) -> list[tuple[Tensor, Tensor]] | None:
     return fold_high_res(neck, model.sam_mask_decoder)
 
 
-_high_res = Shortcut(_parts, _build)
+_high_res = Shortcut(
+    ["image_encoder", "sam_mask_decoder.conv_s0", "sam_mask_decoder.conv_s1"], _build
+)

@@ -78,6 +78,7 @@ class MemoryReader:
             tables.times,
             impl=self.impl,
         )
+        object_slots = tables.slots[tables.reads.long()]
         pointers = tables.pointers + tables.pointer_pos
         for i, folded in enumerate(self.layers):
             layer = folded.layer
@@ -91,7 +92,7 @@ class MemoryReader:
                 q,
                 keys[i],
                 tables.latents,
-                tables.object_slots,
+                object_slots,
                 tables.reads,
                 tables.num_reads,
                 F.linear(pointers, folded.k_weight, folded.k_bias),
@@ -112,4 +113,4 @@ def _build(model: SAM2Base) -> MemoryReader | None:
 
 
 #: The reader of a model; None where its own module must run.
-memory_reader = Shortcut(lambda model: [model.memory_attention, model.maskmem_tpos_enc], _build)
+memory_reader = Shortcut(["memory_attention"], _build, lambda model: [model.maskmem_tpos_enc])

@@ -143,16 +143,12 @@ def _build(model: SAM2Base) -> MemoryWriter | None:
     encoder = model.memory_encoder
     for block in encoder.fuser.layers:
         conv = cast(CXBlock, block).dwconv
-        if conv.kernel_size != (7, 7) or conv.groups != conv.in_channels not in CHANNELS:
+        depthwise = conv.kernel_size == (7, 7) and conv.groups == conv.in_channels
+        if not depthwise or conv.in_channels not in CHANNELS:
             return None
     weights = _mask_weights(encoder.mask_downsampler)
     return None if weights is None else MemoryWriter(model, weights)
 
 
-def _parts(model: SAM2Base) -> list[nn.Module | Tensor]:
-    absent = model.no_obj_embed_spatial
-    return [model.memory_encoder, *([] if absent is None else [absent])]
-
-
 #: The writer of a model; None where its own module must run.
-memory_writer = Shortcut(_parts, _build)
+memory_writer = Shortcut(["memory_encoder"], _build, lambda model: [model.no_obj_embed_spatial])

@@ -118,6 +118,4 @@ def _build(model: SAM2Base) -> ObjectDecoder | None:
 
 
 #: The decoder of a model; None where its own modules must run.
-object_decoder = Shortcut(
-    lambda model: [model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj], _build
-)
+object_decoder = Shortcut(["sam_prompt_encoder", "sam_mask_decoder", "obj_ptr_proj"], _build)

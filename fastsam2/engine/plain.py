@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -21,56 +21,64 @@ class Shortcut(Generic[T]):
     """What stands in for parts of a model: made of their weights, and made anew when they change.
 
     Args:
-        parts: the modules it replaces, and other weights it is made of.
+        parts: names of the modules it replaces.
         build: makes it; None where a model is built in a way that excludes it.
+        weights: what else it is made of.
     """
 
     def __init__(
         self,
-        parts: Callable[[SAM2Base], Sequence[nn.Module | Tensor]],
+        parts: Sequence[str],
         build: Callable[[SAM2Base], T | None],
+        weights: Callable[[SAM2Base], Sequence[Tensor | None]] = lambda model: (),
     ) -> None:
         self._parts = parts
         self._build = build
+        self._weights = weights
         self._made: weakref.WeakKeyDictionary[SAM2Base, tuple[object, T | None]] = (
             weakref.WeakKeyDictionary()
         )
 
     def __call__(self, model: SAM2Base) -> T | None:
         """The shortcut of this model; None where its own modules must run (see `is_plain`)."""
-        parts = self._parts(model)
-        if not all(is_plain(part) for part in parts if isinstance(part, nn.Module)):
+        if not all(is_plain(model, part) for part in self._parts):
             return None
-        source = (model.impl, *(fingerprint(_weights(part)) for part in parts))
+        weights: list[Tensor] = [w for w in self._weights(model) if w is not None]
+        for part in self._parts:
+            weights += model.get_submodule(part).parameters()
+        source = (model.impl, fingerprint(weights))
         made = self._made.get(model)
         if made is None or made[0] != source:
-            made = (source, self._build(model))
+            # Kept longer than this call: it must serve under autograd too.
+            with torch.inference_mode(False), torch.no_grad():
+                made = (source, self._build(model))
             self._made[model] = made
         return made[1]
 
 
-def is_plain(module: nn.Module) -> bool:
-    """Whether calling `module` does no more than the package's own code with its weights.
+def is_plain(model: SAM2Base, name: str) -> bool:
+    """Whether calling part `name` does no more than the package's own code with its weights.
 
-    Not so where a part was replaced, wrapped, hooked, compiled or given another `forward`, in
-    training, or where gradients are wanted: then the modules themselves must run.
+    Not so where it or a part of it was replaced, wrapped, hooked, compiled or given another
+    `forward`, in training, or where gradients are wanted: then the modules themselves must run.
     """
-    if torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
+    try:
+        part = model.get_submodule(name)
+    except AttributeError:
         return False
-    return all(_is_own(part) for part in module.modules())
+    if torch.is_grad_enabled() and any(p.requires_grad for p in part.parameters()):
+        return False
+    return all(
+        model.built.get(path) == (type(module), tuple(module._modules)) and _is_untouched(module)
+        for path, module in part.named_modules(prefix=name)
+    )
 
 
-def _is_own(module: nn.Module) -> bool:
-    kind = type(module)
+def _is_untouched(module: nn.Module) -> bool:
     return (
-        kind.__module__.startswith(("fastsam2.modeling.", "torch.nn.modules."))
-        and not module.training
+        not module.training
         and "forward" not in vars(module)
         and not module._forward_hooks
         and not module._forward_pre_hooks
         and module._compiled_call_impl is None
     )
-
-
-def _weights(part: nn.Module | Tensor) -> Iterable[Tensor]:
-    return part.parameters() if isinstance(part, nn.Module) else (part,)

@@ -27,7 +27,6 @@ class ReadTables:
     times: Tensor  #: temporal position of each read, int32 `[R]`
     reads: Tensor  #: the reads of each object, int32 `[N, K]`
     num_reads: Tensor  #: int32 `[N]`
-    object_slots: Tensor  #: `slots` of `reads`, int32 `[N, K]`
     pointers: Tensor  #: `[N, P, M]`
     pointer_pos: Tensor  #: their positions
     num_pointers: Tensor  #: int32 `[N]`
@@ -58,7 +57,6 @@ def read_tables(model: SAM2Base, selections: Sequence[MemorySelection]) -> ReadT
         times=torch.tensor(times, dtype=torch.int32, device=device),
         reads=reads.to(device),
         num_reads=torch.tensor(counts, dtype=torch.int32, device=device),
-        object_slots=reads.to(device),  # a slot a read
         pointers=pointers,
         pointer_pos=pointer_pos,
         num_pointers=num_pointers,

@@ -207,7 +207,9 @@ def _write(
         object_score_logits,
         scale=model.sigmoid_scale_for_mem_enc,
         bias=model.sigmoid_bias_for_mem_enc,
-        binarize=is_mask_from_pts and model.binarize_mask_from_pts_for_mem_enc,
+        binarize=is_mask_from_pts
+        and model.binarize_mask_from_pts_for_mem_enc
+        and not model.training,
     )
 
 

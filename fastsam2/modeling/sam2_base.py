@@ -117,6 +117,8 @@ class SAM2Base(nn.Module):
         )
         self.sam_mask_decoder = _mask_decoder(config)
         self._build_pointer_heads(config)
+        #: Class and children of every part, as built: what a client replaces differs.
+        self.built = {name: (type(m), tuple(m._modules)) for name, m in self.named_modules()}
 
     def _build_pointer_heads(self, config: SAM2Config) -> None:
         dim = self.hidden_dim

@@ -76,6 +76,13 @@ def test_calls_what_a_client_put_in_place(model: SAM2Base) -> None:
     assert not encode_image(model, images)["backbone_fpn"][0].any()
 
 
+def test_calls_another_forward_image(model: SAM2Base) -> None:
+    """Of a subclass, or put on the model itself."""
+    images = torch.randn(1, 3, SIZE, SIZE)
+    model.forward_image = lambda x: {"seen": x}  # type: ignore[method-assign]
+    assert encode_image(model, images)["seen"] is images
+
+
 class _Zero(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x[:, : x.shape[1] // 8])

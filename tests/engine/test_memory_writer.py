@@ -94,11 +94,25 @@ def test_follows_changed_weights(model: SAM2VideoPredictor) -> None:
         lambda m: m.memory_encoder.mask_downsampler.register_forward_pre_hook(lambda *_: None),
         lambda m: setattr(m.memory_encoder, "pix_feat_proj", nn.Sequential()),
         lambda m: setattr(m.memory_encoder, "out_proj", _Own()),
+        lambda m: setattr(m.memory_encoder, "out_proj", nn.Sequential(nn.ReLU()).eval()),
+        lambda m: setattr(m.memory_encoder.fuser, "proj", nn.ReLU().eval()),
+        lambda m: delattr(m, "memory_encoder"),
         lambda m: setattr(m, "memory_encoder", nn.Sequential(m.memory_encoder)),
         lambda m: m.memory_encoder.train(),
         lambda m: m.memory_encoder.compile(backend="eager"),
     ],
-    ids=["hook", "pre-hook", "emptied", "replaced", "wrapped", "train", "compiled"],
+    ids=[
+        "hook",
+        "pre-hook",
+        "emptied",
+        "replaced",
+        "layers of torch",
+        "added",
+        "deleted",
+        "wrapped",
+        "train",
+        "compiled",
+    ],
 )
 def test_steps_aside(
     model: SAM2VideoPredictor, change: Callable[[SAM2VideoPredictor], object]
@@ -110,3 +124,11 @@ def test_steps_aside(
 
 class _Own(nn.Module):
     """A client's own layer."""
+
+
+def test_only_depthwise_blocks_of_known_width(model: SAM2VideoPredictor) -> None:
+    """A full convolution has as many weights as to be mistaken for a depthwise one."""
+    block = model.memory_encoder.fuser.layers[0]
+    width = model.hidden_dim
+    block.dwconv = nn.Conv2d(width, width, 7, padding=3).eval()  # type: ignore[union-attr]
+    assert memory_writer(model) is None

@@ -72,11 +72,12 @@ def test_follows_changed_weights(model: SAM2VideoPredictor) -> None:
         lambda m: m.sam_prompt_encoder.register_forward_hook(lambda *_: None),
         lambda m: setattr(m.sam_mask_decoder, "iou_prediction_head", _Own()),
         lambda m: setattr(m, "obj_ptr_proj", _Own()),
+        lambda m: setattr(m.sam_mask_decoder, "output_upscaling", nn.Sequential().eval()),
         lambda m: m.sam_mask_decoder.output_upscaling.__setitem__(4, nn.ReLU()),
         lambda m: m.sam_mask_decoder.train(),
         lambda m: m.sam_mask_decoder.compile(backend="eager"),
     ],
-    ids=["hook", "prompt hook", "head", "pointer", "activation", "train", "compiled"],
+    ids=["hook", "prompt hook", "head", "pointer", "emptied", "activation", "train", "compiled"],
 )
 def test_steps_aside(
     model: SAM2VideoPredictor, change: Callable[[SAM2VideoPredictor], object]

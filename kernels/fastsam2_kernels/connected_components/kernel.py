@@ -33,7 +33,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsam2_kernels.connected_components.tuning import Launch, default
+from fastsam2_kernels.connected_components.tuning import Launch
 from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch", "variants"]
@@ -251,7 +251,7 @@ def launch(
 
 def variants(capability: int) -> list[Variant]:
     """Every kernel at every launch, as compiled for GPUs of `capability`."""
-    settings = default(capability)
+    settings = Launch()
     pixels = (settings.pixels, settings.pixel_warps)
     found = []
     for kernel, pointers, (block, warps) in (

@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fastsam2_kernels.launches import capability_of, measured
+from fastsam2_kernels.launches import measured
 
-__all__ = ["Launch", "choose", "default"]
+__all__ = ["Launch", "choose"]
 
 
 @dataclass(frozen=True)
 class Launch:
     """How the kernels of the op are launched.
+
+    The kernels are bound by the latency of memory, alike on every GPU.
 
     Attributes:
         blocks: 2x2 blocks of pixels of a program that prepares them, which joins rows of them.
@@ -33,11 +35,6 @@ class Launch:
     pixel_warps: int = 4
 
 
-def default(capability: int) -> Launch:
-    """The choice by rule: the kernels are bound by the latency of memory, alike on every GPU."""
-    return Launch()
-
-
 def choose(device: torch.device) -> Launch:
     """The launch on `device`."""
-    return replace(default(capability_of(device)), **measured("connected_components", device))
+    return replace(Launch(), **measured("connected_components", device))

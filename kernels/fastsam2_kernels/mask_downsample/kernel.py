@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastsam2_kernels.launches import TRITON_NAMES, dot_precision
 from fastsam2_kernels.mask_downsample.reference import EPS, DownsampleStage
-from fastsam2_kernels.mask_downsample.tuning import Launch, default
+from fastsam2_kernels.mask_downsample.tuning import Launch
 from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch", "launch_norm_gelu", "variants"]
@@ -277,7 +277,7 @@ def variants(capability: int) -> list[Variant]:
     """Every kernel at every launch, as compiled for GPUs of `capability`."""
     found = []
     for dtype, name in TRITON_NAMES.items():
-        settings = default(dtype, capability)
+        settings = Launch()
         for label, read, upsample, mode in (
             ("logits", "*fp32", 4, SIGMOID),
             ("binarized", "*fp32", 4, POSITIVE),

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastsam2_kernels.mask_output.reference import RunLengths, runs_from_changes
-from fastsam2_kernels.mask_output.tuning import Launch, default
+from fastsam2_kernels.mask_output.tuning import Launch
 from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch_bits", "launch_bool", "launch_runs", "variants"]
@@ -263,7 +263,7 @@ def launch_runs(
 
 def variants(capability: int) -> list[Variant]:
     """Every kernel at every launch, as compiled for GPUs of `capability`."""
-    settings = default(capability)
+    settings = Launch()
     sizes = ("h", "w", "H", "W", "n_y", "n_x")
     numbers = dict.fromkeys(("threshold", "scale_y", "scale_x"), "fp32")
     numbers |= dict.fromkeys(sizes, "i32")

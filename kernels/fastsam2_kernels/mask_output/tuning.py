@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fastsam2_kernels.launches import capability_of, measured
+from fastsam2_kernels.launches import measured
 
-__all__ = ["Launch", "choose", "default"]
+__all__ = ["Launch", "choose"]
 
 
 @dataclass(frozen=True)
 class Launch:
     """How the kernels of the op are launched.
+
+    1024 pixels or 256 bytes a program, 8 pixels a thread or more.
 
     Attributes:
         rows, columns: pixels of a program that writes bool; for bits, `columns` is in bytes.
@@ -31,11 +33,6 @@ class Launch:
     num_warps: int = 4
 
 
-def default(capability: int) -> Launch:
-    """The choice by rule: 1024 pixels or 256 bytes a program, 8 pixels a thread or more."""
-    return Launch()
-
-
 def choose(device: torch.device) -> Launch:
     """The launch on `device`."""
-    return replace(default(capability_of(device)), **measured("mask_output", device))
+    return replace(Launch(), **measured("mask_output", device))

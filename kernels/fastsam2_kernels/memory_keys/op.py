@@ -133,12 +133,9 @@ def _memory_keys(
     slots: Tensor,
     times: Tensor,
 ) -> Tensor:
-    run = _launch if uses_triton("auto", latents) and _fits(latents, weight) else _reference
+    fast = uses_triton("auto", latents) and _fits(latents, weight)
+    run = _launch if fast else memory_keys_reference
     return run(latents, pos, tpos, weight, bias, cos, sin, slots, times)
-
-
-def _reference(*args: Tensor) -> Tensor:
-    return memory_keys_reference(*args)
 
 
 _memory_keys.register_kernel("cpu")(memory_keys_cpu)
