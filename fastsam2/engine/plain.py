@@ -56,12 +56,15 @@ class Shortcut(Generic[T]):
         return made[1]
 
 
-def is_plain(model: SAM2Base, name: str) -> bool:
+def is_plain(model: nn.Module, name: str) -> bool:
     """Whether calling part `name` does no more than the package's own code with its weights.
 
-    Not so where it or a part of it was replaced, wrapped, hooked, compiled or given another
-    `forward`, in training, or where gradients are wanted: then the modules themselves must run.
+    Not so where the model comes from elsewhere, where the part or one within was replaced, wrapped,
+    hooked, compiled or given another `forward`, in training, or where gradients are wanted: then
+    the modules themselves must run.
     """
+    if not isinstance(model, SAM2Base):
+        return False
     try:
         part = model.get_submodule(name)
     except AttributeError:
