@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from fastsam2.errors import FastSAM2Error
     from fastsam2.sam2_image_predictor import SAM2ImagePredictor
+    from fastsam2.sam2_stream_predictor import SAM2StreamPredictor
     from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "FastSAM2Error",
     "SAM2AutomaticMaskGenerator",
     "SAM2ImagePredictor",
+    "SAM2StreamPredictor",
     "SAM2VideoPredictor",
     "__version__",
     "build_sam2",
@@ -38,6 +40,7 @@ _HOMES = {
     "FastSAM2Error": "errors",
     "SAM2AutomaticMaskGenerator": "automatic_mask_generator",
     "SAM2ImagePredictor": "sam2_image_predictor",
+    "SAM2StreamPredictor": "sam2_stream_predictor",
     "SAM2VideoPredictor": "sam2_video_predictor",
     "build_sam2": "build_sam",
     "build_sam2_hf": "build_sam",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastsam2.predictors import video
+from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
 from fastsam2.utils.misc import load_video_frames
 
@@ -99,7 +100,7 @@ class SAM2VideoPredictor(video.VideoModel):
         Raises:
             InputError: a prompt that makes no sense, or a frame that is not there.
         """
-        masks = video.add_points(
+        result = video.add_points(
             self,
             inference_state,
             frame_idx,
@@ -110,7 +111,7 @@ class SAM2VideoPredictor(video.VideoModel):
             clear_old_points=clear_old_points,
             normalize_coords=normalize_coords,
         )
-        return frame_idx, inference_state.obj_ids, masks
+        return frame_idx, result.obj_ids, result.logits
 
     def add_new_points(self, *args: Any, **kwargs: Any) -> tuple[int, list[Any], Tensor]:
         """The older name of `add_new_points_or_box`."""
@@ -121,8 +122,8 @@ class SAM2VideoPredictor(video.VideoModel):
         self, inference_state: VideoSession, frame_idx: int, obj_id: Any, mask: Any
     ) -> tuple[int, list[Any], Tensor]:
         """Prompt an object with a mask `[H, W]`; returns and raises as `add_new_points_or_box`."""
-        masks = video.add_mask(self, inference_state, frame_idx, obj_id, mask)
-        return frame_idx, inference_state.obj_ids, masks
+        result = video.add_mask(self, inference_state, frame_idx, obj_id, mask)
+        return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
     def propagate_in_video_preflight(self, inference_state: VideoSession) -> None:
@@ -141,24 +142,49 @@ class SAM2VideoPredictor(video.VideoModel):
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
     ) -> Iterator[tuple[int, list[Any], Tensor]]:
-        """Track all objects, frame after frame.
+        """As `propagate`, in the form of `sam2`.
+
+        Yields:
+            The frame, the ids of all objects, and their mask logits, float32 `[O, 1, H, W]`.
+        """
+        for result in self.propagate(
+            inference_state, start_frame_idx, max_frame_num_to_track, reverse
+        ):
+            yield result.frame_idx, result.obj_ids, result.logits
+
+    @torch.inference_mode()
+    def propagate(
+        self,
+        inference_state: VideoSession,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        progress: Callable[..., Iterable[int]] | None = None,
+    ) -> Iterator[FrameResult]:
+        """Track all objects, frame after frame, in one batch.
+
+        An object that is removed meanwhile is left out from the next frame on.
 
         Args:
             start_frame_idx: where to begin; by default at the first prompted frame.
             max_frame_num_to_track: how many frames to go beyond that; by default to the end.
             reverse: go backward in time.
-
-        Yields:
-            The frame, the ids of all objects, and their mask logits, float32 `[O, 1, H, W]`.
+            progress: wraps the range of frames, by default `tqdm`.
 
         Raises:
             StateError: an object, or all of them, has no prompt.
             InputError: the video has no frame `start_frame_idx`.
             VideoError: a frame cannot be read; everything before it has been yielded.
+            torch.OutOfMemoryError: one object alone is too much for the device.
         """
         self.propagate_in_video_preflight(inference_state)
         yield from video.propagate(
-            self, inference_state, start_frame_idx, max_frame_num_to_track, reverse, tqdm
+            self,
+            inference_state,
+            start_frame_idx,
+            max_frame_num_to_track,
+            reverse,
+            progress or tqdm,
         )
 
     @torch.inference_mode()
@@ -178,8 +204,8 @@ class SAM2VideoPredictor(video.VideoModel):
         if not need_output:
             return None
         is_cond = video.pending_is_cond(inference_state, frame_idx)
-        masks = video.video_masks(self, inference_state, frame_idx, is_cond)
-        return frame_idx, inference_state.obj_ids, masks
+        result = video.shown(self, inference_state, frame_idx, is_cond)
+        return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
     def remove_object(
@@ -202,7 +228,7 @@ class SAM2VideoPredictor(video.VideoModel):
             StateError: no such object, with `strict`.
         """
         updated = video.remove_object(self, inference_state, obj_id, strict, need_output)
-        return inference_state.obj_ids, updated
+        return inference_state.obj_ids, [(result.frame_idx, result.logits) for result in updated]
 
     @torch.inference_mode()
     def reset_state(self, inference_state: VideoSession) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 __all__ = ["DictRecord", "FrameOutput", "PointPrompt"]
@@ -46,7 +47,7 @@ class PointPrompt(DictRecord):
     KEYS = ("point_coords", "point_labels")
     point_coords: Tensor  #: (x, y) in pixels of the model's input, float32 `[1, P, 2]`
     point_labels: Tensor  #: 1, 0, box corners 2 and 3, padding -1; int32 `[1, P]`
-    _extra: dict[str, Any] = field(default_factory=dict, repr=False)
+    _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
 
 @dataclass(eq=False)
@@ -65,4 +66,12 @@ class FrameOutput(DictRecord):
     pred_masks: Tensor  #: mask logits `[1, 1, S / 4, S / 4]`
     obj_ptr: Tensor  #: object pointer `[1, C]`
     object_score_logits: Tensor  #: presence logit `[1, 1]`
-    _extra: dict[str, Any] = field(default_factory=dict, repr=False)
+    predicted_iou: Tensor | None = None  #: of the mask, `[1]`
+    _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep all of it on `device`, but for the positions, which all outputs share."""
+        for name in ("maskmem_features", "pred_masks", "obj_ptr", "object_score_logits"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                setattr(self, name, tensor.to(device))

@@ -21,7 +21,6 @@ from fastsam2.evaluation.davis import open_davis
 from fastsam2.evaluation.results import Means, SequenceResult, mean_of
 from fastsam2.evaluation.run import check_prompt
 from fastsam2.evaluation.run import evaluate as evaluate_sequence
-from fastsam2.predictors.video import propagate
 
 __all__ = ["EvaluationRequest", "evaluate"]
 
@@ -89,15 +88,10 @@ class _WithBar:
         def progress(frames: range, desc: str = "") -> Any:
             return tqdm(frames, desc=self._name, unit="frame", disable=None, leave=False)
 
-        self._predictor.propagate_in_video_preflight(inference_state)
-        yield from propagate(
-            self._predictor,
-            inference_state,
-            start_frame_idx,
-            max_frame_num_to_track,
-            False,
-            progress,
-        )
+        for result in self._predictor.propagate(
+            inference_state, start_frame_idx, max_frame_num_to_track, progress=progress
+        ):
+            yield result.frame_idx, result.obj_ids, result.logits
 
 
 class _Table:

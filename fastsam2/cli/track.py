@@ -155,11 +155,11 @@ class _Run:
         reverse = self.request.reverse and begin > 0
         with torch.inference_mode():
             self.predictor.propagate_in_video_preflight(self.state)
-            for frame_idx, obj_ids, masks in propagate(
+            for result in propagate(
                 self.predictor, self.state, begin, abs(stop - begin), reverse, progress
             ):
-                logits = masks.float().cpu().numpy()[:, 0]
-                yield frame_idx, dict(zip(obj_ids, logits, strict=True))
+                logits = result.logits.cpu().numpy()[:, 0]
+                yield result.frame_idx, dict(zip(result.obj_ids, logits, strict=True))
 
     def _scores(self, frame_idx: int) -> dict[int, float]:
         """Probability that each object is visible."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fastsam2.errors import InputError
 
-__all__ = ["area", "box_from_mask", "decode_rle", "encode_rle", "rle_counts"]
+__all__ = ["area", "box_from_mask", "decode_rle", "encode_rle", "rle_counts", "rle_from_counts"]
 
 _GROUPS = 13  # enough groups of 5 bits for any 64-bit number
 
@@ -55,7 +55,12 @@ def encode_rle(mask: Any) -> dict[str, Any]:
         InputError: another shape or dtype.
     """
     array = _as_mask(mask)
-    return {"size": list(array.shape), "counts": _compress(_counts(array))}
+    return rle_from_counts(_counts(array), array.shape)
+
+
+def rle_from_counts(counts: Any, size: tuple[int, ...]) -> dict[str, Any]:
+    """The runs of a mask of `size` (H, W), as `rle_counts` lists them, in compressed form."""
+    return {"size": list(size), "counts": _compress(np.asarray(counts, np.int64))}
 
 
 def decode_rle(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
@@ -93,7 +98,7 @@ def box_from_mask(mask: Any) -> list[int] | None:
 
 
 def _compress(counts: npt.NDArray[np.int64]) -> str:
-    values = counts.astype(np.int64)
+    values = counts.copy()
     values[3:] -= counts[1:-2]
     groups = values[:, None] >> (5 * np.arange(_GROUPS))
     # A group is the last one once only the sign is left, and its top bit shows that sign.

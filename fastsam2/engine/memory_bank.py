@@ -43,6 +43,12 @@ class SelectionRules:
             only_past_ptrs=model.only_obj_ptrs_in_the_past_for_eval,
         )
 
+    @property
+    def reach(self) -> int:
+        """How many frames back tracked frames are read, going on from frame to frame."""
+        memories = 1 + (self.num_maskmem - 2) * self.temporal_stride if self.num_maskmem > 1 else 0
+        return max(memories, self.max_obj_ptrs - 1 if self.use_obj_ptrs else 0)
+
 
 @dataclass(frozen=True)
 class MemorySelection:
@@ -64,7 +70,7 @@ class ObjectMemory(DictRecord):
     KEYS = ("cond_frame_outputs", "non_cond_frame_outputs")
     cond_frame_outputs: dict[int, FrameOutput] = field(default_factory=dict)
     non_cond_frame_outputs: dict[int, FrameOutput] = field(default_factory=dict)
-    _extra: dict[str, Any] = field(default_factory=dict, repr=False)
+    _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
     def output(self, frame_idx: int) -> FrameOutput | None:
         """What is known of a frame, its conditioning output first."""
@@ -82,14 +88,16 @@ class ObjectMemory(DictRecord):
 
     def select(
         self, frame_idx: int, rules: SelectionRules, *, num_frames: int | None, reverse: bool
-    ) -> MemorySelection:
-        """What `frame_idx` reads.
+    ) -> MemorySelection | None:
+        """What `frame_idx` reads; None in a model without memory.
 
         Args:
             num_frames: length of the video, None for a stream. In a video shorter than
                 `max_obj_ptrs` frames pointer distances are measured by its length.
             reverse: the frame is reached backward in time.
         """
+        if rules.num_maskmem == 0:
+            return None
         chosen, others = select_closest_cond_frames(
             frame_idx, self.cond_frame_outputs, rules.max_cond_frames
         )

@@ -83,7 +83,7 @@ class MemoryWriter:
                 x = F.linear(x, *self.out_proj)
             if self.no_object is not None:
                 x = torch.where(presence[..., None, None] > 0, x, x + self.no_object)
-            return x.permute(0, 3, 1, 2).contiguous()
+            return x.permute(0, 3, 1, 2)
 
     def positions(self, memory: Tensor) -> list[Tensor]:
         """Positions of memory, as a list of one map."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from fastsam2.engine.memory_bank import MemorySelection
-from fastsam2.engine.pointers import pointer_tokens
+from fastsam2.engine.memory_pool import MemoryPool
+from fastsam2.engine.pointers import as_tokens
 from fastsam2.engine.precision import without_autocast
 from fastsam2.modeling.sam2_base import SAM2Base
 
@@ -32,48 +34,72 @@ class ReadTables:
     num_pointers: Tensor  #: int32 `[N]`
 
 
-def read_tables(model: SAM2Base, selections: Sequence[MemorySelection]) -> ReadTables:
-    """Stack what is read into one pool, a slot a read."""
-    device, dtype = model.device, model.dtype
-    counts = [len(selection.frames) for selection in selections]
-    latents, times, pos = [], [], None
-    for t_pos, output in (pair for selection in selections for pair in selection.frames):
+def read_tables(
+    model: SAM2Base, pool: MemoryPool, selections: Sequence[MemorySelection]
+) -> ReadTables:
+    """Bring what is read into the pool, and say where it lies."""
+    frames = list(chain.from_iterable(selection.frames for selection in selections))
+    memories = []
+    for _, output in frames:
         assert output.maskmem_features is not None
-        assert output.maskmem_pos_enc is not None
-        latents.append(output.maskmem_features.to(device, dtype, non_blocking=True))
-        times.append(model.num_maskmem - t_pos - 1)
-        pos = output.maskmem_pos_enc[-1]
-    assert pos is not None
-    reads = torch.zeros(len(counts), max(counts), dtype=torch.int32)
-    begin = 0
-    for n, count in enumerate(counts):
-        reads[n, :count] = torch.arange(begin, begin + count)
-        begin += count
-    pointers, pointer_pos, num_pointers = _pointers(model, selections)
+        memories.append(output.maskmem_features)
+    place = frames[0][1].maskmem_pos_enc
+    assert place is not None
+    device = model.device
+
+    def moved(missing: Sequence[Tensor]) -> Tensor:
+        return torch.cat([tensor.to(device, non_blocking=True) for tensor in missing])
+
+    counts = [len(selection.frames) for selection in selections]
+    met = [selection.pointers for selection in selections]
+    pointer_counts = [len(pointers) for pointers in met]
+    slots, times, reads, num_reads, pointer_slots, distances, num_pointers = _upload(
+        device,
+        pool.latents.bring(memories, lambda missing: moved(missing).flatten(2).transpose(1, 2)),
+        [model.num_maskmem - t_pos - 1 for t_pos, _ in frames],
+        _ragged(range(len(frames)), counts),
+        counts,
+        _ragged(pool.pointers.bring([p for _, p in chain(*met)], moved), pointer_counts),
+        _ragged([distance for distance, _ in chain(*met)], pointer_counts),
+        [count * (model.hidden_dim // model.mem_dim) for count in pointer_counts],
+    )
+    with without_autocast(device):
+        pointers, pointer_pos = as_tokens(
+            model,
+            pool.pointers.slots[pointer_slots],
+            distances,
+            selections[0].pointer_span,
+        )
     return ReadTables(
-        latents=torch.cat(latents).flatten(2).transpose(1, 2).contiguous(),
-        pos=pos[0].to(device, dtype).flatten(1).T.contiguous(),
-        slots=torch.arange(len(times), dtype=torch.int32, device=device),
-        times=torch.tensor(times, dtype=torch.int32, device=device),
-        reads=reads.to(device),
-        num_reads=torch.tensor(counts, dtype=torch.int32, device=device),
+        latents=pool.latents.slots,
+        pos=pool.positions(place[-1]),
+        slots=slots,
+        times=times,
+        reads=reads,
+        num_reads=num_reads,
         pointers=pointers,
         pointer_pos=pointer_pos,
         num_pointers=num_pointers,
     )
 
 
-def _pointers(
-    model: SAM2Base, selections: Sequence[MemorySelection]
-) -> tuple[Tensor, Tensor, Tensor]:
-    with without_autocast(model.device):
-        found = [pointer_tokens(model, selection) for selection in selections]
-    counts = [len(tokens) for tokens, _ in found]
-    # One at least, of which none may count: a compiled step knows no empty tensors.
-    size = (len(found), max(1, *counts), model.mem_dim)
-    tokens = torch.zeros(size, device=model.device, dtype=model.dtype)
-    places = torch.zeros_like(tokens)
-    for n, (token, place) in enumerate(found):
-        tokens[n, : counts[n]] = token[:, 0]
-        places[n, : counts[n]] = place[:, 0]
-    return tokens, places, torch.tensor(counts, dtype=torch.int32, device=model.device)
+def _ragged(values: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
+    """Rows of these lengths, padded with 0; one column at least, which a compiled step needs."""
+    rows, begin, width = [], 0, max(1, *counts)
+    for count in counts:
+        row = values[begin : begin + count]
+        rows.append([*row, *[0] * (width - count)])
+        begin += count
+    return rows
+
+
+def _upload(device: torch.device, *tables: Sequence[object]) -> list[Tensor]:
+    """Tables as int32 tensors on the device, in one copy."""
+    found = [torch.tensor(table, dtype=torch.int32) for table in tables]
+    if device.type == "cpu":
+        return found
+    flat = torch.cat([table.flatten() for table in found])
+    if device.type == "cuda":
+        flat = flat.pin_memory()
+    parts = flat.to(device, non_blocking=True).split([table.numel() for table in found])
+    return [part.view(table.shape) for part, table in zip(parts, found, strict=True)]

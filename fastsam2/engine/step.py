@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastsam2.engine.features import FrameFeatures
-from fastsam2.engine.memory_bank import MemorySelection, ObjectMemory, SelectionRules
+from fastsam2.engine.memory_bank import MemorySelection
+from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.memory_reader import MemoryReader, memory_reader
 from fastsam2.engine.memory_writer import MemoryWriter, memory_writer
 from fastsam2.engine.object_decoder import ObjectDecoder, object_decoder
@@ -39,7 +40,7 @@ class Prompt:
     mask: Tensor | None = None  #: binary mask `[1, 1, S, S]`
     #: earlier answer `[1, 1, S / 4, S / 4]`, which points refine
     previous_logits: Tensor | None = None
-    #: prompted before it was tracked: memory is not read
+    #: prompted before it was tracked
     is_init_cond_frame: bool = False
 
 
@@ -101,66 +102,81 @@ class TrackStep:
 
 def track_objects(
     model: SAM2Base,
+    pool: MemoryPool,
     features: FrameFeatures,
-    frame_idx: int,
-    memories: Sequence[ObjectMemory],
-    *,
-    num_frames: int | None,
-    reverse: bool,
+    selections: Sequence[MemorySelection | None],
 ) -> Tracked:
-    """Find on a frame all objects that have no prompt there.
+    """Find on a frame all objects that have no prompt there, in one batch.
+
+    Where the device has no memory for that, the batch is halved until it has.
 
     Args:
-        memories: of each object.
-        num_frames: length of the video, None for a stream.
-        reverse: the frame is reached backward in time.
+        pool: where what they read is brought to.
+        selections: what each object reads; None in a model without memory.
+
+    Raises:
+        torch.OutOfMemoryError: one object alone is too much.
     """
-    rules = SelectionRules.of(model)
-    if rules.num_maskmem == 0:
-        found = [_decode(model, features, features.pix_feat) for _ in memories]
-        return Tracked(_join(found), None)
-    selections = [
-        memory.select(frame_idx, rules, num_frames=num_frames, reverse=reverse)
-        for memory in memories
-    ]
-    step = TrackStep.of(model)
+    try:
+        return _track(model, pool, features, selections)
+    except torch.OutOfMemoryError:
+        if len(selections) == 1:
+            raise
+    # Only here is all that the attempt held let go of.
+    half = len(selections) // 2
+    first = track_objects(model, pool, features, selections[:half])
+    second = track_objects(model, pool, features, selections[half:])
+    return _join_tracked([first, second])
+
+
+def _track(
+    model: SAM2Base,
+    pool: MemoryPool,
+    features: FrameFeatures,
+    selections: Sequence[MemorySelection | None],
+) -> Tracked:
+    read = [selection for selection in selections if selection is not None]
+    step = TrackStep.of(model) if read else None
     if step is not None:
-        tables = read_tables(model, selections)
+        tables = read_tables(model, pool, read)
         masks, memory = step(features, step.places(features), tables)
         return Tracked(masks, (memory, step.write.positions(memory)))
     # Parts that are not the package's own see one object at a time, as they would in `sam2`.
-    seen = _condition(model, features, selections)
-    found = [_decode(model, features, x) for x in seen]
-    encoded = [
-        encode_memory(
-            model, features, x.low_res_masks, x.object_score_logits, is_mask_from_pts=False
-        )
-        for x in found
-    ]
-    return Tracked(_join(found), (torch.cat([memory for memory, _ in encoded]), encoded[0][1]))
+    return _join_tracked([_track_one(model, pool, features, selection) for selection in selections])
+
+
+def _track_one(
+    model: SAM2Base, pool: MemoryPool, features: FrameFeatures, selection: MemorySelection | None
+) -> Tracked:
+    if selection is None:
+        return Tracked(_decode(model, features, features.pix_feat), None)
+    found = _decode(model, features, _condition(model, pool, features, selection))
+    memory = encode_memory(
+        model, features, found.low_res_masks, found.object_score_logits, is_mask_from_pts=False
+    )
+    return Tracked(found, memory)
 
 
 def answer_prompt(
     model: SAM2Base,
+    pool: MemoryPool,
     features: FrameFeatures,
-    frame_idx: int,
-    memory: ObjectMemory,
+    selection: MemorySelection | None,
     prompt: Prompt,
-    *,
-    num_frames: int | None,
-    reverse: bool,
 ) -> MaskOutput:
-    """Find the object that is prompted; arguments as in `track_objects`."""
+    """Find an object that is prompted.
+
+    Args:
+        selection: what it reads; None where it is prompted before it was tracked.
+    """
     if prompt.mask is not None and model.use_mask_input_as_output_without_sam:
         return model.mask_as_output(features.pix_feat, features.high_res, prompt.mask)
-    rules = SelectionRules.of(model)
-    if rules.num_maskmem == 0:
+    if selection is not None:
+        seen = _condition(model, pool, features, selection)
+    elif model.num_maskmem == 0:
         seen = features.pix_feat
-    elif prompt.is_init_cond_frame:
-        seen = model.without_memory(features.pix_feat, features.pix_pos)
     else:
-        selection = memory.select(frame_idx, rules, num_frames=num_frames, reverse=reverse)
-        (seen,) = _condition(model, features, [selection])
+        seen = model.without_memory(features.pix_feat, features.pix_pos)
     return _decode(model, features, seen, prompt)
 
 
@@ -214,18 +230,14 @@ def _write(
 
 
 def _condition(
-    model: SAM2Base, features: FrameFeatures, selections: Sequence[MemorySelection]
-) -> Sequence[Tensor]:
-    """The frame's features as each object sees them, `[1, C, H, W]` each."""
+    model: SAM2Base, pool: MemoryPool, features: FrameFeatures, selection: MemorySelection
+) -> Tensor:
+    """The frame's features as one object sees them, `[1, C, H, W]`."""
     read = memory_reader(model)
     pix_feat, pix_pos = features.pix_feat, features.pix_pos
-    if read is not None:
-        tables = read_tables(model, selections)
-        return read(pix_feat, pix_pos, read.rope(pix_feat), tables).split(1)
-    return [
-        model.attend_to_memory(pix_feat, pix_pos, *memory_tokens(model, selection))
-        for selection in selections
-    ]
+    if read is None:
+        return model.attend_to_memory(pix_feat, pix_pos, *memory_tokens(model, selection))
+    return read(pix_feat, pix_pos, read.rope(pix_feat), read_tables(model, pool, [selection]))
 
 
 def _decode(
@@ -246,8 +258,12 @@ def _decode(
     )
 
 
-def _join(found: Sequence[MaskOutput]) -> MaskOutput:
-    return MaskOutput(*(torch.cat(field) for field in zip(*found, strict=True)))
+def _join_tracked(parts: Sequence[Tracked]) -> Tracked:
+    masks = MaskOutput(*(torch.cat(x) for x in zip(*(part.masks for part in parts), strict=True)))
+    memories = [part.memory for part in parts if part.memory is not None]
+    if not memories:
+        return Tracked(masks, None)
+    return Tracked(masks, (torch.cat([memory for memory, _ in memories]), memories[0][1]))
 
 
 def memory_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor, Tensor, int]:

@@ -22,7 +22,7 @@ from fastsam2.modeling.position_encoding import PositionEmbeddingSine
 from fastsam2.modeling.sam.mask_decoder import MaskDecoder
 from fastsam2.modeling.sam.prompt_encoder import PromptEncoder
 from fastsam2.modeling.sam.transformer import TwoWayTransformer
-from fastsam2.modeling.sam2_utils import MLP, at_least_float32
+from fastsam2.modeling.sam2_utils import MLP, at_least_float32, without_overlap
 from fastsam2_kernels.dispatch import Impl
 
 __all__ = ["NO_OBJ_SCORE", "MaskOutput", "SAM2Base"]
@@ -348,13 +348,8 @@ class SAM2Base(nn.Module):
         )
 
     def _apply_non_overlapping_constraints(self, pred_masks: Tensor) -> Tensor:
-        """Leave each pixel of `[B, 1, H, W]` to the object with the highest logit there; the
-        others' logits become -10 or less."""
-        if len(pred_masks) == 1:
-            return pred_masks
-        rows = torch.arange(len(pred_masks), device=pred_masks.device)[:, None, None, None]
-        keep = pred_masks.argmax(dim=0, keepdim=True) == rows
-        return torch.where(keep, pred_masks, pred_masks.clamp(max=-10.0))
+        """`without_overlap`, under the name that programs call."""
+        return without_overlap(pred_masks)
 
 
 def _mask_decoder(config: SAM2Config) -> MaskDecoder:

@@ -28,6 +28,7 @@ __all__ = [
     "sample_one_point_from_error_center",
     "sample_random_points_from_errors",
     "select_closest_cond_frames",
+    "without_overlap",
 ]
 
 T = TypeVar("T")
@@ -130,3 +131,13 @@ class LayerNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
+
+
+def without_overlap(masks: Tensor) -> Tensor:
+    """Leave each pixel of logits `[B, 1, H, W]` to the object with the highest one there; those of
+    the others become -10 or less."""
+    if len(masks) <= 1:
+        return masks
+    rows = torch.arange(len(masks), device=masks.device)[:, None, None, None]
+    keep = masks.argmax(dim=0, keepdim=True) == rows
+    return torch.where(keep, masks, masks.clamp(max=-10.0))

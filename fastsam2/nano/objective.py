@@ -111,6 +111,7 @@ def clip_losses(
             answers += _prompted(model, given, high_res, truth, generator, refine)
         else:
             selection = memory.select(t, rules, num_frames=None, reverse=False)
+            assert selection is not None
             given = model.attend_to_memory(pix_feat, position, *memory_tokens(model, selection))
             answers.append(_decode(model, given, high_res, None, None, multimask=None))
         terms += [_frame_losses(answer, truth, tracked=t > 0) for answer in answers]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fastsam2.engine.memory_bank import ObjectMemory
+from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
+from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.errors import InputError, StateError
+from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.types import DictRecord, FrameOutput, PointPrompt
 
 __all__ = ["Frames", "ObjectState", "VideoSession"]
@@ -35,7 +38,7 @@ class ObjectState:
     pending: ObjectMemory = field(default_factory=ObjectMemory)
     """Answers to prompts since the last propagation, not yet encoded into memory."""
     frames_tracked: dict[int, dict[str, bool]] = field(default_factory=dict)
-    """`{"reverse": ...}` for each frame that propagation has passed."""
+    """`{"reverse": ...}` for each frame that propagation has passed, in the order of passing."""
 
     def output(self, frame_idx: int, is_cond: bool) -> FrameOutput | None:
         """The newest answer on a frame: a pending one of this kind, else what is remembered."""
@@ -54,6 +57,22 @@ class ObjectState:
 
     def prompted_frames(self) -> set[int]:
         return self.point_inputs.keys() | self.mask_inputs.keys()
+
+    def mark_tracked(self, frame_idx: int, reverse: bool) -> None:
+        """Propagation has passed a frame."""
+        self.frames_tracked.pop(frame_idx, None)
+        self.frames_tracked[frame_idx] = {"reverse": reverse}
+
+    def passed(self, steps: int) -> int | None:
+        """The frame that propagation passed so many frames before the one it passed last."""
+        return next(islice(reversed(self.frames_tracked), steps, None), None)
+
+    def forget_tracked(self, frame_idx: int) -> None:
+        """Forget that a frame was passed, and what was found there if it was not prompted."""
+        del self.frames_tracked[frame_idx]
+        self.memory.non_cond_frame_outputs.pop(frame_idx, None)
+        self.point_inputs.pop(frame_idx, None)
+        self.mask_inputs.pop(frame_idx, None)
 
 
 @dataclass(eq=False)
@@ -85,7 +104,7 @@ class VideoSession(DictRecord):
         "frames_tracked_per_obj",
     )
     images: Frames  #: normalised frames, float32 `[3, S, S]` each
-    num_frames: int
+    num_frames: int | None  #: None where the end is not known
     video_height: int
     video_width: int
     device: torch.device  #: where the model computes
@@ -97,7 +116,11 @@ class VideoSession(DictRecord):
     cached_features: dict[int, tuple[Tensor, dict[str, Any]]] = field(default_factory=dict)
     """The image and the image encoder's output of the frame last worked on."""
     constants: dict[str, Any] = field(default_factory=dict)
-    _extra: dict[str, Any] = field(default_factory=dict, repr=False)
+    history: int | None = None
+    """How many of the frames passed last are remembered, those that can be read at least; None for
+    all."""
+    _pool: MemoryPool | None = field(default=None, repr=False)
+    _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
     @property
     def obj_id_to_idx(self) -> OrderedDict[Any, int]:
@@ -126,6 +149,25 @@ class VideoSession(DictRecord):
     @property
     def frames_tracked_per_obj(self) -> dict[int, dict[int, dict[str, bool]]]:
         return {i: o.frames_tracked for i, o in enumerate(self.objects)}
+
+    def pool(self, model: SAM2Base) -> MemoryPool:
+        """Where memory is brought to be read."""
+        if self._pool is None or not self._pool.fits(model):
+            self._pool = MemoryPool(model)
+        return self._pool
+
+    def let_go(self, obj: ObjectState, rules: SelectionRules) -> None:
+        """Move what can no longer be read to the CPU, and forget what history leaves out."""
+        # A correction reads what the frame itself has read.
+        unread = rules.reach + 1
+        aged = obj.passed(unread)
+        output = None if aged is None else obj.memory.non_cond_frame_outputs.get(aged)
+        if output is not None:
+            output.move_to(torch.device("cpu"))
+        if self.history is not None:
+            outdated = obj.passed(max(self.history, unread))
+            if outdated is not None:
+                obj.forget_tracked(outdated)
 
     def find(self, obj_id: Any) -> ObjectState | None:
         # As a dictionary finds it: == between ids of different kinds need not be a truth value.
@@ -178,8 +220,7 @@ class VideoSession(DictRecord):
             index = int(frame_idx)
         except (TypeError, ValueError):
             raise InputError(f"frame_idx must be a whole number, not {frame_idx!r}") from None
-        if index != frame_idx or not 0 <= index < self.num_frames:
-            raise InputError(
-                f"there is no frame {frame_idx}; the video has frames 0 to {self.num_frames - 1}"
-            )
+        end = index + 1 if self.num_frames is None else self.num_frames
+        if index != frame_idx or not 0 <= index < end:
+            raise InputError(f"there is no frame {frame_idx}; the video has frames 0 to {end - 1}")
         return index

@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.config import SAM2Config
 from fastsam2.engine.features import FrameFeatures, encode_image
+from fastsam2.engine.memory_bank import SelectionRules
 from fastsam2.engine.postprocess import fill_holes
 from fastsam2.engine.step import Prompt, answer_prompt, encode_memory, track_objects
 from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, MaskOutput, SAM2Base
 from fastsam2.predictors.prompts import join_points, mask_prompt, point_prompt
+from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import ObjectState, VideoSession
 from fastsam2.types import FrameOutput, PointPrompt
 
@@ -33,7 +34,8 @@ __all__ = [
     "pending_is_cond",
     "propagate",
     "remove_object",
-    "video_masks",
+    "shown",
+    "track_frame",
 ]
 
 
@@ -62,7 +64,7 @@ def add_points(
     *,
     clear_old_points: bool,
     normalize_coords: bool,
-) -> Tensor:
+) -> FrameResult:
     """Prompt an object with clicks or a box; see `SAM2VideoPredictor.add_new_points_or_box`."""
     frame_idx = session.check_frame(frame_idx)
     if box is not None and not clear_old_points:
@@ -83,7 +85,7 @@ def add_points(
 
 def add_mask(
     model: VideoModel, session: VideoSession, frame_idx: int, obj_id: Any, mask: Any
-) -> Tensor:
+) -> FrameResult:
     """Prompt an object with a mask; see `SAM2VideoPredictor.add_new_mask`."""
     frame_idx = session.check_frame(frame_idx)
     prompt = mask_prompt(mask, image_size=model.image_size, device=session.device)
@@ -98,7 +100,7 @@ def _answer_prompt(
     frame_idx: int,
     points: PointPrompt | None = None,
     mask: Tensor | None = None,
-) -> Tensor:
+) -> FrameResult:
     """Run the prompted frame, keep prompt and pending answer, and show all objects there.
 
     Memory is encoded only when propagation begins, once the user is done with the frame. Nothing is
@@ -110,25 +112,29 @@ def _answer_prompt(
     is_cond = is_init or model.add_all_frames_to_correct_as_cond
     previous = None
     if points is not None:
-        shown = obj.output(frame_idx, is_cond)
-        if shown is not None:
+        seen = obj.output(frame_idx, is_cond)
+        if seen is not None:
             # Extreme logits as a prompt are numerically unkind.
-            previous = shown.pred_masks.to(session.device).clamp(-32.0, 32.0)
+            previous = seen.pred_masks.to(session.device).float().clamp(-32.0, 32.0)
+    selection = None
+    if tracked is not None and not is_init:
+        rules = SelectionRules.of(model)
+        selection = obj.memory.select(
+            frame_idx, rules, num_frames=session.num_frames, reverse=tracked["reverse"]
+        )
     found = answer_prompt(
         model,
+        session.pool(model),
         image_features(model, session, frame_idx),
-        frame_idx,
-        obj.memory,
+        selection,
         Prompt(points, mask, previous, is_init),
-        num_frames=session.num_frames,
-        reverse=tracked is not None and not is_init and tracked["reverse"],
     )
     (answer,) = _frame_outputs(model, session, found)
     session.add_object(obj)
     obj.keep_prompt(frame_idx, points, mask)
     pending = obj.pending.cond_frame_outputs if is_cond else obj.pending.non_cond_frame_outputs
     pending[frame_idx] = answer
-    return video_masks(model, session, frame_idx, is_cond)
+    return shown(model, session, frame_idx, is_cond)
 
 
 def image_features(model: VideoModel, session: VideoSession, frame_idx: int) -> FrameFeatures:
@@ -158,6 +164,8 @@ def _frame_outputs(
             masks.split(1),
             found.obj_ptr.split(1),
             found.object_score_logits.split(1),
+            # The mask was chosen by it, or is the only one.
+            found.ious.amax(1).split(1),
             strict=True,
         )
     ]
@@ -180,31 +188,50 @@ def _keep_memory(
         output.maskmem_pos_enc = session.constants.setdefault("maskmem_pos_enc", pos_enc)
 
 
-def video_masks(model: VideoModel, session: VideoSession, frame_idx: int, is_cond: bool) -> Tensor:
-    """Mask logits `[O, 1, H, W]` at video size of all objects as they stand on a frame.
+def shown(model: VideoModel, session: VideoSession, frame_idx: int, is_cond: bool) -> FrameResult:
+    """All objects as they stand on a frame.
 
-    An object that has no answer there gets `NO_OBJ_SCORE`. `is_cond` chooses which pending answers
-    count: those of conditioning frames or those of corrected ones.
+    `is_cond` chooses which pending answers count: those of conditioning frames or those of
+    corrected ones.
     """
-    size = (session.video_height, session.video_width)
-    masks = torch.full((len(session.objects), 1, *size), NO_OBJ_SCORE, device=session.device)
-    for row, obj in enumerate(session.objects):
-        output = obj.output(frame_idx, is_cond)
-        if output is not None:
-            masks[row] = _at_video_size(session, output.pred_masks)[0]
-    return _without_overlap(model, masks)
+    outputs = [obj.output(frame_idx, is_cond) for obj in session.objects]
+    return _result(model, session, frame_idx, session.objects, outputs)
 
 
-def _at_video_size(session: VideoSession, masks: Tensor) -> Tensor:
-    size = (session.video_height, session.video_width)
-    masks = masks.to(session.device, non_blocking=True)
-    if masks.shape[-2:] == size:
-        return masks
-    return F.interpolate(masks, size, mode="bilinear", align_corners=False)
-
-
-def _without_overlap(model: VideoModel, masks: Tensor) -> Tensor:
-    return model._apply_non_overlapping_constraints(masks) if model.non_overlap_masks else masks
+def _result(
+    model: VideoModel,
+    session: VideoSession,
+    frame_idx: int,
+    objects: Sequence[ObjectState],
+    outputs: Sequence[FrameOutput | None],
+) -> FrameResult:
+    """Outputs of the objects; one that has none is absent."""
+    device, size = session.device, model.sam_prompt_encoder.mask_input_size
+    nothing = torch.full((1, 1, *size), NO_OBJ_SCORE, device=device)
+    unknown = torch.full((1,), torch.nan, device=device)
+    masks, presence, ious = [nothing[:0]], [nothing[:0, :, 0, 0]], [unknown[:0]]
+    for output in outputs:
+        if output is None:
+            masks.append(nothing)
+            presence.append(nothing[..., 0, 0])
+            ious.append(unknown)
+            continue
+        masks.append(output.pred_masks.to(device, torch.float32, non_blocking=True))
+        presence.append(output.object_score_logits.to(device, torch.float32))
+        iou = unknown if output.predicted_iou is None else output.predicted_iou
+        ious.append(iou.to(device, torch.float32))
+    every = list(objects) == session.objects
+    return FrameResult(
+        frame_idx,
+        # The session's own list, which clients compare with what the session says.
+        obj_ids=session.obj_ids if every else [obj.obj_id for obj in objects],
+        low_res_masks=torch.cat(masks),
+        object_score_logits=torch.cat(presence)[:, 0],
+        predicted_iou=torch.cat(ious),
+        video_size=(session.video_height, session.video_width),
+        non_overlap=model.non_overlap_masks,
+        impl=model.impl,
+    )
 
 
 def commit_prompts(model: VideoModel, session: VideoSession) -> None:
@@ -218,26 +245,39 @@ def commit_prompts(model: VideoModel, session: VideoSession) -> None:
     for obj in session.objects:
         if not obj.memory.cond_frame_outputs and not obj.pending.cond_frame_outputs:
             raise StateError(f"object {obj.obj_id!r} has no prompt: add points, a box or a mask")
+    _encode_pending(model, session)
     for obj in session.objects:
         for pending, kept in (
             (obj.pending.non_cond_frame_outputs, obj.memory.non_cond_frame_outputs),
             (obj.pending.cond_frame_outputs, obj.memory.cond_frame_outputs),
         ):
             for frame_idx, output in pending.items():
-                if output.maskmem_features is None and model.num_maskmem > 0:
-                    memory = encode_memory(
-                        model,
-                        image_features(model, session, frame_idx),
-                        output.pred_masks.to(session.device),
-                        output.object_score_logits,
-                        is_mask_from_pts=True,
-                    )
-                    _keep_memory(model, session, [output], *memory)
                 kept[frame_idx] = output
                 _forget_outdated(model, obj, frame_idx)
             pending.clear()
         for frame_idx in obj.memory.cond_frame_outputs:
             obj.memory.non_cond_frame_outputs.pop(frame_idx, None)
+
+
+def _encode_pending(model: VideoModel, session: VideoSession) -> None:
+    """Make memory of pending answers, of all objects of a frame at once."""
+    if model.num_maskmem == 0:
+        return
+    fresh: dict[int, list[FrameOutput]] = {}
+    for obj in session.objects:
+        for outputs in (obj.pending.non_cond_frame_outputs, obj.pending.cond_frame_outputs):
+            for frame_idx, output in outputs.items():
+                if output.maskmem_features is None:
+                    fresh.setdefault(frame_idx, []).append(output)
+    for frame_idx, answers in fresh.items():
+        memory = encode_memory(
+            model,
+            image_features(model, session, frame_idx),
+            torch.cat([answer.pred_masks.to(session.device) for answer in answers]),
+            torch.cat([answer.object_score_logits for answer in answers]),
+            is_mask_from_pts=True,
+        )
+        _keep_memory(model, session, answers, *memory)
 
 
 def _forget_outdated(model: VideoModel, obj: ObjectState, frame_idx: int) -> None:
@@ -253,12 +293,13 @@ def propagate(
     max_frame_num_to_track: int | None,
     reverse: bool,
     progress: Callable[..., Iterable[int]],
-) -> Iterator[tuple[int, list[Any], Tensor]]:
-    """Track all objects; see `SAM2VideoPredictor.propagate_in_video`.
+) -> Iterator[FrameResult]:
+    """Track all objects; see `SAM2VideoPredictor.propagate`.
 
     `commit_prompts` comes first. `progress` wraps the frames to visit, as `tqdm.tqdm` does.
     """
-    obj_ids, objects = session.obj_ids, list(session.objects)
+    assert session.num_frames is not None
+    objects = list(session.objects)
     last = session.num_frames - 1
     if start_frame_idx is None:
         start = min(t for obj in objects for t in obj.memory.cond_frame_outputs)
@@ -273,39 +314,44 @@ def propagate(
     else:
         frames = range(start, min(start + reach, last) + 1)
     for frame_idx in progress(frames, desc="propagate in video"):
-        masks = _track_all(model, session, objects, frame_idx, reverse)
-        yield frame_idx, obj_ids, _without_overlap(model, _at_video_size(session, masks))
+        # Not those that were removed meanwhile; those that were added have no memory yet.
+        objects = [obj for obj in objects if obj in session.objects]
+        if not objects:
+            return
+        yield track_frame(model, session, objects, frame_idx, reverse=reverse)
 
 
-def _track_all(
+def track_frame(
     model: VideoModel,
     session: VideoSession,
-    objects: list[ObjectState],
+    objects: Sequence[ObjectState],
     frame_idx: int,
+    *,
     reverse: bool,
-) -> Tensor:
-    """Mask logits `[O, 1, S / 4, S / 4]` of all objects; prompted frames keep their answers."""
+) -> FrameResult:
+    """Find these objects on a frame, all in one batch; prompted frames keep their answers."""
+    rules = SelectionRules.of(model)
     tracked = [obj for obj in objects if frame_idx not in obj.memory.cond_frame_outputs]
     if tracked:
         found = track_objects(
             model,
+            session.pool(model),
             image_features(model, session, frame_idx),
-            frame_idx,
-            [obj.memory for obj in tracked],
-            num_frames=session.num_frames,
-            reverse=reverse,
+            [
+                obj.memory.select(frame_idx, rules, num_frames=session.num_frames, reverse=reverse)
+                for obj in tracked
+            ],
         )
         for obj, output in zip(tracked, _frame_outputs(model, session, *found), strict=True):
             obj.memory.non_cond_frame_outputs[frame_idx] = output
-    masks = []
     for obj in objects:
-        prompted = obj.memory.cond_frame_outputs.get(frame_idx)
-        if prompted is not None:
+        if frame_idx in obj.memory.cond_frame_outputs:
             _forget_outdated(model, obj, frame_idx)
-        shown = obj.memory.non_cond_frame_outputs[frame_idx] if prompted is None else prompted
-        masks.append(shown.pred_masks.to(session.device, non_blocking=True))
-        obj.frames_tracked[frame_idx] = {"reverse": reverse}
-    return torch.cat(masks)
+        obj.mark_tracked(frame_idx, reverse)
+        session.let_go(obj, rules)
+    return _result(
+        model, session, frame_idx, objects, [obj.memory.output(frame_idx) for obj in objects]
+    )
 
 
 def clear_prompts(session: VideoSession, frame_idx: int, obj: ObjectState) -> None:
@@ -327,8 +373,8 @@ def pending_is_cond(session: VideoSession, frame_idx: int) -> bool:
 
 def remove_object(
     model: VideoModel, session: VideoSession, obj_id: Any, strict: bool, need_output: bool
-) -> list[tuple[int, Tensor]]:
-    """Forget an object; the masks of the others where it had been prompted."""
+) -> list[FrameResult]:
+    """Forget an object; what the others show where it had been prompted."""
     obj = session.get_object(obj_id) if strict else session.find(obj_id)
     if obj is None:
         return []
@@ -339,4 +385,4 @@ def remove_object(
     session.drop_object(obj_id)
     if not need_output:
         return []
-    return [(t, video_masks(model, session, t, pending_is_cond(session, t))) for t in frames]
+    return [shown(model, session, t, pending_is_cond(session, t)) for t in frames]

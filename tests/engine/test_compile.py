@@ -11,9 +11,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.compile import Compiled
+from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.memory_reader import memory_reader
 from fastsam2.engine.memory_writer import memory_writer
-from fastsam2.engine.read_tables import read_tables
+from fastsam2.engine.read_tables import ReadTables, read_tables
 from fastsam2.engine.step import TrackStep
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features, selection
@@ -54,12 +55,20 @@ def compiles_once(function: Callable[..., Any], calls: Iterator[tuple[Any, ...]]
     assert counter.frame_count == 1
 
 
+def history(model: SAM2VideoPredictor) -> Iterator[ReadTables]:
+    for sizes in HISTORY:
+        yield read_tables(model, MemoryPool(model), [selection(model, *size) for size in sizes])
+
+
 def test_memory_attention(model: SAM2VideoPredictor) -> None:
     read = memory_reader(model)
     assert read is not None
     frame = features(model)
     rope = read.rope(frame.pix_feat)
-    tables = (read_tables(model, [selection(model, *s) for s in sizes]) for sizes in HISTORY)
+    tables = (
+        read_tables(model, MemoryPool(model), [selection(model, *s) for s in sizes])
+        for sizes in HISTORY
+    )
     compiles_once(read, ((frame.pix_feat, frame.pix_pos, rope, t) for t in tables))
 
 
@@ -86,5 +95,8 @@ def test_whole_track_step(model: SAM2VideoPredictor) -> None:
     assert step is not None
     frame = features(model)
     places = step.places(frame)
-    tables = (read_tables(model, [selection(model, *s) for s in sizes]) for sizes in HISTORY)
+    tables = (
+        read_tables(model, MemoryPool(model), [selection(model, *s) for s in sizes])
+        for sizes in HISTORY
+    )
     compiles_once(step, ((frame, places, t) for t in tables))

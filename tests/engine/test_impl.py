@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.read_tables import read_tables
 from fastsam2.engine.step import TrackStep
 from fastsam2_kernels import dispatch
@@ -30,7 +31,7 @@ def test_kernels_give_what_the_reference_gives(monkeypatch: pytest.MonkeyPatch) 
         )
         randomise_(model)
     frame = features(model)
-    tables = read_tables(model, [selection(model, 2, 3), selection(model, 1, 1)])
+    tables = read_tables(model, MemoryPool(model), [selection(model, 2, 3), selection(model, 1, 1)])
     found = {}
     for impl in ("auto", "reference", "triton"):
         model.impl = impl

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import MemorySelection
+from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.memory_reader import memory_reader
 from fastsam2.engine.read_tables import read_tables
 from fastsam2.engine.step import memory_tokens
@@ -47,7 +48,7 @@ def by_reader(
 ) -> Tensor:
     read = memory_reader(model)
     assert read is not None
-    tables = read_tables(model, reads)
+    tables = read_tables(model, MemoryPool(model), reads)
     return read(frame.pix_feat, frame.pix_pos, read.rope(frame.pix_feat), tables)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.memory_reader import memory_reader
 from fastsam2.engine.read_tables import read_tables
 from tests import reference
@@ -31,7 +32,7 @@ def test_memory_attention_at_full_memory() -> None:
     with torch.device("meta"), torch.inference_mode():
         read, frame = memory_reader(model), features(model)
         assert read is not None
-        tables = read_tables(model, [selection(model, 7, 16)])
+        tables = read_tables(model, MemoryPool(model), [selection(model, 7, 16)])
         rope = read.rope(frame.pix_feat)
         with FlopCounterMode(display=False) as ours:
             read(frame.pix_feat, frame.pix_pos, rope, tables)

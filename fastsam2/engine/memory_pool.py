@@ -1,0 +1,99 @@
+"""The memory that frames read now, on the device: paged, as a server of language models pages its
+cache.
+
+All that is remembered lies in the history of each object, which may be long, and on the host. What
+the next frame reads of it lies in slots of preallocated pools. So nothing is concatenated, objects
+of any history run in one batch, and the device holds no more for a long video than for a short one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fastsam2.modeling.sam2_base import SAM2Base
+
+__all__ = ["MemoryPool", "SlotPool"]
+
+
+class SlotPool:
+    """Slots of one tensor, each lent to a tensor of the history.
+
+    Args:
+        shape: of what a slot holds.
+        capacity: slots to begin with; more are made when they run out.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, capacity: int = 8
+    ) -> None:
+        # Written to in later calls, which need not be in inference mode.
+        with torch.inference_mode(False):
+            self.slots = torch.zeros(capacity, *shape, dtype=dtype, device=device)
+        self._free = list(range(capacity))
+        # By identity: a client that replaces a tensor has made another memory. The tensor is kept
+        # as well, so that its identity goes to no other one meanwhile.
+        self._lent: dict[int, tuple[Tensor, int]] = {}
+
+    def __len__(self) -> int:
+        """How many slots are lent."""
+        return len(self._lent)
+
+    def bring(
+        self, sources: Sequence[Tensor], rows: Callable[[Sequence[Tensor]], Tensor]
+    ) -> list[int]:
+        """The slots of what is read now. What has none is put into one; all others are taken back.
+
+        Args:
+            sources: what is read, in any order, also several times.
+            rows: makes the rows `[n, *shape]` of those that have no slot.
+        """
+        wanted = {id(source): source for source in sources}
+        for key in self._lent.keys() - wanted.keys():
+            self._free.append(self._lent.pop(key)[1])
+        missing = [source for key, source in wanted.items() if key not in self._lent]
+        if missing:
+            self._grow(len(missing) - len(self._free))
+            slots = [self._free.pop() for _ in missing]
+            self._lent.update((id(s), (s, slot)) for s, slot in zip(missing, slots, strict=True))
+            self.slots[slots] = rows(missing).to(self.slots.dtype)
+        return [self._lent[id(source)][1] for source in sources]
+
+    def _grow(self, shortage: int) -> None:
+        if shortage <= 0:
+            return
+        old = self.slots
+        # By half at least, so that memory that fills up frame by frame is seldom copied.
+        more = max(shortage, len(old) // 2)
+        with torch.inference_mode(False):
+            self.slots = torch.cat([old, old.new_zeros(more, *old.shape[1:])])
+        self._free += range(len(old), len(old) + more)
+
+
+class MemoryPool:
+    """Memories and object pointers of a session.
+
+    Args:
+        model: whose memory it is.
+    """
+
+    def __init__(self, model: SAM2Base) -> None:
+        size = model.sam_image_embedding_size**2
+        self.latents = SlotPool((size, model.mem_dim), model.dtype, model.device)
+        self.pointers = SlotPool((model.hidden_dim,), model.dtype, model.device)
+        self._positions: tuple[Tensor, Tensor] | None = None
+
+    def fits(self, model: SAM2Base) -> bool:
+        """Whether it is still of the model's device and dtype."""
+        slots = self.latents.slots
+        return (slots.device, slots.dtype) == (model.device, model.dtype)
+
+    def positions(self, source: Tensor) -> Tensor:
+        """Positions of memory `[1, M, H, W]`, the same for all, as a slot has them, `[HW, M]`."""
+        if self._positions is None or self._positions[0] is not source:
+            slots = self.latents.slots
+            place = source[0].to(slots.device, slots.dtype).flatten(1).T.contiguous()
+            self._positions = source, place
+        return self._positions[1]

@@ -1,0 +1,257 @@
+"""Tracking on a stream: frames come one by one, and none comes back.
+
+A stream is a video whose end is not known, of which only the current frame is there and only what
+the next one can read is remembered. So it takes constant memory however long it runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastsam2.data.preprocess import normalize_frame, resize_frame
+from fastsam2.data.source import check_array
+from fastsam2.errors import InputError, StateError
+from fastsam2.predictors import video
+from fastsam2.predictors.results import FrameResult
+from fastsam2.predictors.session import VideoSession
+from fastsam2.predictors.stream_state import dump_objects, load_objects
+
+__all__ = ["StreamSession"]
+
+
+@dataclass(frozen=True)
+class _Current:
+    """The frames of a stream: one."""
+
+    frame_idx: int
+    pixels: Tensor  #: uint8 `[S, S, 3]`
+
+    def __len__(self) -> int:
+        return self.frame_idx + 1
+
+    def __getitem__(self, frame_idx: int) -> Tensor:
+        if frame_idx != self.frame_idx:
+            raise StateError(f"frame {frame_idx} has passed; the stream is at {self.frame_idx}")
+        return normalize_frame(self.pixels)
+
+
+class StreamSession:
+    """One stream being tracked; see `SAM2StreamPredictor.start`.
+
+    Args:
+        model: the video predictor whose weights and options hold.
+    """
+
+    def __init__(self, model: video.VideoModel) -> None:
+        self._model = model
+        self._session: VideoSession | None = None
+
+    @property
+    def frame_idx(self) -> int | None:
+        """Number of the current frame, from 0; None before the first."""
+        return None if self._session is None else len(self._session.images) - 1
+
+    @property
+    def obj_ids(self) -> list[Any]:
+        """Ids of the objects."""
+        return [] if self._session is None else list(self._session.obj_ids)
+
+    @torch.inference_mode()
+    def step(self, frame: Any) -> FrameResult:
+        """Go on to the next frame and find all objects on it.
+
+        Args:
+            frame: RGB, uint8 `[H, W, 3]`, a NumPy array or a tensor.
+
+        Returns:
+            All objects; empty while there are none.
+
+        Raises:
+            VideoError: no such array.
+            InputError: the size of the frames changes.
+            torch.OutOfMemoryError: one object alone is too much for the device.
+
+        After an error the stream is where it was, and can go on with the same frame or another.
+        """
+        model = self._model
+        image = check_array(frame, "the frame", ndim=3)
+        pixels = torch.from_numpy(resize_frame(image, model.image_size)).to(model.device)
+        session = self._session
+        if session is None:
+            self._session = session = _open(model, _Current(0, pixels), *image.shape[:2])
+            return video.track_frame(model, session, [], 0, reverse=False)
+        if image.shape[:2] != (session.video_height, session.video_width):
+            raise InputError(
+                f"the frame is {image.shape[1]}x{image.shape[0]} pixels, but the frames before it "
+                f"are {session.video_width}x{session.video_height}: reset() starts anew"
+            )
+        if session.objects:
+            video.commit_prompts(model, session)
+        before = session.images, session.cached_features
+        frame_idx = len(session.images)
+        session.images, session.cached_features = _Current(frame_idx, pixels), {}
+        try:
+            return video.track_frame(model, session, session.objects, frame_idx, reverse=False)
+        except BaseException:
+            session.images, session.cached_features = before
+            raise
+
+    @torch.inference_mode()
+    def add_object(
+        self, obj_id: Any, points: Any = None, labels: Any = None, box: Any = None, mask: Any = None
+    ) -> FrameResult:
+        """Track one more object from the current frame on.
+
+        Args:
+            obj_id: a new id.
+            points: (x, y) `[P, 2]` in pixels.
+            labels: 1 for a point on the object, 0 for one beside it, `[P]`.
+            box: (x0, y0, x1, y1) in pixels.
+            mask: `[H, W]`, bool or 0 and 1; then neither points nor box.
+
+        Returns:
+            All objects on the current frame.
+
+        Raises:
+            StateError: there is no frame yet, or already an object of this id.
+            InputError: a prompt that makes no sense.
+        """
+        session = self._started()
+        if session.object_for(obj_id) in session.objects:
+            raise StateError(
+                f"there is an object {obj_id!r} already: correct() takes prompts on it"
+            )
+        return self._prompt(session, obj_id, points, labels, box, mask, clear_old_points=True)
+
+    @torch.inference_mode()
+    def correct(
+        self,
+        obj_id: Any,
+        points: Any = None,
+        labels: Any = None,
+        box: Any = None,
+        mask: Any = None,
+        clear_old_points: bool = True,
+    ) -> FrameResult:
+        """Correct what was found of an object on the current frame; arguments as `add_object`.
+
+        Args:
+            clear_old_points: replace earlier points on this frame instead of adding to them.
+
+        Raises:
+            StateError: there is no such object.
+            InputError: a prompt that makes no sense.
+        """
+        session = self._started()
+        session.get_object(obj_id)
+        return self._prompt(session, obj_id, points, labels, box, mask, clear_old_points)
+
+    def remove_object(self, obj_id: Any) -> None:
+        """Track an object no longer.
+
+        Raises:
+            StateError: there is no such object.
+        """
+        self._started().drop_object(obj_id)
+
+    def reset(self) -> None:
+        """Forget all objects and frames; the next frame is frame 0 and may be of another size."""
+        self._session = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the stream is, in plain containers and tensors of its own.
+
+        `torch.save` stores it, `torch.load(weights_only=True)` reads it where object ids are
+        numbers or strings, and `load_state_dict` goes on from it, here or on another machine.
+        """
+        session = self._session
+        if session is None:
+            return {}
+        current = session.images
+        assert isinstance(current, _Current)
+        return {
+            **_shape(self._model),
+            "frame_idx": current.frame_idx,
+            "pixels": current.pixels.clone(),
+            "video_size": (session.video_height, session.video_width),
+            "objects": dump_objects(session),
+        }
+
+    @torch.inference_mode()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned, in a model with the same weights.
+
+        Raises:
+            StateError: it is no such state, or of a model of another shape; the stream is then as
+                it was.
+        """
+        if not state:
+            self.reset()
+            return
+        model = self._model
+        for key, value in _shape(model).items():
+            if state.get(key) != value:
+                raise StateError(f"the state has {key} {state.get(key)}, the model {value}")
+        try:
+            current = _Current(state["frame_idx"], state["pixels"].to(model.device))
+            session = _open(model, current, *state["video_size"])
+            load_objects(session, state["objects"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StateError(f"this is no state of a stream: {error!r}") from None
+        self._session = session
+
+    def _started(self) -> VideoSession:
+        if self._session is None:
+            raise StateError("the stream has no frame yet: step() comes first")
+        return self._session
+
+    def _prompt(
+        self,
+        session: VideoSession,
+        obj_id: Any,
+        points: Any,
+        labels: Any,
+        box: Any,
+        mask: Any,
+        clear_old_points: bool,
+    ) -> FrameResult:
+        frame_idx = len(session.images) - 1
+        if mask is None:
+            return video.add_points(
+                self._model,
+                session,
+                frame_idx,
+                obj_id,
+                points,
+                labels,
+                box,
+                clear_old_points=clear_old_points,
+                normalize_coords=True,
+            )
+        if not points is labels is box is None:
+            raise InputError(
+                "a mask is a prompt of its own: give it without points, labels and box"
+            )
+        return video.add_mask(self._model, session, frame_idx, obj_id, mask)
+
+
+def _shape(model: video.VideoModel) -> dict[str, int]:
+    """What a state has in common with the models that can go on from it."""
+    names = ("image_size", "num_maskmem", "mem_dim", "hidden_dim")
+    return {name: getattr(model, name) for name in names}
+
+
+def _open(model: video.VideoModel, frames: _Current, height: int, width: int) -> VideoSession:
+    return VideoSession(
+        images=frames,
+        num_frames=None,
+        video_height=height,
+        video_width=width,
+        device=model.device,
+        storage_device=model.device,
+        history=0,
+    )
