@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastsam2.data.loader import FrameLoader
+from fastsam2.engine.feature_stage import DEFAULT_FEATURE_BYTES, FeatureStage, Frames
+from fastsam2.errors import InputError
 from fastsam2.predictors import video
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
@@ -40,26 +43,57 @@ class SAM2VideoPredictor(video.VideoModel):
         offload_video_to_cpu: bool = False,
         offload_state_to_cpu: bool = False,
         async_loading_frames: bool = False,
+        *,
+        history: Literal["full", "window"] | int = "full",
+        feature_bytes: int = DEFAULT_FEATURE_BYTES,
+        encode_ahead: int | None = None,
     ) -> VideoSession:
         """Open a video.
 
         Args:
             video_path: a video file or its bytes, a folder of images, a list of paths, PIL images
-                or arrays, a `uint8 [T, H, W, 3]` array, or an iterator of frames.
-            offload_video_to_cpu: hand frames out on the CPU and move each when it is needed.
-            offload_state_to_cpu: keep masks and memory on the CPU.
+                or arrays, a `uint8 [T, H, W, 3]` array, or an iterator of frames; or what this
+                method returned, for another session on the same video, which shares its frames and
+                features.
+            offload_video_to_cpu: hand frames out on the CPU and move each when it is needed. In
+                either case frames are decoded when they are needed, and never all on the device.
+            offload_state_to_cpu: move all that is remembered to the CPU at once. Otherwise it stays
+                on the device as long as the next frames can read it.
             async_loading_frames: begin to load frames in the background at once.
+            history: of how many tracked frames, those passed last, the answers and memories are
+                remembered. `"full"`: of all, so that any frame can be corrected and tracked from
+                again. `"window"`, which is also the least: of those that the next frame can read.
+                Prompted frames are always remembered. A prompt on a forgotten frame is one on a
+                frame never seen.
+            feature_bytes: bound on the image features that are kept.
+            encode_ahead: how many frames to encode at once, ahead of the tracker; by default 4 on
+                CUDA and none on the CPU.
 
         Raises:
             VideoError: it cannot be read.
+            InputError: a `history` or `encode_ahead` that makes no sense.
         """
-        images, height, width = load_video_frames(
-            video_path=video_path,
-            image_size=self.image_size,
-            offload_video_to_cpu=offload_video_to_cpu,
-            async_loading_frames=async_loading_frames,
-            compute_device=self.device,
-        )
+        if not (history in ("full", "window") or (isinstance(history, int) and history >= 0)):
+            raise InputError(f'history must be "full", "window" or a number, not {history!r}')
+        if encode_ahead is None:
+            encode_ahead = 4 if self.device.type == "cuda" else 0
+        if encode_ahead < 0:
+            raise InputError(f"encode_ahead must not be negative, but is {encode_ahead}")
+        images: Frames
+        if isinstance(video_path, VideoSession):
+            images, features = video_path.images, video_path.features
+            height, width = video_path.video_height, video_path.video_width
+        else:
+            images, height, width = load_video_frames(
+                video_path=video_path,
+                image_size=self.image_size,
+                offload_video_to_cpu=offload_video_to_cpu,
+                async_loading_frames=async_loading_frames,
+                compute_device=self.device,
+            )
+            # The frames of other loaders, which clients put in the place of ours, may change.
+            own = isinstance(images, FrameLoader)
+            features = FeatureStage(images, feature_bytes, encode_ahead) if own else None
         return VideoSession(
             images=images,
             num_frames=len(images),
@@ -69,6 +103,8 @@ class SAM2VideoPredictor(video.VideoModel):
             storage_device=torch.device("cpu") if offload_state_to_cpu else self.device,
             offload_video_to_cpu=offload_video_to_cpu,
             offload_state_to_cpu=offload_state_to_cpu,
+            features=features,
+            history=None if history == "full" else 0 if history == "window" else history,
         )
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ from fastsam2.engine.plain import Shortcut
 from fastsam2.modeling.backbones.image_encoder import FpnNeck
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["FrameFeatures", "encode_image"]
+__all__ = ["FrameFeatures", "encode_image", "features_key"]
 
 #: Levels of the pyramid that only the mask decoder sees, at strides 4 and 8.
 _HIGH_RES = 2
@@ -34,12 +34,18 @@ class FrameFeatures:
         return cls(pix_feat, backbone_out["vision_pos_enc"][-1], high_res or None)
 
 
+def features_key(model: SAM2Base) -> list[tuple[Tensor, Tensor]] | None:
+    """What tells features of an image from others of it: the same object as long as the weights are
+    what they were; None where the model's own modules must run each time."""
+    own = getattr(model.forward_image, "__func__", None) is SAM2Base.forward_image
+    return _high_res(model) if own else None
+
+
 def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
     """As `SAM2Base.forward_image`, without the two largest maps that it makes on the way: two 1x1
     convolutions after another are one."""
-    folded = _high_res(model)
-    own = getattr(model.forward_image, "__func__", None) is SAM2Base.forward_image
-    if folded is None or not own:
+    folded = features_key(model)
+    if folded is None:
         return model.forward_image(images)
     encoder, neck = model.image_encoder, cast(FpnNeck, model.image_encoder.neck)
     levels = encoder.trunk(images.to(model.dtype))

@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastsam2.engine.feature_stage import FeatureStage, Frames
 from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.types import DictRecord, FrameOutput, PointPrompt
 
-__all__ = ["Frames", "ObjectState", "VideoSession"]
-
-
-class Frames(Protocol):
-    """All that is asked of the frames of a video."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, frame_idx: int, /) -> Tensor: ...
+__all__ = ["ObjectState", "VideoSession"]
 
 
 @dataclass(eq=False)
@@ -116,6 +109,8 @@ class VideoSession(DictRecord):
     cached_features: dict[int, tuple[Tensor, dict[str, Any]]] = field(default_factory=dict)
     """The image and the image encoder's output of the frame last worked on."""
     constants: dict[str, Any] = field(default_factory=dict)
+    features: FeatureStage | None = None
+    """Encodes and keeps the features of `images`; None where a client brings frames of its own."""
     history: int | None = None
     """How many of the frames passed last are remembered, those that can be read at least; None for
     all."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fastsam2.config import SAM2Config
-from fastsam2.engine.features import FrameFeatures, encode_image
+from fastsam2.engine.feature_stage import Encoded
+from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import SelectionRules
 from fastsam2.engine.postprocess import fill_holes
 from fastsam2.engine.step import Prompt, answer_prompt, encode_memory, track_objects
@@ -137,12 +138,18 @@ def _answer_prompt(
     return shown(model, session, frame_idx, is_cond)
 
 
-def image_features(model: VideoModel, session: VideoSession, frame_idx: int) -> FrameFeatures:
-    """Features of a frame, from the session's cache or encoded now."""
+def image_features(
+    model: VideoModel, session: VideoSession, frame_idx: int, then: Sequence[int] = ()
+) -> FrameFeatures:
+    """Features of a frame, after which the frames `then` will be asked for."""
     cached = session.cached_features.get(frame_idx)
     if cached is None:
-        image = session.images[frame_idx].to(session.device).float()[None]
-        cached = (image, encode_image(model, image))
+        stage = session.features
+        # A client may have put other frames in the place of those that were opened.
+        if stage is not None and stage.frames is session.images:
+            cached = stage.get(model, frame_idx, then)
+        else:
+            cached = Encoded.of(model, session.images[frame_idx])
         session.cached_features = {frame_idx: cached}
     return FrameFeatures.of(model, cached[1])
 
@@ -318,7 +325,8 @@ def propagate(
         objects = [obj for obj in objects if obj in session.objects]
         if not objects:
             return
-        yield track_frame(model, session, objects, frame_idx, reverse=reverse)
+        then = frames[frames.index(frame_idx) + 1 :]
+        yield track_frame(model, session, objects, frame_idx, reverse=reverse, then=then)
 
 
 def track_frame(
@@ -328,15 +336,19 @@ def track_frame(
     frame_idx: int,
     *,
     reverse: bool,
+    then: Sequence[int] = (),
 ) -> FrameResult:
-    """Find these objects on a frame, all in one batch; prompted frames keep their answers."""
+    """Find these objects on a frame, all in one batch; prompted frames keep their answers.
+
+    The frames `then` come next.
+    """
     rules = SelectionRules.of(model)
     tracked = [obj for obj in objects if frame_idx not in obj.memory.cond_frame_outputs]
     if tracked:
         found = track_objects(
             model,
             session.pool(model),
-            image_features(model, session, frame_idx),
+            image_features(model, session, frame_idx, then),
             [
                 obj.memory.select(frame_idx, rules, num_frames=session.num_frames, reverse=reverse)
                 for obj in tracked

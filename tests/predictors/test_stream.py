@@ -11,27 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastsam2 import SAM2StreamPredictor, SAM2VideoPredictor, build_sam2_video_predictor
+from fastsam2 import SAM2StreamPredictor, SAM2VideoPredictor
 from fastsam2.errors import InputError, StateError, VideoError
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.stream import StreamSession
-from tests.reference import randomise_
+from tests.predictors.nano import nano_predictor
 from tests.support import frames_rgb
 
 LENGTH = 64
 
 
-def nano(seed: int = 0, **kwargs: Any) -> SAM2VideoPredictor:
-    model = build_sam2_video_predictor(
-        "nano", device="cpu", hydra_overrides_extra=["++model.image_size=128"], **kwargs
-    )
-    randomise_(model, seed=seed)
-    return model
-
-
 @pytest.fixture(scope="module")
 def model() -> SAM2VideoPredictor:
-    return nano()
+    return nano_predictor()
 
 
 @pytest.fixture(scope="module")
