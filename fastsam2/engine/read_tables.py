@@ -53,22 +53,19 @@ def read_tables(
     counts = [len(selection.frames) for selection in selections]
     met = [selection.pointers for selection in selections]
     pointer_counts = [len(pointers) for pointers in met]
-    slots, times, reads, num_reads, pointer_slots, distances, num_pointers = _upload(
-        device,
-        pool.latents.bring(memories, lambda missing: moved(missing).flatten(2).transpose(1, 2)),
-        [model.num_maskmem - t_pos - 1 for t_pos, _ in frames],
-        _ragged(range(len(frames)), counts),
-        counts,
-        _ragged(pool.pointers.bring([p for _, p in chain(*met)], moved), pointer_counts),
-        _ragged([distance for distance, _ in chain(*met)], pointer_counts),
-        [count * (model.hidden_dim // model.mem_dim) for count in pointer_counts],
-    )
     with without_autocast(device):
+        slots, times, reads, num_reads, pointer_slots, distances, num_pointers = _upload(
+            device,
+            pool.latents.bring(memories, lambda missing: moved(missing).flatten(2).transpose(1, 2)),
+            [model.num_maskmem - t_pos - 1 for t_pos, _ in frames],
+            _ragged(range(len(frames)), counts),
+            counts,
+            _ragged(pool.pointers.bring([p for _, p in chain(*met)], moved), pointer_counts),
+            _ragged([distance for distance, _ in chain(*met)], pointer_counts),
+            [count * (model.hidden_dim // model.mem_dim) for count in pointer_counts],
+        )
         pointers, pointer_pos = as_tokens(
-            model,
-            pool.pointers.slots[pointer_slots],
-            distances,
-            selections[0].pointer_span,
+            model, pool.pointers.slots[pointer_slots], distances, selections[0].pointer_span
         )
     return ReadTables(
         latents=pool.latents.slots,
