@@ -76,6 +76,16 @@ SCRIPTS: dict[str, list[Call]] = {
         remove(1),
         remove(3),
     ],
+    "eight objects": [
+        *(points(0, i, [[20 + 15 * i, 30 + 8 * i]], [1]) for i in range(1, 6)),
+        *(box(0, i, [15 * (i - 6), 20, 15 * (i - 6) + 60, 90]) for i in range(6, 9)),
+        propagate(),
+        mask(4, 3, slice(30, 80), slice(40, 100)),
+        remove(6),
+        points(2, 8, [[100, 50]], [0]),
+        propagate(start_frame_idx=2),
+        propagate(start_frame_idx=5, reverse=True),
+    ],
     "prompts taken back": [
         points(0, 1, [[50, 60]], [1]),
         points(2, 1, [[120, 80]], [1]),
@@ -222,6 +232,23 @@ def test_other_image_sizes(clip: Path, image_size: int) -> None:
 
 def test_more_frames_than_memory_and_pointers_reach(tiny_pair: Pair, long_clip: Path) -> None:
     compare(tiny_pair, long_clip, [points(1, 1, [[50, 60]], [1]), propagate()])
+
+
+def test_objects_that_come_and_go(tiny_pair: Pair, long_clip: Path) -> None:
+    """Added on frames 0, 5 and 9, one removed on the way, one corrected; then backward."""
+    script = [
+        points(0, 1, [[50, 60]], [1]),
+        propagate(max_frame_num_to_track=5),
+        box(5, 2, [20, 20, 90, 100]),
+        propagate(start_frame_idx=5, max_frame_num_to_track=4),
+        mask(9, 3, slice(30, 80), slice(40, 100)),
+        points(8, 2, [[100, 50]], [0]),
+        propagate(start_frame_idx=9, max_frame_num_to_track=3),
+        remove(1),
+        propagate(start_frame_idx=11),
+        propagate(start_frame_idx=12, reverse=True),
+    ]
+    compare(tiny_pair, long_clip, script)
 
 
 def test_options_are_read_at_each_call(tiny_pair: Pair, clip: Path) -> None:

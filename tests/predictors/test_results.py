@@ -1,0 +1,109 @@
+"""What a frame's result says, in every form, and that nothing is made that nobody reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco
+from torch import Tensor
+
+from fastsam2 import SAM2VideoPredictor
+from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
+from fastsam2.predictors import results
+from fastsam2.predictors.results import FrameResult
+from tests.predictors.nano import nano_predictor
+from tests.support import frames_rgb
+
+SIZE = (45, 70)
+
+
+def result(non_overlap: bool = False) -> FrameResult:
+    """Three objects that overlap, the last of them absent."""
+    logits = 4 * torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    logits = torch.nn.functional.avg_pool2d(logits, 9, 1, 4)
+    logits[2] = NO_OBJ_SCORE
+    presence = torch.tensor([2.0, 0.0, -3.0])
+    return FrameResult(
+        7, [1, "a", 3], logits, presence, torch.rand(3), SIZE, non_overlap=non_overlap
+    )
+
+
+@pytest.mark.parametrize("non_overlap", [False, True])
+def test_all_forms_say_the_same(non_overlap: bool) -> None:
+    found = result(non_overlap)
+    logits = torch.nn.functional.interpolate(found.low_res_masks, SIZE, mode="bilinear")
+    if non_overlap:
+        best = logits.argmax(0, keepdim=True) == torch.arange(3)[:, None, None, None]
+        logits = torch.where(best, logits, logits.clamp(max=-10))
+    assert torch.equal(found.logits, logits)
+    masks = found.logits[:, 0] > 0
+    assert torch.equal(found.masks, masks)
+    assert (masks[:2].sum(0) > 1).any() != non_overlap
+    for rle, mask in zip(found.rle(), masks, strict=True):
+        np.testing.assert_array_equal(coco.decode(rle), mask.numpy())
+    for box, mask in zip(found.boxes.tolist(), masks, strict=True):
+        y, x = np.nonzero(mask.numpy())
+        assert box == ([x.min(), y.min(), x.max(), y.max()] if len(x) else [-1] * 4)
+    assert masks[0].any()
+    assert not masks[2].any()
+    torch.testing.assert_close(
+        found.object_scores, torch.tensor([0.8808, 0.5, 0.0474]), atol=1e-4, rtol=0
+    )
+
+
+def test_no_objects() -> None:
+    none = torch.zeros(0)
+    found = FrameResult(0, [], torch.zeros(0, 1, 32, 32), none, none, SIZE)
+    assert found.logits.shape == (0, 1, *SIZE)
+    assert found.masks.shape == (0, *SIZE)
+    assert found.boxes.shape == (0, 4)
+    assert found.rle() == []
+    assert found.object_scores.shape == (0,)
+
+
+def test_nothing_is_made_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> Tensor:
+        raise AssertionError
+
+    found = result()
+    with monkeypatch.context() as patch:
+        patch.setattr(results.F, "interpolate", never)
+        patch.setattr(results, "mask_output", never)
+        assert len(found.object_scores) == 3
+        with pytest.raises(AssertionError):
+            found.logits  # noqa: B018
+        with pytest.raises(AssertionError):
+            found.masks  # noqa: B018
+        with pytest.raises(AssertionError):
+            found.rle()
+    assert found.masks is found.masks
+    with monkeypatch.context() as patch:
+        patch.setattr(results.F, "interpolate", never)
+        assert (found.boxes[:2] >= 0).all()
+
+
+@pytest.fixture(scope="module")
+def model() -> SAM2VideoPredictor:
+    return nano_predictor()
+
+
+def test_of_a_session(model: SAM2VideoPredictor) -> None:
+    """The scores and predicted IoU are those of the frame's own answers."""
+    state = model.init_state(frames_rgb(4))
+    model.add_new_points_or_box(state, 0, "a", points=[[50, 60]], labels=[1])
+    mask = np.zeros((120, 160), bool)
+    mask[30:80, 40:100] = True
+    model.add_new_mask(state, 0, 2, mask)
+    for found in model.propagate(state):
+        assert found.obj_ids is state["obj_ids"]
+        assert found.video_size == (120, 160)
+        for i, memory in state["output_dict_per_obj"].items():
+            output = memory.output(found.frame_idx)
+            assert torch.equal(found.object_score_logits[i], output["object_score_logits"][0, 0])
+            assert torch.equal(found.predicted_iou[i], output.predicted_iou[0])
+            assert torch.equal(found.low_res_masks[i], output["pred_masks"][0])
+        if found.frame_idx == 0:
+            assert found.predicted_iou[1] == 1  # a given mask is taken as it is

@@ -1,0 +1,300 @@
+"""How sessions behave together, and when something goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastsam2 import SAM2VideoPredictor
+from fastsam2.engine import step
+from fastsam2.engine.memory_bank import SelectionRules
+from fastsam2.engine.step import TrackStep
+from fastsam2.errors import InputError, VideoError
+from tests.predictors.nano import nano_predictor
+from tests.support import frames_rgb, relative_error
+
+LENGTH = 40
+
+#: Prompts of each object: (frame, arguments).
+PROMPTS: dict[Any, list[tuple[int, dict[str, Any]]]] = {
+    1: [(0, {"points": [[50, 60]], "labels": [1]})],
+    2: [(0, {"box": [20, 30, 90, 100]}), (7, {"points": [[100, 50]], "labels": [0]})],
+    "late": [(9, {"points": [[120, 80], [90, 20]], "labels": [1, 0]})],
+    4: [(3, {"box": [60, 20, 150, 110]})],
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> SAM2VideoPredictor:
+    """Keeps memory as it is: rounded, it would make a hair's difference a larger one."""
+    return nano_predictor(memory_dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    return frames_rgb(LENGTH)
+
+
+def prompt(model: SAM2VideoPredictor, state: Any, objects: list[Any]) -> None:
+    for obj_id in objects:
+        for frame, arguments in PROMPTS[obj_id]:
+            model.add_new_points_or_box(state, frame, obj_id, **arguments)
+
+
+def track(model: SAM2VideoPredictor, state: Any, **kwargs: Any) -> dict[Any, Tensor]:
+    """Low-resolution logits `[T, 1, h, w]` of each object."""
+    found: dict[Any, list[Tensor]] = {}
+    for result in model.propagate(state, **kwargs):
+        for obj_id, masks in zip(result.obj_ids, result.low_res_masks, strict=True):
+            found.setdefault(obj_id, []).append(masks)
+    return {obj_id: torch.stack(masks) for obj_id, masks in found.items()}
+
+
+def tracked_alone(model: SAM2VideoPredictor, clip: Any, **kwargs: Any) -> dict[Any, Tensor]:
+    found = {}
+    for obj_id in PROMPTS:
+        state = model.init_state(clip)
+        prompt(model, state, [obj_id])
+        found.update(track(model, state, **kwargs))
+    return found
+
+
+def assert_close(actual: dict[Any, Tensor], expected: dict[Any, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for obj_id, masks in expected.items():
+        present = masks[masks > -1000]
+        assert len(present)
+        assert (actual[obj_id] - masks).abs().max() <= 1e-4 * present.std(), obj_id
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_batch_is_its_objects_in_any_order(
+    model: SAM2VideoPredictor, clip: np.ndarray, reverse: bool
+) -> None:
+    """Of different prompt frames and lengths of memory; tracked, corrected and prompted at once."""
+    kwargs = {"start_frame_idx": 12 if reverse else 0, "reverse": reverse}
+    expected = tracked_alone(model, clip, **kwargs)
+    for order in ([1, 2, "late", 4], [4, "late", 2, 1]):
+        state = model.init_state(clip)
+        prompt(model, state, order)
+        assert_close(track(model, state, **kwargs), expected)
+
+
+def test_all_objects_are_one_batch(
+    model: SAM2VideoPredictor, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = record_batches(monkeypatch)
+    state = model.init_state(clip)
+    prompt(model, state, list(PROMPTS))
+    track(model, state, start_frame_idx=10, max_frame_num_to_track=5)
+    assert sizes == [4] * 6
+
+
+def record_batches(monkeypatch: pytest.MonkeyPatch, most: int = 100) -> list[int]:
+    """How many objects each step tracks; more than `most` are more than the device holds."""
+    sizes: list[int] = []
+    run = TrackStep.__call__
+
+    def spy(self: TrackStep, features: Any, places: Any, tables: Any) -> Any:
+        sizes.append(tables.reads.shape[0])
+        if sizes[-1] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(self, features, places, tables)
+
+    monkeypatch.setattr(step.TrackStep, "__call__", spy)
+    return sizes
+
+
+def test_out_of_memory_makes_smaller_batches(
+    model: SAM2VideoPredictor, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tracked_alone(model, clip, start_frame_idx=10, max_frame_num_to_track=3)
+    sizes = record_batches(monkeypatch, most=1)
+    state = model.init_state(clip)
+    prompt(model, state, list(PROMPTS))
+    assert_close(track(model, state, start_frame_idx=10, max_frame_num_to_track=3), expected)
+    assert sizes == [4, 2, 1, 1, 2, 1, 1] * 4
+
+
+def test_one_object_too_many(
+    model: SAM2VideoPredictor, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found before it stays, and with memory to spare the session goes on."""
+    expected, actual = ({}, {})
+    state, untouched = model.init_state(clip), model.init_state(clip)
+    for session in (state, untouched):
+        prompt(model, session, [1, 2])
+        track(model, session, max_frame_num_to_track=4)
+    expected = track(model, untouched, start_frame_idx=5, max_frame_num_to_track=3)
+    with monkeypatch.context() as patch:
+        record_batches(patch, most=0)
+        with pytest.raises(torch.OutOfMemoryError):
+            track(model, state, start_frame_idx=5)
+    assert sorted(state["output_dict_per_obj"][0]["non_cond_frame_outputs"]) == [1, 2, 3, 4]
+    actual = track(model, state, start_frame_idx=5, max_frame_num_to_track=3)
+    for obj_id in expected:
+        assert torch.equal(actual[obj_id], expected[obj_id])
+
+
+class Broken:
+    """Frames of which one cannot be read, at first."""
+
+    def __init__(self, frames: Any, broken: int) -> None:
+        self.frames, self.broken = frames, broken
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, frame_idx: int) -> Tensor:
+        if frame_idx == self.broken:
+            raise VideoError(f"frame {frame_idx} is damaged", frame_idx)
+        return self.frames[frame_idx]
+
+
+def test_a_frame_that_cannot_be_read(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
+    whole, state = model.init_state(clip), model.init_state(clip)
+    state["images"] = Broken(state["images"], broken=6)
+    for session in (whole, state):
+        prompt(model, session, [1, 2])
+    expected = track(model, whole, max_frame_num_to_track=9)
+    found: list[Tensor] = []
+    with pytest.raises(VideoError, match="frame 6 is damaged"):
+        found.extend(result.low_res_masks for result in model.propagate(state))
+    # Object 2 has been corrected on frame 7, which comes after.
+    assert torch.equal(torch.stack(found)[:, 0], expected[1][:6])
+    state["images"].broken = None
+    rest = track(model, state, start_frame_idx=6, max_frame_num_to_track=3)
+    assert torch.equal(rest[1], expected[1][6:])
+
+
+def test_an_interrupted_propagation_is_resumed(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
+    whole, state = model.init_state(clip), model.init_state(clip)
+    for session in (whole, state):
+        prompt(model, session, [1])
+    expected = track(model, whole)[1]
+    found = []
+    for result in model.propagate(state):
+        found.append(result.low_res_masks)
+        if result.frame_idx == 7:
+            break
+    found += [r.low_res_masks for r in model.propagate(state, start_frame_idx=8)]
+    assert torch.equal(torch.cat(found), expected)
+
+
+def test_an_object_removed_on_the_way(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
+    """It is left out from the next frame on; the others go on as they would."""
+    whole, state = model.init_state(clip), model.init_state(clip)
+    for session in (whole, state):
+        prompt(model, session, [1, 2])
+    expected = track(model, whole)
+    found: dict[Any, list[Tensor]] = {1: [], 2: []}
+    for result in model.propagate(state):
+        for obj_id, masks in zip(result.obj_ids, result.low_res_masks, strict=True):
+            found[obj_id].append(masks)
+        if result.frame_idx == 5:
+            model.remove_object(state, 1)
+    assert torch.equal(torch.stack(found[1]), expected[1][:6])
+    assert relative_error(torch.stack(found[2]), expected[2]) <= 1e-4
+    assert state["obj_ids"] == [2]
+    rest = model.propagate(state)
+    next(rest)
+    model.remove_object(state, 2)
+    assert list(rest) == []  # nothing is left to track
+
+
+@pytest.mark.parametrize("sharing", [False, True], ids=["of their own", "of the same video"])
+def test_sessions_in_turns_and_on_threads(
+    model: SAM2VideoPredictor, clip: np.ndarray, sharing: bool
+) -> None:
+    def opened(objects: list[Any], video: Any) -> Any:
+        state = model.init_state(video)
+        prompt(model, state, objects)
+        return state
+
+    groups: list[list[Any]] = [[1, 4], [2, "late"]]
+    expected = [track(model, opened(objects, clip)) for objects in groups]
+
+    first = model.init_state(clip)
+    videos = [first, first] if sharing else [clip, clip]
+    states = [opened(objects, v) for objects, v in zip(groups, videos, strict=True)]
+    assert (states[0].features is states[1].features) == sharing
+    turns: list[list[Any]] = [[], []]
+    for results in zip(*(model.propagate(state) for state in states), strict=True):
+        for found, result in zip(turns, results, strict=True):
+            found.append(result.low_res_masks)
+    for masks, alone in zip(turns, expected, strict=True):
+        assert torch.equal(torch.stack(masks, dim=1), torch.stack(list(alone.values())))
+
+    states = [opened(objects, v) for objects, v in zip(groups, videos, strict=True)]
+    threaded: list[dict[Any, Tensor]] = [{}, {}]
+
+    def run(i: int) -> None:
+        threaded[i] = track(model, states[i])
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for found, alone in zip(threaded, expected, strict=True):
+        assert found.keys() == alone.keys()
+        for obj_id, masks in alone.items():
+            assert torch.equal(found[obj_id], masks)
+
+
+def test_encoding_ahead_changes_nothing_but_rounding(
+    model: SAM2VideoPredictor, clip: np.ndarray
+) -> None:
+    expected = tracked_alone(model, clip, start_frame_idx=0)
+    state = model.init_state(clip, encode_ahead=3, feature_bytes=0)
+    prompt(model, state, list(PROMPTS))
+    assert_close(track(model, state, start_frame_idx=0), expected)
+
+
+@pytest.mark.parametrize(("history", "frames"), [("full", 39), ("window", 16), (25, 25), (3, 16)])
+def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, frames: int) -> None:
+    """Going on from frame to frame, nothing is missed; what is remembered is bounded."""
+    assert SelectionRules.of(model).reach == 15
+    expected = model.init_state(clip)
+    state = model.init_state(clip, history=history)
+    for session in (expected, state):
+        prompt(model, session, [1, 4])
+    whole, bounded = (track(model, x, max_frame_num_to_track=38) for x in (expected, state))
+    for obj_id in whole:
+        assert torch.equal(whole[obj_id], bounded[obj_id])
+    for obj in state.objects:
+        # The prompted frame of object 1 is remembered besides.
+        assert len(obj.frames_tracked) == frames
+        known = obj.memory.cond_frame_outputs.keys() | obj.memory.non_cond_frame_outputs.keys()
+        assert len(known) <= frames + 1
+    # The frame passed last is corrected as ever.
+    for session in (expected, state):
+        model.add_new_points_or_box(session, 38, 1, points=[[90, 20]], labels=[0])
+    assert torch.equal(
+        track(model, expected, start_frame_idx=39)[1], track(model, state, start_frame_idx=39)[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"history": "all"}, "not 'all'"),
+        ({"history": -1}, "not -1"),
+        ({"encode_ahead": -1}, "but is -1"),
+    ],
+)
+def test_settings_that_make_no_sense(
+    model: SAM2VideoPredictor, clip: np.ndarray, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        model.init_state(clip, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsam2.sam2_video_predictor.tqdm", lambda frames, **_: frames)
