@@ -164,6 +164,8 @@ def _frame_outputs(
     masks = found.low_res_masks
     if model.fill_hole_area > 0:
         masks = fill_holes(masks, model.fill_hole_area)
+    if model.dtype != torch.float32:
+        masks = masks.half()  # which holds what a model of half precision says
     masks = masks.to(session.storage_device, non_blocking=True)
     outputs = [
         FrameOutput(None, None, *kept)
@@ -280,7 +282,7 @@ def _encode_pending(model: VideoModel, session: VideoSession) -> None:
         memory = encode_memory(
             model,
             image_features(model, session, frame_idx),
-            torch.cat([answer.pred_masks.to(session.device) for answer in answers]),
+            torch.cat([answer.pred_masks.to(session.device).float() for answer in answers]),
             torch.cat([answer.object_score_logits for answer in answers]),
             is_mask_from_pts=True,
         )

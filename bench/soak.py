@@ -1,0 +1,156 @@
+"""Memory over a long run: thousands of frames with nano, objects that come, go and hide.
+
+    python -m bench.soak --mode stream --frames 5000
+    python -m bench.soak --mode full --frames 600
+
+prints the resident memory of the process and the bytes that are held of the objects. `stream` and
+`window` must stay flat, and the exit status says whether they did; `full` grows with the video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastsam2 import SAM2StreamPredictor, SAM2VideoPredictor, build_sam2_video_predictor
+from fastsam2.data.source import Frame, FrameSource
+from fastsam2.nano.synthetic import make_clip
+
+__all__ = ["held_bytes", "main"]
+
+#: Growth of resident memory that counts as none, from the frame on at which all is warm.
+_FLAT, _WARM = 0.02, 500
+#: Frames between one object being dropped and another one taken up.
+_TURNOVER = 50
+
+
+class Loop(FrameSource):
+    """A clip with occlusions and absences, forward and backward for as long as it takes."""
+
+    def __init__(self, frames: int, size: int, seed: int = 900_100) -> None:
+        super().__init__("the loop")
+        self._clip = make_clip(seed, 60, level=2, size=size)
+        self._length = frames
+        self.height = self.width = size
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _place(self, frame_idx: int) -> int:
+        last = len(self._clip.frames) - 1
+        return last - abs(frame_idx % (2 * last) - last)
+
+    def _read(self, frame_idx: int) -> Frame:
+        return self._clip.frames[self._place(frame_idx)]
+
+    def mask(self, frame_idx: int, number: int) -> np.ndarray:
+        """The mask of one of the objects that are seen on a frame."""
+        labels = self._clip.labels[self._place(frame_idx)]
+        seen = [label for label in np.unique(labels) if label] or [0]
+        return labels == seen[number % len(seen)]
+
+    def _release(self) -> None:
+        pass
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def held_bytes(holder: Any) -> int:
+    """Bytes of all tensors that are reached from an object, shared storage counted once."""
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    todo = [holder]
+    while todo:
+        item = todo.pop()
+        if id(item) in seen or isinstance(item, (torch.nn.Module, FrameSource)):
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            storage = item.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(item, dict):
+            todo += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple, set)):
+            todo += item
+        elif hasattr(item, "__dict__"):
+            todo += vars(item).values()
+    return sum(storages.values())
+
+
+def streamed(model: SAM2VideoPredictor, video: Loop, objects: int) -> Iterator[Any]:
+    """The session after each frame."""
+    stream = SAM2StreamPredictor(model).start()
+    fresh = 0
+    for frame_idx in range(len(video)):
+        stream.step(video[frame_idx])
+        if frame_idx % _TURNOVER == 0:
+            if len(stream.obj_ids) == objects:
+                stream.remove_object(stream.obj_ids[0])
+            while len(stream.obj_ids) < objects:
+                stream.add_object(fresh, mask=video.mask(frame_idx, fresh))
+                fresh += 1
+        elif frame_idx % 7 == 0:
+            stream.correct(stream.obj_ids[-1], mask=video.mask(frame_idx, fresh))
+        yield stream
+
+
+def tracked(model: SAM2VideoPredictor, video: Loop, objects: int, history: Any) -> Iterator[Any]:
+    """What is known of the objects after each frame."""
+    state = model.init_state(video, history=history)
+    for obj_id in range(objects):
+        model.add_new_mask(state, 0, obj_id, video.mask(0, obj_id))
+    for _ in model.propagate(state, progress=lambda frames, desc: frames):
+        yield state.objects, state.pool(model)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; 1 where memory that must be flat has grown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--mode", choices=["stream", "window", "full"], default="stream")
+    parser.add_argument("--frames", type=int, default=5000)
+    parser.add_argument("--objects", type=int, default=3)
+    parser.add_argument("--size", type=int, default=256, help="of the image, in pixels")
+    options = parser.parse_args(arguments)
+    model = build_sam2_video_predictor(
+        "nano", device="cpu", hydra_overrides_extra=[f"++model.image_size={options.size}"]
+    )
+    video = Loop(options.frames, options.size)
+    if options.mode == "stream":
+        run = streamed(model, video, options.objects)
+    else:
+        run = tracked(model, video, options.objects, options.mode)
+    rows: list[tuple[int, int, int]] = []
+    warm = min(_WARM, options.frames // 4)
+    print(f"{options.mode}, {options.objects} objects, {options.size} pixels")
+    print("  frame  resident MB  session MB")
+    for frame_idx, session in enumerate(run):
+        if frame_idx >= warm and (frame_idx - warm) % max(1, options.frames // 20) == 0:
+            rows.append((frame_idx, resident_bytes(), held_bytes(session)))
+            print(
+                f"{frame_idx:7}  {rows[-1][1] / 1e6:11.1f}  {rows[-1][2] / 1e6:10.2f}", flush=True
+            )
+    (first, *before), (last, *after) = rows[0], rows[-1]
+    growth = [b / a - 1 for a, b in zip(before, after, strict=True)]
+    each = (after[1] - before[1]) / ((last - first) * options.objects)
+    print(
+        f"from frame {first} to {last}: resident memory {growth[0]:+.1%}, session "
+        f"{growth[1]:+.1%}, which is {each / 1e3:.1f} kB a frame and object"
+    )
+    # Offline, decoded frames fill a cache of a fixed size.
+    flat = {"stream": growth, "window": growth[1:], "full": []}[options.mode]
+    return int(any(x >= _FLAT for x in flat))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
