@@ -150,6 +150,7 @@ def test_states_of_videos_that_are_done_do_not_stay(
     tmp_path: Path, videos: list[Path], fake_model: FakePredictor
 ) -> None:
     """A session on a GPU holds memory, and there may be a hundred videos."""
+
     class State(dict):  # type: ignore[type-arg]
         pass
 
