@@ -24,6 +24,8 @@ from fastsam2.predictors.results import FrameResult
 
 __all__ = ["track"]
 
+_OPEN_AT_ONCE = 8  # videos: each holds decoded frames, a decoder with its threads, and a session
+
 
 def track(request: TrackRequest) -> None:
     """Tracks and writes the results; reports errors and exits."""
@@ -40,35 +42,34 @@ def track(request: TrackRequest) -> None:
 
 def _track_videos(request: TrackRequest) -> None:
     """One video after the other; what is wrong with one is reported when the others are done."""
-    errors = ErrorList()
-    with ExitStack() as opened:
-        # All are looked into first: what is wrong shows now, not after an hour.
+    errors, predictor = ErrorList(), None
+    videos = list(_folders(request).items())
+    for first in range(0, len(videos), _OPEN_AT_ONCE):
         jobs: list[_Job] = []
-        for video, folder in _folders(request).items():
-            with errors.put_off(_title(request, video)):
-                source = opened.enter_context(open_frames(video))
-                jobs.append(_plan(request, video, source, folder))
-        if not jobs:
-            errors.report()
-        predictor = request.model.video_predictor()
-        runs: list[tuple[Any, _Run]] = []
-        for job in jobs:
-            with errors.put_off(_title(request, job.video)):
-                runs.append((_session(predictor, job), _Run(predictor, job)))
-        runs.reverse()
-        while runs:
-            state, run = runs.pop()  # what is done need not stay in memory
-            title = _title(request, run.job.video)
-            with errors.put_off(title, run.job.results.left_behind), run.job.source:
-                run.go(state)
+        with ExitStack() as opened:
+            for video, folder in videos[first : first + _OPEN_AT_ONCE]:
+                title = str(video) if len(videos) > 1 else ""
+                with errors.put_off(title):
+                    source = opened.enter_context(open_frames(video))
+                    jobs.append(_plan(request, video, source, folder, title))
+            if jobs:
+                predictor = predictor or request.model.video_predictor()
+                _do(predictor, jobs, errors)
     errors.report()
     if request.model.remark:
         typer.echo(request.model.remark)
 
 
-def _title(request: TrackRequest, video: Path) -> str:
-    """What tells the errors of several videos apart."""
-    return str(video) if len(request.videos) > 1 else ""
+def _do(predictor: Any, jobs: list[_Job], errors: ErrorList) -> None:
+    runs: list[tuple[Any, _Run]] = []
+    for job in jobs:
+        with errors.put_off(job.title):
+            runs.append((_session(predictor, job), _Run(predictor, job)))
+    runs.reverse()
+    while runs:
+        state, run = runs.pop()  # what is done need not stay in memory
+        with errors.put_off(run.job.title, run.job.results.left_behind), run.job.source:
+            run.go(state)
 
 
 def _folders(request: TrackRequest) -> dict[Path, Path]:
@@ -91,7 +92,7 @@ def _folders(request: TrackRequest) -> dict[Path, Path]:
 class _Job:
     """One video, what is prompted there, and which frames are to be tracked, in which order."""
 
-    video: Path
+    title: str  #: what tells its errors from those of other videos
     source: FrameSource
     prompts: list[ObjectPrompt]
     begin: int
@@ -100,7 +101,9 @@ class _Job:
     results: TrackResults
 
 
-def _plan(request: TrackRequest, video: Path, source: FrameSource, folder: Path) -> _Job:
+def _plan(
+    request: TrackRequest, video: Path, source: FrameSource, folder: Path, title: str
+) -> _Job:
     canvas = Canvas(video.name, len(source), source.height, source.width)
     first, last = _range(request, canvas.name, len(source))
     reverse = request.reverse
@@ -117,7 +120,7 @@ def _plan(request: TrackRequest, video: Path, source: FrameSource, folder: Path)
     results = TrackResults(folder, facts, request.model.title, overwrite=request.overwrite)
     prompted = [prompt.frame for prompt in prompts]
     begin, stop = (max(prompted), first) if reverse else (min(prompted), last)
-    return _Job(video, source, prompts, begin, stop, reverse, results)
+    return _Job(title, source, prompts, begin, stop, reverse, results)
 
 
 def _range(request: TrackRequest, name: str, num_frames: int) -> tuple[int, int]:

@@ -147,7 +147,10 @@ def test_backward(tmp_path: Path, videos: list[Path], fake_model: FakePredictor)
 
 
 def test_states_of_videos_that_are_done_do_not_stay(
-    tmp_path: Path, videos: list[Path], fake_model: FakePredictor
+    tmp_path: Path,
+    videos: list[Path],
+    fake_model: FakePredictor,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A session on a GPU holds memory, and there may be a hundred videos."""
 
@@ -171,3 +174,8 @@ def test_states_of_videos_that_are_done_do_not_stay(
     fake_model.act = look
     assert fastsam2("track", *videos, *POINT, "-o", tmp_path / "out").code == 0
     assert alive == [3, 2, 1]
+    del states[:], alive[:]
+    monkeypatch.setattr("fastsam2.cli.track._OPEN_AT_ONCE", 2)
+    assert fastsam2("track", *videos, *POINT, "-o", tmp_path / "again").code == 0
+    assert alive == [2, 1, 1]
+    assert len(_frames(tmp_path / "again" / "third")) == 3
