@@ -8,6 +8,20 @@ from typing import Annotated, Optional
 import typer
 
 import fastsam2
+from fastsam2.cli.options import (
+    RANGE,
+    STREAM,
+    Box,
+    Checkpoint,
+    Device,
+    Dtype,
+    ImageSize,
+    Mask,
+    Model,
+    Output,
+    Overwrite,
+    Point,
+)
 from fastsam2.cli.reporting import OneLineGroup
 
 __all__ = ["app"]
@@ -21,84 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_PROMPTS, _MODEL, _RANGE = "Prompts", "Model", "Frames"
-
-Point = Annotated[
-    Optional[list[str]],  # noqa: UP045 (Typer reads the annotation at run time)
-    typer.Option(
-        "--point",
-        metavar="X,Y[,0|1][@FRAME][:OBJ]",
-        help="A click on the object (1, the default) or beside it (0). Repeatable.",
-        rich_help_panel=_PROMPTS,
-    ),
-]
-Box = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(
-        "--box",
-        metavar="X0,Y0,X1,Y1[@FRAME][:OBJ]",
-        help="A box around the object, in pixels. Repeatable.",
-        rich_help_panel=_PROMPTS,
-    ),
-]
-Mask = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(
-        "--mask",
-        metavar="PNG[@FRAME][:OBJ]",
-        help="The object's mask. A palette image holds several objects, unless OBJ is given. "
-        "Repeatable.",
-        rich_help_panel=_PROMPTS,
-    ),
-]
-Model = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME|PATH",
-        help="A name (sam2.1-tiny), a Hugging Face id, or a file or folder of weights.",
-        show_default="nano",
-        rich_help_panel=_MODEL,
-    ),
-]
-Checkpoint = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--checkpoint",
-        metavar="PATH",
-        help="Weights to use; --model then only names the configuration, and may be left out.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Device = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(
-        help="Where to run: cuda, cuda:1, cpu.",
-        show_default="cuda where there is one, else cpu",
-        rich_help_panel=_MODEL,
-    ),
-]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        metavar="float32|bfloat16|float16", help="Precision of the model.", rich_help_panel=_MODEL
-    ),
-]
-ImageSize = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(
-        metavar="PIXELS",
-        help="Side of the square the model sees, a multiple of 64: smaller is faster and coarser.",
-        show_default="the model's own: 1024, or 256 with nano",
-        rich_help_panel=_MODEL,
-    ),
-]
-Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the results.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in the folder.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -119,9 +55,13 @@ def _main(
 
 @app.command()
 def track(
-    video: Annotated[
-        Path,
-        typer.Argument(metavar="VIDEO", help="A video file, or a folder of JPEG or PNG frames."),
+    videos: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VIDEO...",
+            help="Video files, or folders of JPEG or PNG frames. Or one live source: camera:0, "
+            "a URL (rtsp://, http://, udp://), or - for stdin.",
+        ),
     ],
     output: Output,
     point: Point = None,
@@ -134,7 +74,7 @@ def track(
             metavar="FRAME",
             help="First frame to track; also that of prompts without @FRAME.",
             show_default="0",
-            rich_help_panel=_RANGE,
+            rich_help_panel=RANGE,
         ),
     ] = None,
     end: Annotated[
@@ -144,7 +84,7 @@ def track(
             metavar="FRAME",
             help="Last frame to track; with --reverse, also that of prompts without @FRAME.",
             show_default="the last",
-            rich_help_panel=_RANGE,
+            rich_help_panel=RANGE,
         ),
     ] = None,
     reverse: Annotated[
@@ -152,9 +92,37 @@ def track(
         typer.Option(
             "--reverse",
             help="Track backward from the last prompt to --start, not on from the first one.",
-            rich_help_panel=_RANGE,
+            rich_help_panel=RANGE,
         ),
     ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Take frames as they come, and keep no more than tracking needs. Live sources "
+            "imply it.",
+            rich_help_panel=STREAM,
+        ),
+    ] = False,
+    policy: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="drop|queue",
+            help="When frames come too fast: drop all but the newest, or queue them all.",
+            show_default="drop for cameras and URLs, else queue",
+            rich_help_panel=STREAM,
+        ),
+    ] = None,
+    frames: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="End after N frames.",
+            show_default="with the source, or Ctrl-C",
+            rich_help_panel=STREAM,
+        ),
+    ] = None,
     model: Model = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -162,7 +130,7 @@ def track(
     image_size: ImageSize = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Track objects through a video.
+    """Track objects through videos, or through a live source.
 
     Frames are numbered from 0, objects from 1. In FOLDER you will find
 
@@ -172,15 +140,17 @@ def track(
 
     tracks.json: masks (COCO RLE), boxes and scores
 
+    or, for several videos, a folder with these for each.
+
     For example: fastsam2 track dog.mp4 --point 640,400 --point 90,60@30:2 -o out
     """
     from fastsam2.cli.models import ModelChoice
-    from fastsam2.cli.track import TrackRequest
+    from fastsam2.cli.request import TrackRequest
     from fastsam2.cli.track import track as run
 
     run(
         TrackRequest(
-            video=video,
+            videos=videos,
             output=output,
             model=ModelChoice(model, checkpoint, device, dtype, image_size),
             points=point or [],
@@ -189,6 +159,9 @@ def track(
             start=start,
             end=end,
             reverse=reverse,
+            stream=stream,
+            policy=policy,
+            frames=frames,
             overwrite=overwrite,
         )
     )

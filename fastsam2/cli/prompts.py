@@ -11,7 +11,7 @@ from typing import Any
 
 from fastsam2.errors import InputError
 
-__all__ = ["Canvas", "ObjectPrompt", "collect_prompts"]
+__all__ = ["Canvas", "ObjectPrompt", "check_given", "collect_prompts"]
 
 _SYNTAX = {
     "--point": "X,Y[,0|1][@FRAME][:OBJ]",
@@ -25,7 +25,7 @@ class Canvas:
     """What prompts refer to: a video of this many frames, and their size in pixels."""
 
     name: str
-    num_frames: int
+    num_frames: int | None  #: None while it is not known
     height: int
     width: int
 
@@ -58,8 +58,7 @@ def collect_prompts(
     Raises:
         InputError: no prompts, one that cannot be read, or one that does not fit `canvas`.
     """
-    if not (points or boxes or masks):
-        raise InputError("no prompts: say what to segment with --point, --box or --mask")
+    check_given(points, boxes, masks)
     found: dict[tuple[int, int], ObjectPrompt] = {}
 
     def prompt(frame: int, obj_id: int) -> ObjectPrompt:
@@ -91,6 +90,12 @@ def collect_prompts(
     return [found[key] for key in sorted(found)]
 
 
+def check_given(*prompts: Sequence[str]) -> None:
+    """Raises InputError if there is no prompt of any kind."""
+    if not any(prompts):
+        raise InputError("no prompts: say what to segment with --point, --box or --mask")
+
+
 def _split(
     option: str, text: str, canvas: Canvas, default_frame: int
 ) -> tuple[str, int, int | None]:
@@ -100,7 +105,7 @@ def _split(
     if match is None:
         raise _unreadable(option, text)
     frame = default_frame if match[2] is None else int(match[2])
-    if frame >= canvas.num_frames:
+    if canvas.num_frames is not None and frame >= canvas.num_frames:
         raise InputError(
             f"{option} {text}: there is no frame {frame}; {canvas.name} has "
             f"frames 0 to {canvas.num_frames - 1}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -15,7 +15,16 @@ from typer.core import TyperGroup
 
 from fastsam2.errors import ConfigError, FastSAM2Error, InputError
 
-__all__ = ["FAILURE", "INTERRUPTED", "USAGE", "OneLineGroup", "fail", "report_errors", "undivided"]
+__all__ = [
+    "FAILURE",
+    "INTERRUPTED",
+    "USAGE",
+    "ErrorList",
+    "OneLineGroup",
+    "fail",
+    "report_errors",
+    "undivided",
+]
 
 FAILURE = 1
 USAGE = 2
@@ -30,25 +39,67 @@ def fail(message: object, code: int = FAILURE) -> typer.Exit:
 
 
 @contextmanager
-def report_errors(epilogue: str = "") -> Iterator[None]:
+def report_errors(epilogue: Callable[[], str] = str) -> Iterator[None]:
     """Turns errors that the user can do something about into one line and an exit code.
 
     Args:
-        epilogue: what to add to the line.
+        epilogue: gives what to add to the line.
     """
     try:
         yield
-    except KeyboardInterrupt:
-        raise fail("interrupted" + epilogue, INTERRUPTED) from None
-    except (InputError, ConfigError) as error:
-        raise fail(f"{error}{epilogue}", USAGE) from None
-    except (FastSAM2Error, OSError) as error:
-        raise fail(f"{error}{epilogue}") from None
-    except RuntimeError as error:
-        # torch's class is not named here so that --help need not import torch.
-        if type(error).__name__ != "OutOfMemoryError":
+    except BaseException as error:
+        explained = _explain(error)
+        if explained is None:
             raise
-        raise fail(f"out of GPU memory: try a smaller --image-size{epilogue}") from None
+        message, code = explained
+        raise fail(message + epilogue(), code) from None
+
+
+def _explain(error: BaseException) -> tuple[str, int] | None:
+    """The line and the exit code for what is no bug."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, (InputError, ConfigError)):
+        return str(error), USAGE
+    if isinstance(error, (FastSAM2Error, OSError)):
+        return str(error), FAILURE
+    # torch's class is not named here so that --help need not import torch.
+    if type(error).__name__ == "OutOfMemoryError":
+        return "out of GPU memory: try a smaller --image-size", FAILURE
+    return None
+
+
+class ErrorList:
+    """Errors of several inputs: one must not keep the others from being done."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, int]] = []
+
+    @contextmanager
+    def put_off(self, name: str = "", epilogue: Callable[[], str] = str) -> Iterator[None]:
+        """Notes what `report_errors` would report; Ctrl-C, though, ends it all.
+
+        Args:
+            name: the input's, to go before a message that does not hold it.
+            epilogue: gives what to add to the line.
+        """
+        try:
+            yield
+        except BaseException as error:
+            explained = _explain(error)
+            if explained is None:
+                raise
+            message, code = explained
+            start = f"{name}: " if name not in message else ""
+            self._found.append((f"{start}{message}{epilogue()}", code))
+            if code == INTERRUPTED:
+                self.report()
+
+    def report(self) -> None:
+        """Prints a line for each; raises the exit with the highest of their codes, if any."""
+        exits = [fail(message, code) for message, code in self._found]
+        if exits:
+            raise max(exits, key=lambda exit: exit.exit_code)
 
 
 @contextmanager

@@ -1,80 +1,134 @@
-"""`fastsam2 track`: objects through a video, into an overlay video, label images and JSON."""
+"""`fastsam2 track`: objects through videos, each into an overlay video, label images and JSON."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import typer
 from tqdm import tqdm
 
-from fastsam2.cli.models import ModelChoice
-from fastsam2.cli.output import prepare_folder
-from fastsam2.cli.prompts import Canvas, ObjectPrompt, collect_prompts
-from fastsam2.cli.reporting import report_errors, undivided
-from fastsam2.data.overlay import draw_overlay
+from fastsam2.cli.live import track_live
+from fastsam2.cli.prompts import Canvas, ObjectPrompt, check_given, collect_prompts
+from fastsam2.cli.reporting import ErrorList, report_errors
+from fastsam2.cli.request import TrackRequest
+from fastsam2.cli.results import TrackResults, count_of
 from fastsam2.data.sources import FrameSource, open_frames
-from fastsam2.data.writers import MaskPngWriter, OverlayVideoWriter, TrackJsonWriter, read_labels
 from fastsam2.errors import InputError
-from fastsam2.predictors.video import propagate
+from fastsam2.predictors.results import FrameResult
 
-__all__ = ["TrackRequest", "track"]
+__all__ = ["track"]
 
-_FALLBACK_FPS = 25.0  # of image folders and of containers that do not know
-
-
-@dataclass(frozen=True)
-class TrackRequest:
-    """What the user asked for; see the command's options."""
-
-    video: Path
-    output: Path
-    model: ModelChoice
-    points: list[str] = field(default_factory=list)
-    boxes: list[str] = field(default_factory=list)
-    masks: list[str] = field(default_factory=list)
-    start: int | None = None
-    end: int | None = None
-    reverse: bool = False
-    overwrite: bool = False
+_OPEN_AT_ONCE = 8  # videos: each holds decoded frames, a decoder with its threads, and a session
 
 
 def track(request: TrackRequest) -> None:
     """Tracks and writes the results; reports errors and exits."""
-    with report_errors(), open_frames(request.video) as source:
-        canvas = Canvas(request.video.name, len(source), source.height, source.width)
-        first, last = _range(request, canvas)
-        default_frame = last if request.reverse else first
-        prompts = collect_prompts(
-            canvas, request.points, request.boxes, request.masks, default_frame
-        )
-        _check_range(prompts, first, last)
-        prepare_folder(
-            request.output, ["overlay.mp4", "tracks.json", "masks"], overwrite=request.overwrite
-        )
-        predictor = request.model.video_predictor()
-        state = predictor.init_state(source)
-        for prompt in prompts:
-            _add(predictor, state, prompt)
-        prompted = [prompt.frame for prompt in prompts]
-        begin, stop = (max(prompted), first) if request.reverse else (min(prompted), last)
-        _Run(request, source, predictor, state).go(begin, stop)
+    with report_errors():
+        check_given(request.points, request.boxes, request.masks)
+        if request.is_live:
+            track_live(request)
+            return
+        for option, value in (("--policy", request.policy), ("--frames", request.frames)):
+            if value is not None:
+                raise InputError(f"{option} {value} is for live sources: take one, or --stream")
+        _track_videos(request)
 
 
-def _range(request: TrackRequest, canvas: Canvas) -> tuple[int, int]:
+def _track_videos(request: TrackRequest) -> None:
+    """One video after the other; what is wrong with one is reported when the others are done."""
+    errors, predictor = ErrorList(), None
+    videos = list(_folders(request).items())
+    for first in range(0, len(videos), _OPEN_AT_ONCE):
+        jobs: list[_Job] = []
+        with ExitStack() as opened:
+            for video, folder in videos[first : first + _OPEN_AT_ONCE]:
+                title = str(video) if len(videos) > 1 else ""
+                with errors.put_off(title):
+                    source = opened.enter_context(open_frames(video))
+                    jobs.append(_plan(request, video, source, folder, title))
+            if jobs:
+                predictor = predictor or request.model.video_predictor()
+                _do(predictor, jobs, errors)
+    errors.report()
+    if request.model.remark:
+        typer.echo(request.model.remark)
+
+
+def _do(predictor: Any, jobs: list[_Job], errors: ErrorList) -> None:
+    runs: list[tuple[Any, _Run]] = []
+    for job in jobs:
+        with errors.put_off(job.title):
+            runs.append((_session(predictor, job), _Run(predictor, job)))
+    runs.reverse()
+    while runs:
+        state, run = runs.pop()  # what is done need not stay in memory
+        with errors.put_off(run.job.title, run.job.results.left_behind), run.job.source:
+            run.go(state)
+
+
+def _folders(request: TrackRequest) -> dict[Path, Path]:
+    """Where the results of each video go: of several, each has a folder of its own name."""
+    videos = [Path(video) for video in request.videos]
+    if len(videos) == 1:
+        return {videos[0]: request.output}
+    folders: dict[Path, Path] = {}
+    for video in videos:
+        name = video.resolve().name if video.is_dir() else video.stem
+        folder = request.output / name
+        for other, taken in folders.items():
+            if taken == folder:
+                raise InputError(f"{other} and {video} would both go to {folder}: rename one")
+        folders[video] = folder
+    return folders
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One video, what is prompted there, and which frames are to be tracked, in which order."""
+
+    title: str  #: what tells its errors from those of other videos
+    source: FrameSource
+    prompts: list[ObjectPrompt]
+    begin: int
+    stop: int
+    reverse: bool
+    results: TrackResults
+
+
+def _plan(
+    request: TrackRequest, video: Path, source: FrameSource, folder: Path, title: str
+) -> _Job:
+    canvas = Canvas(video.name, len(source), source.height, source.width)
+    first, last = _range(request, canvas.name, len(source))
+    reverse = request.reverse
+    default_frame = last if reverse else first
+    prompts = collect_prompts(canvas, request.points, request.boxes, request.masks, default_frame)
+    _check_range(prompts, first, last)
+    facts = {
+        "path": str(video),
+        "frames": len(source),
+        "width": source.width,
+        "height": source.height,
+        "fps": source.fps,
+    }
+    results = TrackResults(folder, facts, request.model.title, overwrite=request.overwrite)
+    prompted = [prompt.frame for prompt in prompts]
+    begin, stop = (max(prompted), first) if reverse else (min(prompted), last)
+    return _Job(title, source, prompts, begin, stop, reverse, results)
+
+
+def _range(request: TrackRequest, name: str, num_frames: int) -> tuple[int, int]:
     first = 0 if request.start is None else request.start
-    last = canvas.num_frames - 1 if request.end is None else request.end
+    last = num_frames - 1 if request.end is None else request.end
     for option, frame in (("--start", first), ("--end", last)):
-        if not 0 <= frame < canvas.num_frames:
-            raise InputError(
-                f"{option} {frame}: {canvas.name} has frames 0 to {canvas.num_frames - 1}"
-            )
+        if not 0 <= frame < num_frames:
+            raise InputError(f"{option} {frame}: {name} has frames 0 to {num_frames - 1}")
     if first > last:
         raise InputError(f"--start {first} lies after --end {last}")
     return first, last
@@ -89,139 +143,52 @@ def _check_range(prompts: list[ObjectPrompt], first: int, last: int) -> None:
             )
 
 
-def _add(predictor: Any, state: Any, prompt: ObjectPrompt) -> None:
-    if prompt.mask is not None:
-        predictor.add_new_mask(state, prompt.frame, prompt.obj_id, prompt.mask)
-        return
-    predictor.add_new_points_or_box(
-        state,
-        prompt.frame,
-        prompt.obj_id,
-        points=np.array(prompt.points, np.float32) if prompt.points else None,
-        labels=np.array(prompt.labels, np.int32) if prompt.labels else None,
-        box=prompt.box,
-    )
+def _session(predictor: Any, job: _Job) -> Any:
+    """A session of the video, prompted."""
+    state = predictor.init_state(job.source)
+    for prompt in job.prompts:
+        if prompt.mask is not None:
+            predictor.add_new_mask(state, prompt.frame, prompt.obj_id, prompt.mask)
+            continue
+        predictor.add_new_points_or_box(
+            state,
+            prompt.frame,
+            prompt.obj_id,
+            points=np.array(prompt.points, np.float32) if prompt.points else None,
+            labels=np.array(prompt.labels, np.int32) if prompt.labels else None,
+            box=prompt.box,
+        )
+    return state
 
 
 class _Run:
-    """One propagation and its results."""
+    """One propagation, whose results are written as they come."""
 
-    def __init__(self, request: TrackRequest, source: FrameSource, predictor: Any, state: Any):
-        self.request = request
-        self.source = source
+    def __init__(self, predictor: Any, job: _Job) -> None:
         self.predictor = predictor
-        self.state = state
-        self.written: list[int] = []
-        self.masks = MaskPngWriter(request.output / "masks")
+        self.job = job
 
-    def go(self, begin: int, stop: int) -> None:
-        """Tracks from frame `begin` to frame `stop` and writes what it has, come what may."""
-        clock = time.perf_counter()
+    def go(self, state: Any) -> None:
+        """Tracks, and writes what it has, come what may."""
+        clock, job, results = time.perf_counter(), self.job, self.job.results
         try:
-            self._write_all(begin, stop)
-        except BaseException:
-            with report_errors(self._left_behind()):
-                raise
-        rate = len(self.written) / (time.perf_counter() - clock)
-        self._show(rate)
-
-    def _write_all(self, begin: int, stop: int) -> None:
-        output, reverse = self.request.output, self.request.reverse
-        try:
-            with ExitStack() as stack:
-                tracks = stack.enter_context(TrackJsonWriter(output / "tracks.json", self._meta()))
-                # A video is written in the order of time: going backward, afterwards.
-                overlay = None if reverse else stack.enter_context(self._overlay())
-                for frame_idx, logits in self._tracked(begin, stop):
-                    frame = None if overlay is None else self.source[frame_idx]
-                    with undivided():
-                        labels = self.masks.write(frame_idx, logits)
-                        scores = self._scores(frame_idx)
-                        tracks.write(frame_idx, {k: m > 0 for k, m in logits.items()}, scores)
-                        if overlay is not None and frame is not None:
-                            overlay.write(draw_overlay(frame, _by_object(labels)))
-                        self.written.append(frame_idx)
+            with results:
+                for result in self._tracked(state):
+                    # A video is written in the order of time: going backward, afterwards.
+                    frame = None if job.reverse else job.source[result.frame_idx]
+                    results.write(result.frame_idx, result, frame)
         finally:
-            if reverse and self.written:
-                self._write_overlay()
+            if job.reverse:
+                results.draw(job.source)
+        rate = len(results.written) / (time.perf_counter() - clock)
+        results.show(count_of(len(state["obj_ids"]), "object"), f"{rate:.1f} frames/s")
 
-    def _tracked(self, begin: int, stop: int) -> Iterator[tuple[int, dict[int, Any]]]:
-        """Each frame with the mask logits `[H, W]` of each object."""
-
+    def _tracked(self, state: Any) -> Iterator[FrameResult]:
         def progress(frames: range, desc: str = "") -> Any:
             return tqdm(frames, desc="tracking", unit="frame", disable=None)
 
+        job = self.job
         # Backward from frame 0 there is nothing to visit, but frame 0 itself has its masks.
-        reverse = self.request.reverse and begin > 0
-        with torch.inference_mode():
-            self.predictor.propagate_in_video_preflight(self.state)
-            for result in propagate(
-                self.predictor, self.state, begin, abs(stop - begin), reverse, progress
-            ):
-                logits = result.logits.cpu().numpy()[:, 0]
-                yield result.frame_idx, dict(zip(result.obj_ids, logits, strict=True))
-
-    def _scores(self, frame_idx: int) -> dict[int, float]:
-        """Probability that each object is visible."""
-        scores = {}
-        for index, obj_id in enumerate(self.state["obj_ids"]):
-            outputs = self.state["output_dict_per_obj"][index]
-            for kind in ("cond_frame_outputs", "non_cond_frame_outputs"):
-                if frame_idx in outputs[kind]:
-                    logit = outputs[kind][frame_idx]["object_score_logits"]
-                    scores[obj_id] = float(logit.float().sigmoid())
-                    break
-        return scores
-
-    def _overlay(self) -> OverlayVideoWriter:
-        fps = self.source.fps
-        size = (self.source.height, self.source.width)
-        return OverlayVideoWriter(
-            self.request.output / "overlay.mp4", fps if fps and fps < 500 else _FALLBACK_FPS, size
-        )
-
-    def _write_overlay(self) -> None:
-        """The overlay video from the label images."""
-        frames = tqdm(sorted(self.written), desc="drawing", unit="frame", disable=None)
-        with self._overlay() as overlay:
-            for frame_idx in frames:
-                labels = read_labels(self.masks.path(frame_idx))
-                overlay.write(draw_overlay(self.source[frame_idx], _by_object(labels)))
-
-    def _meta(self) -> dict[str, Any]:
-        source = self.source
-        return {
-            "video": {
-                "path": str(self.request.video),
-                "frames": len(source),
-                "width": source.width,
-                "height": source.height,
-                "fps": source.fps,
-            },
-            "model": self.request.model.title,
-        }
-
-    def _left_behind(self) -> str:
-        if not self.written:
-            return ""
-        return f"; the {_count(len(self.written), 'frame')} done by then: see {self.request.output}"
-
-    def _show(self, rate: float) -> None:
-        names = [self.masks.path(frame_idx).name for frame_idx in sorted(self.written)]
-        output, objects = self.request.output, len(self.state["obj_ids"])
-        typer.echo(
-            f"{_count(len(names), 'frame')}, {_count(objects, 'object')}, {rate:.1f} frames/s\n"
-            f"  overlay  {output / 'overlay.mp4'}\n"
-            f"  masks    {self.masks.folder / names[0]} to {names[-1]}\n"
-            f"  tracks   {output / 'tracks.json'}"
-        )
-        if self.request.model.remark:
-            typer.echo(self.request.model.remark)
-
-
-def _by_object(labels: Any) -> dict[int, Any]:
-    return {int(obj_id): labels == obj_id for obj_id in np.unique(labels) if obj_id}
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+        reverse = job.reverse and job.begin > 0
+        reach = abs(job.stop - job.begin)
+        yield from self.predictor.propagate(state, job.begin, reach, reverse, progress)

@@ -1,7 +1,8 @@
-"""Frames in, results out: reading videos, preprocessing, masks as RLE and PNG, overlays."""
+"""Frames in, results out: videos, live sources, preprocessing, masks as RLE and PNG, overlays."""
 
 from __future__ import annotations
 
+from fastsam2.data.live import LiveFrame, LiveSource
 from fastsam2.data.loader import FrameLoader
 from fastsam2.data.overlay import draw_overlay
 from fastsam2.data.preprocess import IMAGE_MEAN, IMAGE_STD, preprocess_frame
@@ -14,6 +15,8 @@ __all__ = [
     "IMAGE_STD",
     "FrameLoader",
     "FrameSource",
+    "LiveFrame",
+    "LiveSource",
     "MaskPngWriter",
     "OverlayVideoWriter",
     "TrackJsonWriter",

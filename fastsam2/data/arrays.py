@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from fastsam2.data.images import read_image
-from fastsam2.data.source import Frame, FrameSource, check_array
+from fastsam2.data.source import Frame, FrameSource, check_array, check_size
 from fastsam2.errors import VideoError
 
 __all__ = ["ArraySource", "SpooledSource"]
@@ -60,12 +60,7 @@ class SpooledSource(ArraySource):
         for count, item in enumerate(frames, start=1):
             frame = self._as_frame(item, count - 1)
             first = frame.shape if first is None else first
-            if frame.shape != first:
-                raise VideoError(
-                    f"frame {count - 1} of {name} is {frame.shape[1]}x{frame.shape[0]} pixels, "
-                    f"but the frames before it are {first[1]}x{first[0]}",
-                    count - 1,
-                )
+            check_size(name, count - 1, frame.shape[:2], first[:2])
             self._file.write(np.ascontiguousarray(frame).data)
         if first is None:
             raise VideoError(f"{name} is empty")

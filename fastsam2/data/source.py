@@ -16,7 +16,7 @@ from fastsam2.errors import VideoError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "check_array"]
+__all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "check_array", "check_size"]
 
 Frame = npt.NDArray[np.uint8]
 
@@ -88,12 +88,17 @@ class FrameSource(ABC):
         self.close()
 
     def _check_size(self, frame_idx: int, height: int, width: int) -> None:
-        if (height, width) != (self.height, self.width):
-            raise VideoError(
-                f"frame {frame_idx} of {self.name} is {width}x{height} pixels, "
-                f"but the frames before it are {self.width}x{self.height}",
-                frame_idx,
-            )
+        check_size(self.name, frame_idx, (height, width), (self.height, self.width))
+
+
+def check_size(name: str, frame_idx: int, size: tuple[int, int], expected: tuple[int, int]) -> None:
+    """Raises VideoError if a frame is not as large, (height, width), as those before it."""
+    if size != expected:
+        raise VideoError(
+            f"frame {frame_idx} of {name} is {size[1]}x{size[0]} pixels, "
+            f"but the frames before it are {expected[1]}x{expected[0]}",
+            frame_idx,
+        )
 
 
 def check_array(array: Any, what: str, *, ndim: int, frame_idx: int | None = None) -> Frame:

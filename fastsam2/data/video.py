@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-from av.video.reformatter import Colorspace, VideoReformatter
 
 from fastsam2.data.cache import FrameCache
+from fastsam2.data.picture import PictureConverter
 from fastsam2.data.source import DEFAULT_CACHE_BYTES, Frame, FrameSource
 from fastsam2.data.video_index import VideoIndex, packets_of, video_stream
 from fastsam2.errors import VideoError
@@ -66,7 +65,7 @@ class VideoSource(FrameSource):
         self._next = 0  # the position that `_frames` yields next
         self._start: int | None = None  # the key time from which `_frames` began
         self._last = 0
-        self._reformatter = VideoReformatter()  # of our own: a new one for each frame is slow
+        self._convert = PictureConverter()
         self._cache_bytes = cache_bytes
         self._cache: FrameCache[Frame] | None = None
 
@@ -303,12 +302,7 @@ class VideoSource(FrameSource):
         yield position, picture
 
     def _stored(self, position: int, picture: Any) -> Frame:
-        # RGB has no colour matrix, but PyAV before 17 heeds the source's only if asked for one.
-        rgb: Any = self._reformatter.reformat(
-            picture, format="rgb24", dst_colorspace=Colorspace.ITU601
-        ).to_ndarray()
-        turns = round(picture.rotation / 90) % 4  # counterclockwise
-        frame: Frame = np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+        frame = self._convert(picture)
         if self._cache is None:
             self.height, self.width = frame.shape[:2]
             self._cache = FrameCache(self._cache_bytes, frame.nbytes)

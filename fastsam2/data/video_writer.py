@@ -48,13 +48,13 @@ class OverlayVideoWriter:
         self.path = Path(path)
         self.size = size
         self._part = part_path(self.path)
-        self._count = 0
+        self._next = 0  # the time of the next frame, in frames
         self._reformatter = VideoReformatter()
         self._container: Any = av.open(str(self._part), "w", format="mp4")
         # 29.97 is 30000/1001: of all rates in use, the denominator is at most that.
-        rate = Fraction(fps).limit_denominator(1001)
+        self._rate = Fraction(fps).limit_denominator(1001)
         options = {"crf": "20", "preset": "veryfast"}
-        stream: Any = self._container.add_stream(_codec(), rate=rate, options=options)
+        stream: Any = self._container.add_stream(_codec(), rate=self._rate, options=options)
         stream.height, stream.width = (side + side % 2 for side in size)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
@@ -62,8 +62,14 @@ class OverlayVideoWriter:
         context.color_range = _LIMITED_RANGE
         self._stream = stream
 
-    def write(self, frame: Frame) -> None:
-        """Appends an RGB frame, uint8 `[H, W, 3]`."""
+    def write(self, frame: Frame, time: float | None = None) -> None:
+        """Appends an RGB frame, uint8 `[H, W, 3]`.
+
+        Args:
+            frame: the pixels.
+            time: when it is shown, in seconds from the first frame, later than the one before;
+                None for one frame's duration after it.
+        """
         frame = check_array(frame, "the frame", ndim=3)
         if frame.shape[:2] != tuple(self.size):
             raise InputError(
@@ -76,8 +82,10 @@ class OverlayVideoWriter:
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
         )
-        picture.pts = self._count
-        self._count += 1
+        if time is not None:  # frames may be missing, but none can share its time
+            self._next = max(self._next, round(time * self._rate))
+        picture.pts = self._next
+        self._next += 1
         for packet in self._stream.encode(picture):
             self._container.mux(packet)
 
@@ -87,11 +95,11 @@ class OverlayVideoWriter:
             return
         container, self._container = self._container, None
         try:
-            if self._count:
+            if self._next:
                 for packet in self._stream.encode():
                     container.mux(packet)
             container.close()
-            if self._count:
+            if self._next:
                 self._part.replace(self.path)
         finally:
             self._part.unlink(missing_ok=True)

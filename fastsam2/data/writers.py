@@ -106,8 +106,9 @@ class TrackJsonWriter:
     The document holds `meta`, then `frames`, in the order written, each
     `{"frame", "objects": [{"id", "rle", "box", "area", "score"}]}` with a COCO RLE, a box
     `[x, y, width, height]` (null for an empty mask) and a score in 0..1 (null if unknown), and
-    last `complete`: false if an error or the user ended the writing. The file takes its name on
-    `close()`, which leaving the `with` block calls even after an error, so that it is always valid.
+    last `complete`: false if an error or the user ended the writing. Frames of a live source have
+    their `time`, too, in seconds. The file takes its name on `close()`, which leaving the `with`
+    block calls even after an error, so that it is always valid.
 
     Args:
         path: the file; one that is there is replaced.
@@ -126,7 +127,11 @@ class TrackJsonWriter:
         self._empty = True
 
     def write(
-        self, frame_idx: int, masks: Mapping[int, Any], scores: Mapping[int, float] | None = None
+        self,
+        frame_idx: int,
+        masks: Mapping[int, Any],
+        scores: Mapping[int, float] | None = None,
+        time: float | None = None,
     ) -> None:
         """Appends a frame.
 
@@ -134,6 +139,7 @@ class TrackJsonWriter:
             frame_idx: its number in the video.
             masks: object id to mask, bool `[H, W]`.
             scores: object id to the probability that the object is visible.
+            time: seconds since the first frame, where frames may be missing.
         """
         if self._file is None:
             raise InputError(f"{self.path} has been closed")
@@ -149,7 +155,8 @@ class TrackJsonWriter:
                     "score": None if score is None else round(float(score), 6),
                 }
             )
-        entry = json.dumps({"frame": frame_idx, "objects": objects}, allow_nan=False)
+        shown = {} if time is None else {"time": round(time, 6)}
+        entry = json.dumps({"frame": frame_idx, **shown, "objects": objects}, allow_nan=False)
         # One call, so that an interruption falls before or after the entry.
         self._file.write(("\n" if self._empty else ",\n") + entry)
         self._empty = False

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -43,41 +43,59 @@ def tracks(folder: Path) -> Any:
     return json.loads((folder / "tracks.json").read_text())
 
 
+class Result(NamedTuple):
+    """What the program reads of a `FrameResult`."""
+
+    frame_idx: int
+    obj_ids: list[int]
+    logits: torch.Tensor
+    object_scores: torch.Tensor
+
+
 class FakePredictor:
     """Prompts and frames go in; each object is a square that moves right with the frames."""
 
     def __init__(self) -> None:
         self.prompts: list[tuple[int, int, str]] = []
+        self.act: Callable[[int], None] = lambda frame_idx: None  #: called before each frame
 
     def init_state(self, source: Any) -> dict[str, Any]:
-        self.source = source
-        self.state: dict[str, Any] = {"obj_ids": [], "output_dict_per_obj": {}}
-        return self.state
+        self.size = source.height, source.width
+        return {"obj_ids": [], "source": source}
 
-    def propagate_in_video_preflight(self, state: Any) -> None:
-        assert state["obj_ids"]
+    def propagate(
+        self, state: Any, begin: int, count: int, reverse: bool, progress: Any
+    ) -> Iterator[Result]:
+        step = -1 if reverse else 1
+        for frame_idx in progress(range(begin, begin + step * (count + 1), step)):
+            self.act(frame_idx)
+            state["source"][frame_idx]
+            yield self.result(frame_idx, state["obj_ids"])
 
-    def _object(self, obj_id: int) -> None:
-        if obj_id not in self.state["obj_ids"]:
-            self.state["output_dict_per_obj"][len(self.state["obj_ids"])] = {
-                "cond_frame_outputs": {},
-                "non_cond_frame_outputs": {},
-            }
-            self.state["obj_ids"].append(obj_id)
+    def result(self, frame_idx: int, obj_ids: list[int]) -> Result:
+        masks = np.zeros((0, *self.size), np.float32)
+        if obj_ids:
+            masks = np.stack([self.logits(frame_idx, obj_id) for obj_id in obj_ids])
+        scores = torch.tensor(obj_ids, dtype=torch.float32).sigmoid()
+        return Result(frame_idx, list(obj_ids), torch.from_numpy(masks)[:, None], scores)
+
+    def _object(self, state: Any, obj_id: int) -> None:
+        if obj_id not in state["obj_ids"]:
+            state["obj_ids"].append(obj_id)
 
     def add_new_points_or_box(
         self, state: Any, frame: int, obj_id: int, points: Any, labels: Any, box: Any
     ) -> None:
-        self._object(obj_id)
+        self._object(state, obj_id)
         text = f"{None if points is None else points.tolist()} {labels} {box}"
         self.prompts.append((frame, obj_id, text))
 
     def add_new_mask(self, state: Any, frame: int, obj_id: int, mask: Any) -> None:
-        self._object(obj_id)
+        self._object(state, obj_id)
         self.prompts.append((frame, obj_id, f"mask of {int(mask.sum())}"))
 
     def logits(self, frame_idx: int, obj_id: int) -> Any:
-        logits = np.full((self.source.height, self.source.width), -float(obj_id), np.float32)
+        logits = np.full(self.size, -float(obj_id), np.float32)
         left = frame_idx + 8 * obj_id
         logits[10:20, left : left + 10] = obj_id
         return logits
@@ -88,30 +106,4 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     """Puts a FakePredictor in the place of the model."""
     predictor = FakePredictor()
     monkeypatch.setattr(ModelChoice, "video_predictor", lambda choice: predictor)
-    monkeypatch.setattr("fastsam2.cli.track.propagate", _propagation(predictor, lambda _: None))
     return predictor
-
-
-def interrupt_at(
-    monkeypatch: pytest.MonkeyPatch, predictor: FakePredictor, act: Callable[[int], None]
-) -> None:
-    """Calls `act(frame_idx)` before each frame is tracked."""
-    monkeypatch.setattr("fastsam2.cli.track.propagate", _propagation(predictor, act))
-
-
-def _propagation(predictor: FakePredictor, act: Callable[[int], None]) -> Any:
-    def propagate(
-        model: Any, state: Any, begin: int, count: int, reverse: bool, progress: Any
-    ) -> Iterator[tuple[int, list[int], torch.Tensor]]:
-        step = -1 if reverse else 1
-        for frame_idx in progress(range(begin, begin + step * (count + 1), step)):
-            act(frame_idx)
-            predictor.source[frame_idx]
-            for index, obj_id in enumerate(state["obj_ids"]):
-                score = {"object_score_logits": torch.tensor([[float(obj_id)]])}
-                outputs = state["output_dict_per_obj"][index]
-                outputs["non_cond_frame_outputs"][frame_idx] = score
-            masks = [predictor.logits(frame_idx, obj_id) for obj_id in state["obj_ids"]]
-            yield frame_idx, state["obj_ids"], torch.from_numpy(np.stack(masks))[:, None]
-
-    return propagate

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fastsam2.cli.models import ModelChoice
-from tests.cli.running import fastsam2
+from tests.cli.running import Result, fastsam2
 from tests.evaluation.folders import Labels, Oracle, squares, write_davis
 
 LABELS = {"bear": squares() + squares(obj_id=2, last=3), "motorcyclist": squares(5)}
@@ -27,13 +28,14 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
 def _use(monkeypatch: pytest.MonkeyPatch, predictor: Oracle) -> Oracle:
     """Puts a predictor in the place of the model."""
 
-    def propagate(
-        model: Any, state: Any, begin: int, count: int, reverse: bool, progress: Any
-    ) -> Any:
-        yield from progress(model.propagate_in_video(state, begin, count))
+    def propagate(state: Any, begin: int, count: int, progress: Any) -> Any:
+        for frame_idx, obj_ids, logits in progress(
+            predictor.propagate_in_video(state, begin, count)
+        ):
+            yield Result(frame_idx, obj_ids, logits, torch.empty(0))
 
     monkeypatch.setattr(ModelChoice, "video_predictor", lambda choice: predictor)
-    monkeypatch.setattr("fastsam2.cli.evaluate.propagate", propagate)
+    monkeypatch.setattr(predictor, "propagate", propagate, raising=False)
     return predictor
 
 

@@ -14,7 +14,7 @@ from tests.cli.running import fastsam2
     ("arguments", "words"),
     [
         (["--help"], ["track", "segment", "info"]),
-        (["track", "--help"], ["--point", "--box", "--mask", "--reverse", "overlay.mp4"]),
+        (["track", "--help"], ["--point", "--box", "--mask", "--reverse", "--stream", "camera:0"]),
         (["segment", "-h"], ["--point", "--box", "objects.json"]),
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image
 from fastsam2.data.rle import decode_rle
 from fastsam2.data.sources import open_frames
 from fastsam2.data.writers import read_labels
-from tests.cli.running import FakePredictor, fake_model, fastsam2, interrupt_at, tracks
+from tests.cli.running import FakePredictor, fake_model, fastsam2, tracks
 from tests.data.videos import Frames, damage_frame, write_jpegs
 
 __all__ = ["fake_model"]
@@ -138,14 +138,13 @@ def test_ctrl_c_leaves_valid_files(
     tmp_path: Path,
     clip: Path,
     fake_model: FakePredictor,
-    monkeypatch: pytest.MonkeyPatch,
     reverse: bool,
 ) -> None:
     def press(frame_idx: int) -> None:
         if frame_idx == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
-    interrupt_at(monkeypatch, fake_model, press)
+    fake_model.act = press
     options = ["--reverse"] if reverse else []
     outcome = fastsam2("track", clip, "--point", "9,9", *options, "-o", tmp_path / "out")
     assert outcome.code == 130
@@ -159,9 +158,9 @@ def test_ctrl_c_leaves_valid_files(
 def test_ctrl_c_while_writing_does_not_divide_a_frame(
     tmp_path: Path, clip: Path, fake_model: FakePredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastsam2.cli import track
+    from fastsam2.cli import results
 
-    draw = track.draw_overlay
+    draw = results.draw_overlay
     calls = iter(range(100))
 
     def press_and_draw(*args: object) -> object:
@@ -169,7 +168,7 @@ def test_ctrl_c_while_writing_does_not_divide_a_frame(
             os.kill(os.getpid(), signal.SIGINT)
         return draw(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(track, "draw_overlay", press_and_draw)
+    monkeypatch.setattr(results, "draw_overlay", press_and_draw)
     before = signal.getsignal(signal.SIGINT)
     outcome = fastsam2("track", clip, "--point", "9,9", "-o", tmp_path / "out")
     assert outcome.code == 130
@@ -178,12 +177,12 @@ def test_ctrl_c_while_writing_does_not_divide_a_frame(
 
 
 def test_interrupted_before_the_first_frame(
-    tmp_path: Path, clip: Path, fake_model: FakePredictor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clip: Path, fake_model: FakePredictor
 ) -> None:
     def press(frame_idx: int) -> None:
         raise KeyboardInterrupt
 
-    interrupt_at(monkeypatch, fake_model, press)
+    fake_model.act = press
     outcome = fastsam2("track", clip, "--point", "9,9", "-o", tmp_path / "out")
     assert (outcome.code, outcome.line) == (130, "fastsam2: interrupted")
     assert tracks(tmp_path / "out")["frames"] == []

@@ -42,6 +42,18 @@ def test_a_video_is_h264_that_players_show(tmp_path: Path, height: int, width: i
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_frames_of_a_video_are_shown_at_their_times(tmp_path: Path) -> None:
+    times = [0.0, 0.1, 0.45, 0.46, None, 2.0]  # the fourth would share a tenth with the third
+    with OverlayVideoWriter(tmp_path / "a.mp4", 10, (48, 64)) as writer:
+        for frame, time in zip(moving_frames(6), times, strict=True):
+            writer.write(frame, time)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+    assert shown == pytest.approx([0.0, 0.1, 0.4, 0.5, 0.6, 2.0])
+    with open_frames(tmp_path / "a.mp4") as source:
+        assert len(source) == 6
+
+
 def test_a_video_keeps_its_colours(tmp_path: Path) -> None:
     color = np.array([220, 40, 60], np.uint8)
     path = tmp_path / "a.mp4"
@@ -118,13 +130,14 @@ def test_the_json_document(tmp_path: Path) -> None:
     meta = {"video": {"name": "a.mp4", "frames": 2}, "model": "tiny"}
     with TrackJsonWriter(path, meta) as writer:
         writer.write(1, MASKS, {1: 0.25})
-        writer.write(0, {1: np.zeros((6, 8), bool)})
+        writer.write(0, {1: np.zeros((6, 8), bool)}, time=0.5)
         assert not path.exists()
     document = json.loads(path.read_text())
     assert list(document) == ["video", "model", "frames", "complete"]
     assert document["video"] == meta["video"]
     assert document["complete"] is True
     assert [frame["frame"] for frame in document["frames"]] == [1, 0]
+    assert [frame.get("time") for frame in document["frames"]] == [None, 0.5]
     diagonal, full = document["frames"][0]["objects"]
     np.testing.assert_array_equal(decode_rle(diagonal["rle"]), MASKS[1])
     assert (diagonal["id"], diagonal["box"], diagonal["area"]) == (1, [0, 0, 6, 6], 6)
