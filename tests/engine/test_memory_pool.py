@@ -1,0 +1,222 @@
+"""The paged memory against a dictionary, over random sessions: what is read is what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, count
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastsam2.engine import pointers
+from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
+from fastsam2.engine.memory_pool import MemoryPool, SlotPool
+from fastsam2.engine.read_tables import ReadTables, read_tables
+from fastsam2.types import FrameOutput
+from tests.engine.test_memory_bank import Case, stated
+
+FRAMES = 24
+RULES = SelectionRules(
+    num_maskmem=7,
+    max_cond_frames=3,
+    temporal_stride=1,
+    use_obj_ptrs=True,
+    max_obj_ptrs=16,
+    signed_ptr_distance=True,
+    only_past_ptrs=True,
+)
+
+#: All that read tables ask of a model, with memories and pointers that are one number.
+MODEL: Any = SimpleNamespace(
+    device=torch.device("cpu"),
+    dtype=torch.float32,
+    mem_dim=1,
+    hidden_dim=1,
+    sam_image_embedding_size=1,
+    num_maskmem=RULES.num_maskmem,
+    add_tpos_enc_to_obj_ptrs=True,
+    proj_tpos_enc_in_obj_ptrs=False,
+    obj_ptr_tpos_proj=torch.nn.Identity(),
+)
+
+objects, frames = st.integers(0, 3), st.integers(0, FRAMES - 1)
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("prompt"), objects, frames),
+        st.tuples(st.just("correct"), objects, frames),
+        st.tuples(st.just("unprompt"), objects, frames),
+        st.tuples(st.just("remove"), objects),
+        st.tuples(st.just("track"), frames, st.integers(1, 12), st.booleans()),
+    ),
+    min_size=1,
+    max_size=15,
+)
+
+
+def output(value: float) -> FrameOutput:
+    nothing = torch.zeros(1, 1)
+    return FrameOutput(
+        torch.full((1, 1, 1, 1), value),
+        [torch.zeros(1, 1, 1, 1)],
+        nothing,
+        torch.full((1, 1), -value),
+        nothing,
+    )
+
+
+class Session:
+    """Objects with memory, and what the same actions make of plain dictionaries of numbers."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, ObjectMemory] = {}
+        self.values: dict[int, tuple[dict[int, float], dict[int, float]]] = {}
+        self.pool = MemoryPool(MODEL)
+        self._fresh = map(float, count(1))
+
+    def prompt(self, obj: int, t: int) -> None:
+        memory = self.memory.setdefault(obj, ObjectMemory())
+        cond, tracked = self.values.setdefault(obj, ({}, {}))
+        cond[t] = next(self._fresh)
+        tracked.pop(t, None)
+        memory.cond_frame_outputs[t] = output(cond[t])
+        memory.non_cond_frame_outputs.pop(t, None)
+
+    def correct(self, obj: int, t: int) -> None:
+        if obj in self.values and t in self.values[obj][1]:
+            self._found(obj, t)
+
+    def unprompt(self, obj: int, t: int) -> None:
+        if obj in self.values and t in self.values[obj][0]:
+            cond, tracked = self.values[obj]
+            memory = self.memory[obj]
+            tracked[t] = cond.pop(t)
+            memory.non_cond_frame_outputs[t] = memory.cond_frame_outputs.pop(t)
+
+    def remove(self, obj: int) -> None:
+        self.memory.pop(obj, None)
+        self.values.pop(obj, None)
+
+    def track(self, start: int, length: int, reverse: bool) -> None:
+        step = -1 if reverse else 1
+        for t in range(start, start + step * length, step):
+            ready = [obj for obj, (cond, _) in self.values.items() if cond and t not in cond]
+            if not 0 <= t < FRAMES or not ready:
+                continue
+            chosen = [
+                self.memory[obj].select(t, RULES, num_frames=FRAMES, reverse=reverse)
+                for obj in ready
+            ]
+            tables = read_tables(MODEL, self.pool, [x for x in chosen if x is not None])
+            expected = [self._expected(obj, t, reverse) for obj in ready]
+            assert list(what_is_read(tables)) == expected
+            self._check_pool(expected)
+            for obj in ready:
+                self._found(obj, t)
+
+    def _found(self, obj: int, t: int) -> None:
+        self.values[obj][1][t] = next(self._fresh)
+        self.memory[obj].non_cond_frame_outputs[t] = output(self.values[obj][1][t])
+
+    def _expected(self, obj: int, t: int, reverse: bool) -> Any:
+        """(temporal position, value) of memories, and (distance, value) of pointers."""
+        cond, tracked = self.values[obj]
+        values = {**tracked, **cond}
+        memories, met = stated(Case(t, list(cond), list(tracked), FRAMES, reverse, RULES))
+        places = [(RULES.num_maskmem - place - 1, values[k]) for place, k in memories]
+        return places, [(distance, -values[k]) for distance, k in met]
+
+    def _check_pool(self, expected: list[Any]) -> None:
+        for pool, kind in ((self.pool.latents, 0), (self.pool.pointers, 1)):
+            wanted = {value for read in expected for _, value in read[kind]}
+            lent = [slot for _, slot in pool._lent.values()]
+            assert len(pool) == len(lent) == len(set(lent)) == len(wanted)  # no slot serves two
+            assert sorted(lent + pool._free) == list(range(len(pool.slots)))  # and none is lost
+
+
+def what_is_read(tables: ReadTables) -> Iterator[Any]:
+    for n, size in enumerate(tables.num_reads.tolist()):
+        reads = tables.reads[n, :size].long()
+        values = tables.latents[tables.slots[reads].long(), 0, 0]
+        length = int(tables.num_pointers[n])
+        distances = (tables.pointer_pos[n, :length, 0] * (RULES.max_obj_ptrs - 1)).round()
+        yield (
+            list(zip(tables.times[reads].tolist(), values.tolist(), strict=True)),
+            list(zip(distances.tolist(), tables.pointers[n, :length, 0].tolist(), strict=True)),
+        )
+
+
+@settings(max_examples=150, deadline=None)
+@given(actions)
+def test_what_is_read_is_what_was_written(script: list[tuple[Any, ...]]) -> None:
+    session = Session()
+    with mock.patch.object(pointers, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
+        session.prompt(0, 3)
+        for name, *arguments in script:
+            getattr(session, name)(*arguments)
+        session.track(4, FRAMES, False)
+        session.track(FRAMES - 1, FRAMES, True)
+
+
+def test_many_objects_make_it_grow_and_no_frames_do() -> None:
+    session, sizes = Session(), []
+    with mock.patch.object(pointers, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
+        for obj in range(20):
+            session.prompt(obj, 0)
+        for _ in range(4):
+            session.track(1, FRAMES, False)
+            sizes.append(len(session.pool.latents.slots))
+    # 20 objects read 7 memories each; half again may be left over.
+    assert 20 * 7 <= sizes[0] <= 20 * 7 * 1.5
+    assert len(set(sizes)) == 1
+
+
+def test_a_replaced_tensor_is_another_memory() -> None:
+    pool = SlotPool((1,), torch.float32, torch.device("cpu"), capacity=1)
+    first, second = torch.ones(1, 1), torch.full((1, 1), 2.0)
+    assert pool.bring([first], lambda missing: torch.cat(list(missing))) == [0]
+    (slot,) = pool.bring([second], lambda missing: torch.cat(list(missing)))
+    assert pool.slots[slot].item() == 2
+    assert len(pool) == 1
+
+
+def test_what_has_a_slot_is_not_written_again() -> None:
+    pool = SlotPool((1,), torch.float32, torch.device("cpu"))
+    sources = [torch.full((1, 1), float(i)) for i in range(5)]
+    before = pool.bring(sources, lambda missing: torch.cat(list(missing)))
+    written: list[torch.Tensor] = []
+
+    def rows(missing: Any) -> torch.Tensor:
+        written.extend(missing)
+        return torch.cat(list(missing))
+
+    extra = torch.full((1, 1), 9.0)
+    after = pool.bring([extra, *sources[2:], sources[2]], rows)
+    assert written == [extra]
+    assert after[1:] == [*before[2:], before[2]]
+    assert pool.slots[after].flatten().tolist() == [9, 2, 3, 4, 2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.builds(
+        SelectionRules,
+        num_maskmem=st.integers(1, 9),
+        max_cond_frames=st.just(-1),
+        temporal_stride=st.integers(1, 5),
+        use_obj_ptrs=st.booleans(),
+        max_obj_ptrs=st.integers(2, 16),
+        signed_ptr_distance=st.booleans(),
+        only_past_ptrs=st.booleans(),
+    )
+)
+def test_reach_is_as_far_as_frames_are_read(rules: SelectionRules) -> None:
+    farthest = 0
+    for now in range(60, 70):
+        tracked = [t for t in range(now) if t > 0]
+        memories, met = stated(Case(now, [0], tracked, 100, False, rules))
+        farthest = max([farthest, *(now - t for _, t in chain(memories, met) if t > 0)])
+    assert farthest == rules.reach
