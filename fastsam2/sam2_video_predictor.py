@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -222,6 +222,17 @@ class SAM2VideoPredictor(video.VideoModel):
             reverse,
             progress or tqdm,
         )
+
+    @torch.inference_mode()
+    def encode_frames(self, wanted: Sequence[tuple[VideoSession, int]]) -> None:
+        """Encode frames of several sessions in one batch, before they are tracked in turns.
+
+        What cannot be read, or is too much for the device at once, is left to the session itself.
+
+        Args:
+            wanted: sessions, each with one of its frames.
+        """
+        video.encode_frames(self, wanted)
 
     @torch.inference_mode()
     def clear_all_prompts_in_frame(

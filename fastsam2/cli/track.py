@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from fastsam2.cli.request import TrackRequest
 from fastsam2.cli.results import TrackResults, count_of
 from fastsam2.data.sources import FrameSource, open_frames
 from fastsam2.errors import InputError
-from fastsam2.predictors.results import FrameResult
 
 __all__ = ["track"]
 
@@ -41,7 +40,7 @@ def track(request: TrackRequest) -> None:
 
 
 def _track_videos(request: TrackRequest) -> None:
-    """One video after the other; what is wrong with one is reported when the others are done."""
+    """Some at a time; what is wrong with one video is reported when the others are done."""
     errors, predictor = ErrorList(), None
     videos = list(_folders(request).items())
     for first in range(0, len(videos), _OPEN_AT_ONCE):
@@ -61,15 +60,39 @@ def _track_videos(request: TrackRequest) -> None:
 
 
 def _do(predictor: Any, jobs: list[_Job], errors: ErrorList) -> None:
-    runs: list[tuple[Any, _Run]] = []
+    """All videos in turns, a frame of each, so that those frames are encoded in one batch."""
+    runs: list[_Run] = []
     for job in jobs:
         with errors.put_off(job.title):
-            runs.append((_session(predictor, job), _Run(predictor, job)))
-    runs.reverse()
-    while runs:
-        state, run = runs.pop()  # what is done need not stay in memory
-        with errors.put_off(run.job.title, run.job.results.left_behind), run.job.source:
-            run.go(state)
+            runs.append(_Run(predictor, job))
+    total = sum(len(run.job.frames) for run in runs)
+    with tqdm(total=total, desc="tracking", unit="frame", disable=None) as progress:
+        try:
+            while runs:
+                _encode_next(predictor, runs)
+                # What is done need not stay in memory.
+                runs[:] = [run for run in runs if _step(run, errors, progress)]
+        finally:
+            for run in runs:
+                run.close()
+
+
+def _encode_next(predictor: Any, runs: list[_Run]) -> None:
+    clock = time.perf_counter()
+    predictor.encode_frames([(run.state, run.next_frame) for run in runs])
+    for run in runs:
+        run.seconds += (time.perf_counter() - clock) / len(runs)
+
+
+def _step(run: _Run, errors: ErrorList, progress: Any) -> bool:
+    """One more frame of a video; whether there are others."""
+    goes_on = False
+    with errors.put_off(run.job.title, run.job.results.left_behind):
+        goes_on = run.step()
+        progress.update()
+    if not goes_on:
+        run.close()
+    return goes_on
 
 
 def _folders(request: TrackRequest) -> dict[Path, Path]:
@@ -99,6 +122,12 @@ class _Job:
     stop: int
     reverse: bool
     results: TrackResults
+
+    @property
+    def frames(self) -> range:
+        """The frames, in the order in which they are tracked."""
+        step = -1 if self.reverse else 1
+        return range(self.begin, self.stop + step, step)
 
 
 def _plan(
@@ -144,8 +173,8 @@ def _check_range(prompts: list[ObjectPrompt], first: int, last: int) -> None:
 
 
 def _session(predictor: Any, job: _Job) -> Any:
-    """A session of the video, prompted."""
-    state = predictor.init_state(job.source)
+    """A session of the video, prompted; it is tracked once, so nothing is kept for another time."""
+    state = predictor.init_state(job.source, history="window", feature_bytes=0)
     for prompt in job.prompts:
         if prompt.mask is not None:
             predictor.add_new_mask(state, prompt.frame, prompt.obj_id, prompt.mask)
@@ -162,33 +191,55 @@ def _session(predictor: Any, job: _Job) -> Any:
 
 
 class _Run:
-    """One propagation, whose results are written as they come."""
+    """One video being tracked, whose results are written as they come."""
 
     def __init__(self, predictor: Any, job: _Job) -> None:
-        self.predictor = predictor
         self.job = job
+        self.state = _session(predictor, job)
+        self.seconds = 0.0
+        self._done = 0
+        self._steps = self._go(predictor)
 
-    def go(self, state: Any) -> None:
-        """Tracks, and writes what it has, come what may."""
-        clock, job, results = time.perf_counter(), self.job, self.job.results
+    @property
+    def next_frame(self) -> int:
+        """The frame that `step` tracks next."""
+        return self.job.frames[self._done]
+
+    def step(self) -> bool:
+        """Tracks one frame and writes what is found; whether there are more."""
+        clock = time.perf_counter()
+        next(self._steps)
+        self._done += 1
+        self.seconds += time.perf_counter() - clock
+        if self._done < len(self.job.frames):
+            return True
+        next(self._steps, None)  # completes the files
+        return False
+
+    def close(self) -> None:
+        """Leaves the files valid; done twice it does nothing."""
+        self._steps.close()
+        self.job.source.close()
+
+    def _go(self, predictor: Any) -> Generator[None, None, None]:
+        job, results = self.job, self.job.results
+        # Backward from frame 0 there is nothing to visit, but frame 0 itself has its masks.
+        reverse = job.reverse and job.begin > 0
+        reach = len(job.frames) - 1
         try:
             with results:
-                for result in self._tracked(state):
+                for result in predictor.propagate(self.state, job.begin, reach, reverse, _unseen):
                     # A video is written in the order of time: going backward, afterwards.
                     frame = None if job.reverse else job.source[result.frame_idx]
                     results.write(result.frame_idx, result, frame)
+                    yield
         finally:
             if job.reverse:
                 results.draw(job.source)
-        rate = len(results.written) / (time.perf_counter() - clock)
-        results.show(count_of(len(state["obj_ids"]), "object"), f"{rate:.1f} frames/s")
+        objects = count_of(len(self.state["obj_ids"]), "object")
+        results.show(objects, f"{len(results.written) / self.seconds:.1f} frames/s")
 
-    def _tracked(self, state: Any) -> Iterator[FrameResult]:
-        def progress(frames: range, desc: str = "") -> Any:
-            return tqdm(frames, desc="tracking", unit="frame", disable=None)
 
-        job = self.job
-        # Backward from frame 0 there is nothing to visit, but frame 0 itself has its masks.
-        reverse = job.reverse and job.begin > 0
-        reach = abs(job.stop - job.begin)
-        yield from self.predictor.propagate(state, job.begin, reach, reverse, progress)
+def _unseen(frames: range, desc: str = "") -> range:
+    """In the place of a progress bar: there is one for all videos."""
+    return frames

@@ -7,13 +7,14 @@ what counts as a conditioning frame when, are those of `sam2.sam2_video_predicto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastsam2.config import SAM2Config
-from fastsam2.engine.feature_stage import Encoded
+from fastsam2.engine.feature_stage import Encoded, encode_together
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import SelectionRules
 from fastsam2.engine.postprocess import fill_holes
@@ -31,6 +32,7 @@ __all__ = [
     "add_points",
     "clear_prompts",
     "commit_prompts",
+    "encode_frames",
     "image_features",
     "pending_is_cond",
     "propagate",
@@ -152,6 +154,20 @@ def image_features(
             cached = Encoded.of(model, session.images[frame_idx])
         session.cached_features = {frame_idx: cached}
     return FrameFeatures.of(model, cached[1])
+
+
+def encode_frames(model: VideoModel, wanted: Sequence[tuple[VideoSession, int]]) -> None:
+    """Encode frames of several sessions in one batch, ahead of tracking them.
+
+    What cannot be read or is too much for the device is left until it is asked for.
+    """
+    stages = [
+        (session.features, frame_idx)
+        for session, frame_idx in wanted
+        if session.features is not None and session.features.frames is session.images
+    ]
+    with suppress(Exception):
+        encode_together(model, stages)
 
 
 def _frame_outputs(

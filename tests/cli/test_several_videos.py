@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,16 @@ def test_each_video_has_a_folder_and_the_same_prompts(
         assert f"{count - 1} frames, 2 objects" in outcome.out
     assert [(frame, obj_id) for frame, obj_id, _ in fake_model.prompts] == 3 * [(1, 1), (2, 2)]
     assert outcome.out.count("model    nano") == 1
+
+
+def test_a_frame_of_each_is_encoded_at_once(
+    tmp_path: Path, videos: list[Path], fake_model: FakePredictor
+) -> None:
+    outcome = fastsam2("track", *videos, *POINT, "--reverse", "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    left = [3] * 3 + [2] * 2 + [1] * 7
+    assert [len(batch) for batch in fake_model.batches] == left
+    assert fake_model.batches[:4] == [[11, 4, 2], [10, 3, 1], [9, 2, 0], [8, 1]]
 
 
 def test_one_bad_video_does_not_keep_the_others_from_being_done(
@@ -98,7 +109,7 @@ def test_ctrl_c_ends_them_all(
 
     def press(frame_idx: int) -> None:
         seen.append(frame_idx)
-        if len(seen) == 12 + 3:
+        if len(seen) == 3 + 3 + 2:  # in turns
             raise KeyboardInterrupt
 
     fake_model.act = press
@@ -110,9 +121,9 @@ def test_ctrl_c_ends_them_all(
     assert interrupted == (
         f"fastsam2: {videos[1]}: interrupted; the 2 frames done by then: see {out / 'second.v2'}"
     )
-    assert tracks(out / "first")["complete"] is True
-    assert tracks(out / "second.v2")["complete"] is False
-    assert not (out / "third" / "tracks.json").exists()
+    for name, done in (("first", 3), ("second.v2", 2), ("third", 2)):
+        assert tracks(out / name)["complete"] is False
+        assert len(_frames(out / name)) == done
 
 
 def test_two_videos_of_one_name(
@@ -161,21 +172,20 @@ def test_states_of_videos_that_are_done_do_not_stay(
     init_state = fake_model.init_state
     alive: list[int] = []
 
-    def remember(source: object) -> State:
-        state = State(init_state(source))
+    def remember(source: object, **options: Any) -> State:
+        state = State(init_state(source, **options))
         states.append(weakref.ref(state))
         return state
 
     def look(frame_idx: int) -> None:
-        if frame_idx == 0:
-            alive.append(sum(state() is not None for state in states))
+        alive.append(sum(state() is not None for state in states))
 
     fake_model.init_state = remember  # type: ignore[method-assign]
     fake_model.act = look
     assert fastsam2("track", *videos, *POINT, "-o", tmp_path / "out").code == 0
-    assert alive == [3, 2, 1]
+    assert alive == [3] * 9 + [2] * 4 + [1] * 7
     del states[:], alive[:]
     monkeypatch.setattr("fastsam2.cli.track._OPEN_AT_ONCE", 2)
     assert fastsam2("track", *videos, *POINT, "-o", tmp_path / "again").code == 0
-    assert alive == [2, 1, 1]
+    assert alive == [2] * 10 + [1] * 7 + [1] * 3
     assert len(_frames(tmp_path / "again" / "third")) == 3

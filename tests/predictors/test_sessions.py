@@ -256,6 +256,28 @@ def test_encoding_ahead_changes_nothing_but_rounding(
     assert_close(track(model, state, start_frame_idx=0), expected)
 
 
+def test_sessions_encoded_in_one_batch(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
+    """One has a frame that cannot be read, which only it is told."""
+    expected = tracked_alone(model, clip, max_frame_num_to_track=4)
+    states = [model.init_state(clip, feature_bytes=0) for _ in range(2)]
+    for state, obj_id in zip(states, (1, 4), strict=True):
+        prompt(model, state, [obj_id])
+    assert states[1].features is not None
+    states[1].features.frames = states[1]["images"] = Broken(states[1]["images"], broken=5)
+    runs = [model.propagate(state, max_frame_num_to_track=4) for state in states]
+    found: list[list[Tensor]] = [[], []]
+    for t in range(5):
+        model.encode_frames([(states[0], t), (states[1], 3 + t)])
+        found[0].append(next(runs[0]).low_res_masks[0])
+        if t < 2:
+            found[1].append(next(runs[1]).low_res_masks[0])
+        elif t == 2:
+            with pytest.raises(VideoError, match="frame 5"):
+                next(runs[1])
+    assert_close({1: torch.stack(found[0])}, {1: expected[1]})
+    assert_close({4: torch.stack(found[1])}, {4: expected[4][:2]})
+
+
 @pytest.mark.parametrize(("history", "frames"), [("full", 39), ("window", 16), (25, 25), (3, 16)])
 def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, frames: int) -> None:
     """Going on from frame to frame, nothing is missed; what is remembered is bounded."""
