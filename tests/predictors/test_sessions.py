@@ -15,6 +15,7 @@ from fastsam2.engine import step
 from fastsam2.engine.memory_bank import SelectionRules
 from fastsam2.engine.step import TrackStep
 from fastsam2.errors import InputError, VideoError
+from fastsam2.types import FrameOutput
 from tests.predictors.nano import nano_predictor
 from tests.support import frames_rgb, relative_error
 
@@ -300,6 +301,22 @@ def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, fram
     assert torch.equal(
         track(model, expected, start_frame_idx=39)[1], track(model, state, start_frame_idx=39)[1]
     )
+
+
+def test_what_can_no_longer_be_read_leaves_the_device(
+    model: SAM2VideoPredictor, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frame by frame; what was prompted stays. There is no other device here: the calls tell."""
+    moved: list[FrameOutput] = []
+    monkeypatch.setattr(FrameOutput, "move_to", lambda output, device: moved.append(output))
+    state = model.init_state(clip)
+    prompt(model, state, [1])
+    memory = state["output_dict_per_obj"][0]
+    read_back = SelectionRules.of(model).reach + 1
+    for result in model.propagate(state):
+        past = range(1, result.frame_idx - read_back + 1)
+        assert moved == [memory["non_cond_frame_outputs"][t] for t in past]
+    assert len(moved) == LENGTH - 1 - read_back
 
 
 @pytest.mark.parametrize(
