@@ -58,7 +58,7 @@ def track(
     videos: Annotated[
         list[str],
         typer.Argument(
-            metavar="VIDEO...",
+            metavar="VIDEO",
             help="Video files, or folders of JPEG or PNG frames. Or one live source: camera:0, "
             "a URL (rtsp://, http://, udp://), or - for stdin.",
         ),
@@ -143,6 +143,8 @@ def track(
     or, for several videos, a folder with these for each.
 
     For example: fastsam2 track dog.mp4 --point 640,400 --point 90,60@30:2 -o out
+
+    fastsam2 track camera:0 --point 320,240 --frames 900 -o out
     """
     from fastsam2.cli.models import ModelChoice
     from fastsam2.cli.request import TrackRequest
