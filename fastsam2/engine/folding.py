@@ -48,6 +48,11 @@ class FoldedLayer:
     out_weight: Tensor  #: `W_o W_v` `[D, M]`: attention runs over the memory itself
     out_bias: Tensor  #: `W_o b_v + b_o`, as attention weights sum to one
 
+    def feed(self, x: Tensor) -> Tensor:
+        """The layer's end, `[N, L, D]` to the same."""
+        layer = self.layer
+        return x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
+
 
 def fold_layer(layer: MemoryAttentionLayer) -> FoldedLayer:
     """Merge and reorder the projections of a layer."""
