@@ -125,8 +125,7 @@ class MemoryReader:
         """Self-attention, and the queries of the cross-attention."""
         layer, scale = folded.layer, x.shape[-1] ** -0.5
         q, k, v = F.linear(layer.norm1(x), folded.qkv_weight, folded.qkv_bias).chunk(3, dim=-1)
-        y = rope_attention(q, k, v, *rope, scale, impl=self.impl)
-        x = x + layer.self_attn.out_proj(y)
+        x = x + rope_attention(q, k, v, *rope, scale, impl=self.impl)
         return x, F.linear(layer.norm2(x), folded.q_weight, folded.q_bias)
 
 
