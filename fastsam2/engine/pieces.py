@@ -13,8 +13,8 @@ from torch import Tensor
 
 __all__ = ["by_rows", "each_object", "in_pieces", "rows_in_cache"]
 
-#: Of a row 2048 wide, for each thread: as much as its L2 cache holds beside the weights.
-_ROW_BYTES = 8192
+#: Of one channel, for each thread: some hundred channels of it fit an L2 cache.
+_CHANNEL_BYTES = 8192
 
 
 def in_pieces(x: Tensor) -> bool:
@@ -23,8 +23,8 @@ def in_pieces(x: Tensor) -> bool:
 
 
 def rows_in_cache(x: Tensor) -> int:
-    """How many rows of some hundred channels, widened a few times, to work on at a time."""
-    return _ROW_BYTES // x.element_size() * torch.get_num_threads()
+    """How many rows of `x` to work on at a time."""
+    return _CHANNEL_BYTES // x.element_size() * torch.get_num_threads()
 
 
 def each_object(x: Tensor) -> Sequence[Tensor]:
