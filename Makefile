@@ -30,6 +30,7 @@ check:
 	PYTHONPATH=.:kernels $(BIN)/lint-imports
 	$(MAKE) kernels
 	$(BIN)/python -m pytest bench/kernels -q --image-size 128 --benchmark-disable
+	PYTHONPATH=.:kernels $(BIN)/python -m bench.cpu --image-size 128 --objects 2 --frames 1
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 kernels:

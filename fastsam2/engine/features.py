@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.engine.folding import fold_high_res
+from fastsam2.engine.pieces import in_pieces, rows_in_cache
 from fastsam2.engine.plain import Shortcut
 from fastsam2.modeling.backbones.image_encoder import FpnNeck
 from fastsam2.modeling.sam2_base import SAM2Base
@@ -48,7 +49,8 @@ def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
     if folded is None:
         return model.forward_image(images)
     encoder, neck = model.image_encoder, cast(FpnNeck, model.image_encoder.neck)
-    levels = encoder.trunk(images.to(model.dtype))
+    images = images.to(model.dtype)
+    levels = encoder.trunk(images, strip=rows_in_cache(images) if in_pieces(images) else None)
     high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, folded, strict=False)]
     features = [*high_res, *neck.top_down(levels, _HIGH_RES)]
     features = features[: len(features) - encoder.scalp]

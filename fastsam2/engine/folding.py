@@ -39,14 +39,20 @@ class FoldedLayer:
     """One layer of memory attention of width D over memory of width M."""
 
     layer: MemoryAttentionLayer  #: its norms and MLP are used as they are
-    qkv_weight: Tensor  #: self-attention `[3 D, D]`; queries and keys half-split
-    qkv_bias: Tensor
+    #: self-attention `[3 D, D]`: queries and keys half-split, values by `W_o W_v`
+    qkv_weight: Tensor
+    qkv_bias: Tensor  #: `W_o b_v + b_o` for values, as attention weights sum to one
     q_weight: Tensor  #: queries of the cross-attention `[D, D]`, half-split
     q_bias: Tensor
     k_weight: Tensor  #: keys of the memory `[D, M]`, half-split
     k_bias: Tensor
     out_weight: Tensor  #: `W_o W_v` `[D, M]`: attention runs over the memory itself
-    out_bias: Tensor  #: `W_o b_v + b_o`, as attention weights sum to one
+    out_bias: Tensor  #: `W_o b_v + b_o`
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The layer's end, `[N, L, D]` to the same."""
+        layer = self.layer
+        return x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
 
 
 def fold_layer(layer: MemoryAttentionLayer) -> FoldedLayer:
@@ -55,10 +61,18 @@ def fold_layer(layer: MemoryAttentionLayer) -> FoldedLayer:
     return FoldedLayer(
         layer=layer,
         qkv_weight=torch.cat(
-            [half_split(own.q_proj.weight), half_split(own.k_proj.weight), own.v_proj.weight]
+            [
+                half_split(own.q_proj.weight),
+                half_split(own.k_proj.weight),
+                own.out_proj.weight @ own.v_proj.weight,
+            ]
         ),
         qkv_bias=torch.cat(
-            [half_split(own.q_proj.bias), half_split(own.k_proj.bias), own.v_proj.bias]
+            [
+                half_split(own.q_proj.bias),
+                half_split(own.k_proj.bias),
+                own.out_proj.weight @ own.v_proj.bias + own.out_proj.bias,
+            ]
         ),
         q_weight=half_split(cross.q_proj.weight),
         q_bias=half_split(cross.q_proj.bias),

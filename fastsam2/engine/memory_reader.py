@@ -6,11 +6,15 @@ cross-attention queries, which depend on the frame alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.engine.folding import FoldedLayer, fold_memory_attention
+from fastsam2.engine.pieces import by_rows, in_pieces
 from fastsam2.engine.plain import Shortcut
 from fastsam2.engine.precision import without_autocast
 from fastsam2.engine.read_tables import ReadTables
@@ -66,31 +70,40 @@ class MemoryReader:
         x = pix_feat.to(dtype).flatten(2).transpose(1, 2)
         if self.pos_at_input:
             x = x + 0.1 * pix_pos.to(dtype).flatten(2).transpose(1, 2)
+        # The same for all objects.
+        x, q = self._ask(self.layers[0], x, rope)
+        each = _objects(tables) if in_pieces(x) else [tables]
+        seen = torch.cat([self._attend(x, q, rope, part) for part in each])
+        return seen.transpose(1, 2).unflatten(2, pix_feat.shape[-2:])
+
+    def _attend(
+        self, x: Tensor, q: Tensor, rope: tuple[Tensor, Tensor], tables: ReadTables
+    ) -> Tensor:
+        """From the first layer's queries on, `[N, L, C]`."""
         objects, scale = tables.reads.shape[0], x.shape[-1] ** -0.5
-        keys = memory_keys(
-            tables.latents,
-            tables.pos,
-            self.tpos,
-            self.k_weight,
-            self.k_bias,
-            *rope,
-            tables.slots,
-            tables.times,
-            impl=self.impl,
-        )
+        # Keys of all layers at once, or those of one: they are the largest tensors by far.
+        at_once = 1 if in_pieces(x) else len(self.layers)
         object_slots = tables.slots[tables.reads.long()]
         pointers = tables.pointers + tables.pointer_pos
+        q = q.expand(objects, -1, -1)
         for i, folded in enumerate(self.layers):
-            layer = folded.layer
-            q, k, v = F.linear(layer.norm1(x), folded.qkv_weight, folded.qkv_bias).chunk(3, dim=-1)
-            y = rope_attention(q, k, v, *rope, scale, impl=self.impl)
-            x = x + layer.self_attn.out_proj(y)
-            q = F.linear(layer.norm2(x), folded.q_weight, folded.q_bias)
-            if i == 0:
-                q = q.expand(objects, -1, -1)
+            if i > 0:
+                x, q = self._ask(folded, x, rope)
+            if i % at_once == 0:
+                keys = memory_keys(
+                    tables.latents,
+                    tables.pos,
+                    self.tpos,
+                    self.k_weight[i : i + at_once],
+                    self.k_bias[i : i + at_once],
+                    *rope,
+                    tables.slots,
+                    tables.times,
+                    impl=self.impl,
+                )
             y = memory_attention(
                 q,
-                keys[i],
+                keys[i % at_once],
                 tables.latents,
                 object_slots,
                 tables.reads,
@@ -103,8 +116,33 @@ class MemoryReader:
                 impl=self.impl,
             )
             x = x + F.linear(y, folded.out_weight, folded.out_bias)
-            x = x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
-        return self.norm(x).transpose(1, 2).reshape(objects, -1, *pix_feat.shape[-2:])
+            x = by_rows(folded.feed, x)
+        return self.norm(x)
+
+    def _ask(
+        self, folded: FoldedLayer, x: Tensor, rope: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Self-attention, and the queries of the cross-attention."""
+        layer, scale = folded.layer, x.shape[-1] ** -0.5
+        q, k, v = F.linear(layer.norm1(x), folded.qkv_weight, folded.qkv_bias).chunk(3, dim=-1)
+        x = x + rope_attention(q, k, v, *rope, scale, impl=self.impl)
+        return x, F.linear(layer.norm2(x), folded.q_weight, folded.q_bias)
+
+
+def _objects(tables: ReadTables) -> Iterator[ReadTables]:
+    """What each object reads."""
+    for n, count in enumerate(tables.num_reads.tolist()):
+        rows = tables.reads[n, :count].long()
+        yield replace(
+            tables,
+            slots=tables.slots[rows],
+            times=tables.times[rows],
+            reads=torch.arange(count, dtype=torch.int32)[None],
+            **{
+                name: getattr(tables, name)[n : n + 1]
+                for name in ("num_reads", "pointers", "pointer_pos", "num_pointers")
+            },
+        )
 
 
 def _build(model: SAM2Base) -> MemoryReader | None:

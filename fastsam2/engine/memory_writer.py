@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsam2.engine.folding import fold_block
+from fastsam2.engine.pieces import each_object
 from fastsam2.engine.plain import Shortcut
 from fastsam2.engine.precision import without_autocast
 from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
@@ -67,23 +68,41 @@ class MemoryWriter:
             binarize: remember the mask the user sees, not how sure the model is of it.
         """
         with without_autocast(pix_feat.device):
-            x = mask_downsample(
-                masks[:, 0],
-                scale,
-                bias,
-                self.mask_weights,
-                binarize=binarize,
-                impl=self.impl,
+            frame = self.pix_feat_proj(pix_feat.to(self.mask_weights.proj_weight.dtype))
+            pieces = zip(*(each_object(x) for x in (masks, presence)), strict=True)
+            return torch.cat(
+                [
+                    self._write(frame, *piece, scale=scale, bias=bias, binarize=binarize)
+                    for piece in pieces
+                ]
             )
-            x = x + self.pix_feat_proj(pix_feat.to(x.dtype))
-            x = x.permute(0, 2, 3, 1).contiguous()
-            for block in self.blocks:
-                x = cx_block(x, *block, impl=self.impl)
-            if self.out_proj is not None:
-                x = F.linear(x, *self.out_proj)
-            if self.no_object is not None:
-                x = torch.where(presence[..., None, None] > 0, x, x + self.no_object)
-            return x.permute(0, 3, 1, 2)
+
+    def _write(
+        self,
+        frame: Tensor,
+        masks: Tensor,
+        presence: Tensor,
+        *,
+        scale: float,
+        bias: float,
+        binarize: bool,
+    ) -> Tensor:
+        x = frame + mask_downsample(
+            masks[:, 0],
+            scale,
+            bias,
+            self.mask_weights,
+            binarize=binarize,
+            impl=self.impl,
+        )
+        x = x.permute(0, 2, 3, 1).contiguous()
+        for block in self.blocks:
+            x = cx_block(x, *block, impl=self.impl)
+        if self.out_proj is not None:
+            x = F.linear(x, *self.out_proj)
+        if self.no_object is not None:
+            x = torch.where(presence[..., None, None] > 0, x, x + self.no_object)
+        return x.permute(0, 3, 1, 2)
 
     def positions(self, memory: Tensor) -> list[Tensor]:
         """Positions of memory, as a list of one map."""

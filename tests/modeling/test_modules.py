@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -239,3 +240,14 @@ def test_gradients(tiny_pair: Pair, part: str) -> None:
             # A key's bias shifts all logits alike: its gradient is rounding noise.
             if not name.endswith("k_proj.bias"):
                 assert relative_error(ours[name], gradient) <= 1e-3, name
+
+
+@pytest.mark.parametrize("strip", [1, 100, 700])
+def test_trunk_in_strips(pair: Pair, strip: int) -> None:
+    """Windows at the far sides are padded, and the last strip is shorter than the others."""
+    trunk = copy.deepcopy(pair.ours.image_encoder.trunk).double()
+    images = torch.randn(2, 3, 256, 256, dtype=torch.float64)
+    with torch.no_grad():
+        whole, strips = trunk(images), trunk(images, strip=strip)
+    for a, b in zip(whole, strips, strict=True):
+        assert relative_error(b, a) <= 1e-12

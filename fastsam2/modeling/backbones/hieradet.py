@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -78,6 +80,18 @@ class MultiScaleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, H, W, dim]` to `[B, H', W', dim_out]`."""
+        return self._feed(self._attend(x))
+
+    def in_strips(self, x: Tensor, tokens: int) -> Tensor:
+        """As `forward`, on about so many tokens at a time, as windows do not see each other."""
+        rows = max(1, tokens // x.shape[2])
+        if self.window_size == 0:
+            x = self._attend(x)
+            return torch.cat([self._feed(strip) for strip in x.split(rows, dim=1)], dim=1)
+        rows += -rows % self.window_size
+        return torch.cat([self(strip) for strip in x.split(rows, dim=1)], dim=1)
+
+    def _attend(self, x: Tensor) -> Tensor:
         shortcut = x
         x = self.norm1(x)
         if self.dim != self.dim_out:
@@ -95,7 +109,9 @@ class MultiScaleBlock(nn.Module):
             x = self.attn(windows)
             height, width = shortcut.shape[1:3]
             x = window_unpartition(x, size, (padded_h, padded_w), (height, width))
-        x = shortcut + self.drop_path(x)
+        return shortcut + self.drop_path(x)
+
+    def _feed(self, x: Tensor) -> Tensor:
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -180,13 +196,16 @@ class Hiera(nn.Module):
         repeats = [a // b for a, b in zip(stretched.shape, window.shape, strict=True)]
         return (stretched + window.tile(repeats)).permute(0, 2, 3, 1)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Images `[B, 3, H, W]` to maps `[B, C_i, H_i, W_i]` of strides 4, 8, 16 and 32."""
+    def forward(self, x: Tensor, strip: int | None = None) -> list[Tensor]:
+        """Images `[B, 3, H, W]` to maps `[B, C_i, H_i, W_i]` of strides 4, 8, 16 and 32.
+
+        With `strip`, blocks work on about so many tokens at a time, which a CPU's cache can hold.
+        """
         x = self.patch_embed(x)
         x = x + self._get_pos_embed((x.shape[1], x.shape[2]))
         outputs = []
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x) if strip is None else cast(MultiScaleBlock, block).in_strips(x, strip)
             if i == self.stage_ends[-1] or (self.return_interm_layers and i in self.stage_ends):
                 outputs.append(x.permute(0, 3, 1, 2))
         return outputs

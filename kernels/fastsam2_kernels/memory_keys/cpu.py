@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2_kernels.rotary import turn_into
 
 __all__ = ["memory_keys_cpu"]
+
+_TILE = 512  #: rows that a thread projects and turns in its cache
 
 
 def memory_keys_cpu(
@@ -24,11 +27,15 @@ def memory_keys_cpu(
     """As `op.memory_keys`, in the time a CPU needs. Keys of padding are zero here."""
     layers, dim, _ = weight.shape
     keys = latents.new_empty(layers, slots.shape[0], latents.shape[1], dim)
+    rows = _TILE * torch.get_num_threads()
+    tables = list(zip(cos.split(rows), sin.split(rows), strict=True))
     for read, (slot, time) in enumerate(zip(slots.tolist(), times.tolist(), strict=True)):
         if slot < 0:
             keys[:, read] = 0
             continue
-        memory = latents[slot] + pos + tpos[time]
+        memory = (latents[slot] + pos + tpos[time]).split(rows)
         for layer in range(layers):
-            turn_into(keys[layer, read], F.linear(memory, weight[layer], bias[layer]), cos, sin)
+            tiles = keys[layer, read].split(rows)
+            for out, x, table in zip(tiles, memory, tables, strict=True):
+                turn_into(out, F.linear(x, weight[layer], bias[layer]), *table)
     return keys

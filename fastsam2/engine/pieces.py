@@ -1,0 +1,39 @@
+"""Work in pieces that a CPU's cache holds.
+
+What is wider than the cache goes to memory and back between any two operations, and what is larger
+than 32 MB is, with glibc, new memory each time, whose pages the system has to clear first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["by_rows", "each_object", "in_pieces", "rows_in_cache"]
+
+#: Of one channel, for each thread: some hundred channels of it fit an L2 cache.
+_CHANNEL_BYTES = 8192
+
+
+def in_pieces(x: Tensor) -> bool:
+    """Whether to work in pieces: where `x` is, and unless a compiler makes its own schedule."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def rows_in_cache(x: Tensor) -> int:
+    """How many rows of `x` to work on at a time."""
+    return _CHANNEL_BYTES // x.element_size() * torch.get_num_threads()
+
+
+def each_object(x: Tensor) -> Sequence[Tensor]:
+    """`x` `[N, ...]` in the batches in which to work on N objects."""
+    return x.split(1) if in_pieces(x) else [x]
+
+
+def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function(x)`, which treats the rows of `x` `[N, L, C]` alike and apart."""
+    if not in_pieces(x):
+        return function(x)
+    return torch.cat([function(rows) for rows in x.split(rows_in_cache(x), dim=1)], dim=1)
