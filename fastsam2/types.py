@@ -112,6 +112,10 @@ class RecordDict(dict[int, R], Generic[R]):
         for frame_idx, values in dict(items).items():
             self[frame_idx] = values
 
+    def __ior__(self, items: Any) -> Self:  # type: ignore[override,misc]
+        self.update(items)
+        return self
+
     def setdefault(self, frame_idx: int, values: Any) -> R:  # type: ignore[override]
         if frame_idx not in self:
             self[frame_idx] = values

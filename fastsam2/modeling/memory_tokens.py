@@ -51,7 +51,7 @@ def as_tokens(
     pieces = model.hidden_dim // model.mem_dim
     tokens = pointers.unflatten(-1, (pieces, model.mem_dim)).flatten(-3, -2)
     if not model.add_tpos_enc_to_obj_ptrs:
-        return tokens, torch.zeros_like(tokens)
+        return tokens, tokens.new_zeros(*distances.shape[:-1], *tokens.shape[-2:])
     width = model.hidden_dim if model.proj_tpos_enc_in_obj_ptrs else model.mem_dim
     codes = get_1d_sine_pe(distances.float() / span, width).to(model.dtype)
     return tokens, model.obj_ptr_tpos_proj(codes).repeat_interleave(pieces, dim=-2)

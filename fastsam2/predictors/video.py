@@ -215,10 +215,12 @@ def _keep_memory(
     pos_enc: list[Tensor],
 ) -> None:
     stored = memory.to(session.storage_device, model.memory_dtype, non_blocking=True)
+    # The same for every frame and object: one copy serves all.
+    if "maskmem_pos_enc" not in session.constants:
+        session.constants["maskmem_pos_enc"] = [place[:1].clone() for place in pos_enc]
     for output, features in zip(outputs, stored.split(1), strict=True):
         output.maskmem_features = features
-        # The same for every frame and object: one copy serves all.
-        output.maskmem_pos_enc = session.constants.setdefault("maskmem_pos_enc", pos_enc)
+        output.maskmem_pos_enc = session.constants["maskmem_pos_enc"]
 
 
 def shown(model: VideoModel, session: VideoSession, frame_idx: int, is_cond: bool) -> FrameResult:
