@@ -118,8 +118,8 @@ class VideoSession(DictRecord):
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The pool knows tensors by their identity, which copies do not share.
-        return {**self.__dict__, "_pool": None}
+        # A copy encodes its frames itself, and shares no tensor that the pool knows by its identity.
+        return {**self.__dict__, "features": None, "_pool": None}
 
     @property
     def obj_id_to_idx(self) -> OrderedDict[Any, int]:
