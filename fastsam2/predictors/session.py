@@ -118,7 +118,7 @@ class VideoSession(DictRecord):
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy encodes its frames itself, and shares no tensor that the pool knows by its identity.
+        # A copy encodes its frames itself, and has no tensor that the pool knows by its identity.
         return {**self.__dict__, "features": None, "_pool": None}
 
     @property
