@@ -24,12 +24,15 @@ from fastsam2.config import (
 from fastsam2.engine.compile import compile_image_encoder, compile_parts
 from fastsam2.errors import ConfigError, DeviceError
 from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.predictors.video import VideoModel
+from fastsam2.sam2_camera_predictor import SAM2CameraPredictor
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from fastsam2_kernels.dispatch import Impl, uses_triton
 
 __all__ = [
     "HF_MODEL_ID_TO_FILENAMES",
     "build_sam2",
+    "build_sam2_camera_predictor",
     "build_sam2_hf",
     "build_sam2_video_predictor",
     "build_sam2_video_predictor_hf",
@@ -109,14 +112,74 @@ def build_sam2_video_predictor(
         impl: which kernels run while tracking. "auto": Triton's on a GPU that has tensor cores,
             PyTorch's elsewhere; "triton" and "reference": those, or an error where they cannot run.
     """
+    return _build_tracker(
+        SAM2VideoPredictor,
+        config_file,
+        ckpt_path,
+        device,
+        mode,
+        hydra_overrides_extra,
+        apply_postprocessing,
+        vos_optimized,
+        dtype,
+        memory_dtype,
+        impl,
+    )
+
+
+def build_sam2_camera_predictor(
+    config_file: str | Path | None,
+    ckpt_path: str | Path | None = None,
+    device: torch.device | str | None = None,
+    mode: str = "eval",
+    hydra_overrides_extra: Sequence[str] = (),
+    apply_postprocessing: bool = True,
+    vos_optimized: bool = False,
+    dtype: torch.dtype = torch.float32,
+    memory_dtype: torch.dtype = torch.bfloat16,
+    impl: Impl = "auto",
+    **kwargs: Any,
+) -> SAM2CameraPredictor:
+    """Build the predictor for a camera; arguments and errors as `build_sam2_video_predictor`."""
+    return _build_tracker(
+        SAM2CameraPredictor,
+        config_file,
+        ckpt_path,
+        device,
+        mode,
+        hydra_overrides_extra,
+        apply_postprocessing,
+        vos_optimized,
+        dtype,
+        memory_dtype,
+        impl,
+    )
+
+
+Tracker = TypeVar("Tracker", bound=VideoModel)
+
+
+def _build_tracker(
+    cls: type[Tracker],
+    config_file: str | Path | None,
+    ckpt_path: str | Path | None,
+    device: torch.device | str | None,
+    mode: str,
+    overrides: Sequence[str],
+    apply_postprocessing: bool,
+    vos_optimized: bool,
+    dtype: torch.dtype,
+    memory_dtype: torch.dtype,
+    impl: Impl,
+) -> Tracker:
     config, weights = _configure(config_file, ckpt_path)
     if apply_postprocessing:
         config = _with_stability(config)
         config = replace(config, binarize_mask_from_pts_for_mem_enc=True, fill_hole_area=8)
-    config = apply_overrides(config, hydra_overrides_extra)
+    config = apply_overrides(config, overrides)
 
-    def make(config: SAM2Config) -> SAM2VideoPredictor:
-        return SAM2VideoPredictor(config, memory_dtype)
+    def make(config: SAM2Config) -> Tracker:
+        return cls(config, memory_dtype)
 
     predictor = _build(make, config, weights, ckpt_path, device, mode, dtype)
     predictor.impl = _check_impl(impl, predictor)

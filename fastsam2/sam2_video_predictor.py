@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,11 +13,15 @@ from fastsam2.data.loader import FrameLoader
 from fastsam2.engine.feature_stage import DEFAULT_FEATURE_BYTES, FeatureStage, Frames
 from fastsam2.errors import InputError
 from fastsam2.predictors import video
+from fastsam2.predictors.adopt import adopt
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
 from fastsam2.utils.misc import load_video_frames
 
 __all__ = ["SAM2VideoPredictor"]
+
+#: What `init_state` returned, or a dict of a client's own making with the same keys.
+State = MutableMapping[str, Any]
 
 
 class SAM2VideoPredictor(video.VideoModel):
@@ -110,7 +114,7 @@ class SAM2VideoPredictor(video.VideoModel):
     @torch.inference_mode()
     def add_new_points_or_box(
         self,
-        inference_state: VideoSession,
+        inference_state: State,
         frame_idx: int,
         obj_id: Any,
         points: Any = None,
@@ -138,7 +142,7 @@ class SAM2VideoPredictor(video.VideoModel):
         """
         result = video.add_points(
             self,
-            inference_state,
+            adopt(inference_state),
             frame_idx,
             obj_id,
             points,
@@ -155,25 +159,25 @@ class SAM2VideoPredictor(video.VideoModel):
 
     @torch.inference_mode()
     def add_new_mask(
-        self, inference_state: VideoSession, frame_idx: int, obj_id: Any, mask: Any
+        self, inference_state: State, frame_idx: int, obj_id: Any, mask: Any
     ) -> tuple[int, list[Any], Tensor]:
         """Prompt an object with a mask `[H, W]`; returns and raises as `add_new_points_or_box`."""
-        result = video.add_mask(self, inference_state, frame_idx, obj_id, mask)
+        result = video.add_mask(self, adopt(inference_state), frame_idx, obj_id, mask)
         return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
-    def propagate_in_video_preflight(self, inference_state: VideoSession) -> None:
+    def propagate_in_video_preflight(self, inference_state: State) -> None:
         """Encode prompted frames into memory; `propagate_in_video` does so itself.
 
         Raises:
             StateError: an object, or all of them, has no prompt.
         """
-        video.commit_prompts(self, inference_state)
+        video.commit_prompts(self, adopt(inference_state))
 
     @torch.inference_mode()
     def propagate_in_video(
         self,
-        inference_state: VideoSession,
+        inference_state: State,
         start_frame_idx: int | None = None,
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
@@ -191,7 +195,7 @@ class SAM2VideoPredictor(video.VideoModel):
     @torch.inference_mode()
     def propagate(
         self,
-        inference_state: VideoSession,
+        inference_state: State,
         start_frame_idx: int | None = None,
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
@@ -216,7 +220,7 @@ class SAM2VideoPredictor(video.VideoModel):
         self.propagate_in_video_preflight(inference_state)
         yield from video.propagate(
             self,
-            inference_state,
+            adopt(inference_state),
             start_frame_idx,
             max_frame_num_to_track,
             reverse,
@@ -236,7 +240,7 @@ class SAM2VideoPredictor(video.VideoModel):
 
     @torch.inference_mode()
     def clear_all_prompts_in_frame(
-        self, inference_state: VideoSession, frame_idx: int, obj_id: Any, need_output: bool = True
+        self, inference_state: State, frame_idx: int, obj_id: Any, need_output: bool = True
     ) -> tuple[int, list[Any], Tensor] | None:
         """Take back an object's prompts on a frame.
 
@@ -246,18 +250,18 @@ class SAM2VideoPredictor(video.VideoModel):
         Raises:
             StateError: there is no such object.
         """
-        obj = inference_state.get_object(obj_id)
-        video.clear_prompts(inference_state, frame_idx, obj)
+        session = adopt(inference_state)
+        video.clear_prompts(session, frame_idx, session.get_object(obj_id))
         if not need_output:
             return None
-        is_cond = video.pending_is_cond(inference_state, frame_idx)
-        result = video.shown(self, inference_state, frame_idx, is_cond)
+        is_cond = video.pending_is_cond(session, frame_idx)
+        result = video.shown(self, session, frame_idx, is_cond)
         return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
     def remove_object(
         self,
-        inference_state: VideoSession,
+        inference_state: State,
         obj_id: Any,
         strict: bool = False,
         need_output: bool = True,
@@ -274,10 +278,30 @@ class SAM2VideoPredictor(video.VideoModel):
         Raises:
             StateError: no such object, with `strict`.
         """
-        updated = video.remove_object(self, inference_state, obj_id, strict, need_output)
-        return inference_state.obj_ids, [(result.frame_idx, result.logits) for result in updated]
+        session = adopt(inference_state)
+        updated = video.remove_object(self, session, obj_id, strict, need_output)
+        return session.obj_ids, [(result.frame_idx, result.logits) for result in updated]
 
     @torch.inference_mode()
-    def reset_state(self, inference_state: VideoSession) -> None:
+    def reset_state(self, inference_state: State) -> None:
         """Forget all objects; the video stays open."""
-        inference_state.drop_all_objects()
+        adopt(inference_state).drop_all_objects()
+
+    def _get_image_feature(
+        self, inference_state: State, frame_idx: int, batch_size: int
+    ) -> tuple[Tensor, dict[str, Any], list[Tensor], list[Tensor], list[tuple[int, int]]]:
+        """Features of a frame for B objects, from the state's cache or encoded now.
+
+        Returns:
+            The image `[B, 3, S, S]`, the image encoder's `backbone_fpn` and `vision_pos_enc`, and
+            levels, positions and sizes as `track_step` takes them.
+        """
+        image, encoded = video.encoded_frame(self, adopt(inference_state), frame_idx)
+        expanded: dict[str, Any] = {
+            key: [x.expand(batch_size, -1, -1, -1) for x in encoded[key]]
+            for key in ("backbone_fpn", "vision_pos_enc")
+        }
+        return (
+            image.expand(batch_size, -1, -1, -1),
+            *self._prepare_backbone_features(expanded),
+        )

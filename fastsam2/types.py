@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["DictRecord", "FrameOutput", "PointPrompt"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["DictRecord", "FrameOutput", "Outputs", "PointPrompt", "Prompts", "RecordDict"]
 
 
 class DictRecord(MutableMapping[str, Any]):
@@ -17,6 +20,15 @@ class DictRecord(MutableMapping[str, Any]):
 
     KEYS: ClassVar[tuple[str, ...]] = ()
     _extra: dict[str, Any]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Values that a client made, as a record; what is missing is None."""
+        if isinstance(values, cls):
+            return values
+        record = cls(**{key: values.get(key) for key in cls.KEYS})
+        record.update(values)
+        return record
 
     def __getitem__(self, key: str) -> Any:
         return getattr(self, key) if key in self.KEYS else self._extra[key]
@@ -75,3 +87,48 @@ class FrameOutput(DictRecord):
             tensor = getattr(self, name)
             if tensor is not None:
                 setattr(self, name, tensor.to(device))
+
+
+R = TypeVar("R", bound=DictRecord)
+
+
+class RecordDict(dict[int, R], Generic[R]):
+    """Records by frame. Plain dictionaries that clients put in become records."""
+
+    record: ClassVar[Any]  #: their class
+
+    def __init__(self, items: Mapping[int, Any] | Iterable[tuple[int, Any]] = ()) -> None:
+        super().__init__()
+        self.update(items)
+
+    @classmethod
+    def of(cls, items: Mapping[int, Any]) -> Self:
+        return items if isinstance(items, cls) else cls(items)
+
+    def __setitem__(self, frame_idx: int, values: Any) -> None:
+        super().__setitem__(frame_idx, self.record.of(values))
+
+    def update(self, items: Any = ()) -> None:  # type: ignore[override]
+        for frame_idx, values in dict(items).items():
+            self[frame_idx] = values
+
+    def __ior__(self, items: Any) -> Self:  # type: ignore[override,misc]
+        self.update(items)
+        return self
+
+    def setdefault(self, frame_idx: int, values: Any) -> R:  # type: ignore[override]
+        if frame_idx not in self:
+            self[frame_idx] = values
+        return self[frame_idx]
+
+
+class Outputs(RecordDict[FrameOutput]):
+    """What is kept of one object, by frame."""
+
+    record = FrameOutput
+
+
+class Prompts(RecordDict[PointPrompt]):
+    """Clicks on one object, by frame."""
+
+    record = PointPrompt

@@ -79,6 +79,10 @@ class FrameLoader:
         for frame_idx in range(len(self)):
             yield self[frame_idx]
 
+    def __deepcopy__(self, memo: dict[int, object]) -> FrameLoader:
+        """Itself: a copy of a session reads the same frames."""
+        return self
+
     def close(self) -> None:
         """Ends the thread and drops the cache. Frames can still be read, without reading ahead."""
         self._finalizer()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastsam2.engine.memory_bank import MemorySelection
 from fastsam2.engine.memory_pool import MemoryPool
-from fastsam2.engine.pointers import as_tokens
 from fastsam2.engine.precision import without_autocast
+from fastsam2.modeling.memory_tokens import as_tokens
 from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = ["ReadTables", "read_tables"]

@@ -15,8 +15,8 @@ from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.memory_reader import MemoryReader, memory_reader
 from fastsam2.engine.memory_writer import MemoryWriter, memory_writer
 from fastsam2.engine.object_decoder import ObjectDecoder, object_decoder
-from fastsam2.engine.pointers import pointer_tokens
 from fastsam2.engine.read_tables import ReadTables, read_tables
+from fastsam2.modeling.memory_tokens import memory_tokens
 from fastsam2.modeling.sam2_base import MaskOutput, SAM2Base
 from fastsam2.types import PointPrompt
 
@@ -27,7 +27,6 @@ __all__ = [
     "TrackStep",
     "answer_prompt",
     "encode_memory",
-    "memory_tokens",
     "track_objects",
 ]
 
@@ -74,7 +73,7 @@ class TrackStep:
     def of(cls, model: SAM2Base) -> TrackStep | None:
         """The step of this model; None where some of its own modules must run."""
         # One mask, and no choice by its stability, is what the decoder is not made for.
-        if not model._use_multimask(is_init_cond_frame=False, num_points=0):
+        if not model._use_multimask(is_init_cond_frame=False, point_inputs=None):
             return None
         parts = memory_reader(model), object_decoder(model), memory_writer(model)
         read, decode, write = parts
@@ -245,16 +244,15 @@ def _decode(
 ) -> MaskOutput:
     """Prompt encoder and mask decoder for one object."""
     prompt = prompt or Prompt()
-    points, num_points = None, 0
+    points = None
     if prompt.points is not None:
         points = (prompt.points.point_coords, prompt.points.point_labels)
-        num_points = prompt.points.point_labels.shape[1]
     return model.decode_masks(
         pix_feat,
         features.high_res,
         points=points,
         mask_prompt=prompt.mask if prompt.previous_logits is None else prompt.previous_logits,
-        multimask_output=model._use_multimask(prompt.is_init_cond_frame, num_points),
+        multimask_output=model._use_multimask(prompt.is_init_cond_frame, prompt.points),
     )
 
 
@@ -264,25 +262,3 @@ def _join_tracked(parts: Sequence[Tracked]) -> Tracked:
     if not memories:
         return Tracked(masks, None)
     return Tracked(masks, (torch.cat([memory for memory, _ in memories]), memories[0][1]))
-
-
-def memory_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor, Tensor, int]:
-    """Memory and its positions, `[M, B, mem_dim]` each, and how many of them are pointer tokens.
-
-    B is 1, or as many objects as the outputs that were selected stand for.
-    """
-    device, dtype = model.device, model.dtype
-    tokens, positions = [], []
-    for t_pos, output in selection.frames:
-        assert output.maskmem_features is not None
-        assert output.maskmem_pos_enc is not None
-        feature = output.maskmem_features.to(device, dtype, non_blocking=True)
-        place = output.maskmem_pos_enc[-1].to(device, dtype, non_blocking=True)
-        tokens.append(feature.flatten(2).permute(2, 0, 1))
-        time = model.maskmem_tpos_enc[model.num_maskmem - t_pos - 1]
-        positions.append(place.flatten(2).permute(2, 0, 1) + time)
-    pointers, place = pointer_tokens(model, selection)
-    if len(pointers):
-        tokens.append(pointers)
-        positions.append(place)
-    return torch.cat(tokens), torch.cat(positions), len(pointers)

@@ -6,6 +6,7 @@ Which memories are read, and what is kept between frames, is the engine's busine
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from fastsam2.config import SAM2Config
+from fastsam2.modeling import frame_step
 from fastsam2.modeling.backbones.hieradet import Hiera
 from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from fastsam2.modeling.memory_attention import MemoryAttention
@@ -22,16 +24,13 @@ from fastsam2.modeling.position_encoding import PositionEmbeddingSine
 from fastsam2.modeling.sam.mask_decoder import MaskDecoder
 from fastsam2.modeling.sam.prompt_encoder import PromptEncoder
 from fastsam2.modeling.sam.transformer import TwoWayTransformer
-from fastsam2.modeling.sam2_utils import MLP, at_least_float32, without_overlap
+from fastsam2.modeling.sam2_utils import MLP, at_least_float32, logits_of_mask, without_overlap
 from fastsam2_kernels.dispatch import Impl
 
 __all__ = ["NO_OBJ_SCORE", "MaskOutput", "SAM2Base"]
 
 #: Mask logit wherever an object is absent.
 NO_OBJ_SCORE = -1024.0
-
-#: Mask logits of the two values of a binary mask: sigmoid(-10) = 4.5e-5.
-_MASK_SCALE, _MASK_BIAS = 20.0, -10.0
 
 
 class MaskOutput(NamedTuple):
@@ -119,6 +118,13 @@ class SAM2Base(nn.Module):
         self._build_pointer_heads(config)
         #: Class and children of every part, as built: what a client replaces differs.
         self.built = {name: (type(m), tuple(m._modules)) for name, m in self.named_modules()}
+
+    # The interface of `sam2` to a single frame: dictionaries in and out.
+    track_step = frame_step.track_step
+    _prepare_memory_conditioned_features = frame_step.prepare_memory_conditioned_features
+    _forward_sam_heads = frame_step.forward_sam_heads
+    _use_mask_as_output = frame_step.use_mask_as_output
+    _encode_new_memory = frame_step.encode_new_memory
 
     def _build_pointer_heads(self, config: SAM2Config) -> None:
         dim = self.hidden_dim
@@ -225,6 +231,25 @@ class SAM2Base(nn.Module):
             mask_prompt: mask logits `[B, 1, h, w]`, resized if they are not S / 4 wide.
             multimask_output: choose the best of three masks by predicted IoU.
         """
+        decoded = self.decode_all_masks(
+            pix_feat, high_res_features, points, mask_prompt, multimask_output
+        )
+        return self.choose_mask(*decoded, multimask_output)
+
+    def decode_all_masks(
+        self,
+        pix_feat: Tensor,
+        high_res_features: list[Tensor] | None,
+        points: tuple[Tensor, Tensor] | None,
+        mask_prompt: Tensor | None,
+        multimask_output: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `decode_masks`, without a choice.
+
+        Returns:
+            Mask logits `[B, M, S / 4, S / 4]`, predicted IoU `[B, M]`, output tokens `[B, M, C]` or
+            `[B, 1, C]`, presence logits `[B, 1]`.
+        """
         batch, device = len(pix_feat), pix_feat.device
         if points is None:
             coords = torch.zeros(batch, 1, 2, device=device)
@@ -244,17 +269,23 @@ class SAM2Base(nn.Module):
             repeat_image=False,
             high_res_features=high_res_features,
         )
+        masks = at_least_float32(masks)
+        if self.pred_obj_scores:
+            masks = torch.where(presence[..., None, None] > 0, masks, NO_OBJ_SCORE)
+        return masks, ious, tokens, presence
+
+    def choose_mask(
+        self, masks: Tensor, ious: Tensor, tokens: Tensor, presence: Tensor, multimask_output: bool
+    ) -> MaskOutput:
+        """The best of what `decode_all_masks` returned."""
         token = tokens[:, 0]
         if multimask_output:
-            best, rows = ious.argmax(-1), torch.arange(batch, device=device)
+            best, rows = ious.argmax(-1), torch.arange(len(ious), device=ious.device)
             masks = masks[rows, best].unsqueeze(1)
             if tokens.shape[1] > 1:
                 token = tokens[rows, best]
-        low_res = at_least_float32(masks)
-        if self.pred_obj_scores:
-            low_res = torch.where(presence[..., None, None] > 0, low_res, NO_OBJ_SCORE)
         return MaskOutput(
-            low_res_masks=low_res,
+            low_res_masks=masks,
             ious=ious,
             obj_ptr=self._object_pointer(token, presence),
             object_score_logits=presence,
@@ -287,7 +318,7 @@ class SAM2Base(nn.Module):
         empty.
         """
         mask = at_least_float32(mask)
-        high_res = mask * _MASK_SCALE + _MASK_BIAS
+        high_res = logits_of_mask(mask)
         size = [n // 4 for n in high_res.shape[-2:]]
         low_res = F.interpolate(high_res, size, mode="bilinear", antialias=True)
         present = mask.flatten(1).gt(0).any(1, keepdim=True).to(self.dtype)
@@ -302,7 +333,7 @@ class SAM2Base(nn.Module):
             low_res_masks=low_res,
             ious=torch.ones_like(present),
             obj_ptr=pointer,
-            object_score_logits=present * _MASK_SCALE + _MASK_BIAS,
+            object_score_logits=logits_of_mask(present),
         )
 
     def encode_memory(
@@ -339,8 +370,11 @@ class SAM2Base(nn.Module):
             features = torch.where(absent, features + embedding, features)
         return features, out["vision_pos_enc"]
 
-    def _use_multimask(self, is_init_cond_frame: bool, num_points: int) -> bool:
-        """Whether this many points on such a frame are ambiguous enough for three masks."""
+    def _use_multimask(
+        self, is_init_cond_frame: bool, point_inputs: Mapping[str, Any] | None
+    ) -> bool:
+        """Whether these points on such a frame are ambiguous enough for three masks."""
+        num_points = 0 if point_inputs is None else point_inputs["point_labels"].shape[1]
         return (
             self.multimask_output_in_sam
             and (is_init_cond_frame or self.multimask_output_for_tracking)

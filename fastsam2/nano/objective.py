@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
-from fastsam2.engine.step import memory_tokens
 from fastsam2.modeling.click_sampling import get_next_point, sample_box_points
+from fastsam2.modeling.memory_tokens import memory_tokens
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.types import FrameOutput
 

@@ -15,7 +15,7 @@ from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.sam2_base import SAM2Base
-from fastsam2.types import DictRecord, FrameOutput, PointPrompt
+from fastsam2.types import DictRecord, FrameOutput, PointPrompt, Prompts
 
 __all__ = ["ObjectState", "VideoSession"]
 
@@ -25,7 +25,7 @@ class ObjectState:
     """One object: what the user said of it, and what is known of it."""
 
     obj_id: Any
-    point_inputs: dict[int, PointPrompt] = field(default_factory=dict)
+    point_inputs: dict[int, PointPrompt] = field(default_factory=Prompts)
     mask_inputs: dict[int, Tensor] = field(default_factory=dict)
     memory: ObjectMemory = field(default_factory=ObjectMemory)
     pending: ObjectMemory = field(default_factory=ObjectMemory)
@@ -116,6 +116,10 @@ class VideoSession(DictRecord):
     all."""
     _pool: MemoryPool | None = field(default=None, repr=False)
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy encodes its frames itself, and has no tensor that the pool knows by its identity.
+        return {**self.__dict__, "features": None, "_pool": None}
 
     @property
     def obj_id_to_idx(self) -> OrderedDict[Any, int]:

@@ -56,6 +56,11 @@ class StreamSession:
         return None if self._session is None else len(self._session.images) - 1
 
     @property
+    def state(self) -> VideoSession | None:
+        """What the stream is, read as the state of a video; None before the first frame."""
+        return self._session
+
+    @property
     def obj_ids(self) -> list[Any]:
         """Ids of the objects."""
         return [] if self._session is None else list(self._session.obj_ids)

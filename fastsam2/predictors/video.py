@@ -33,6 +33,7 @@ __all__ = [
     "clear_prompts",
     "commit_prompts",
     "encode_frames",
+    "encoded_frame",
     "image_features",
     "pending_is_cond",
     "propagate",
@@ -144,6 +145,13 @@ def image_features(
     model: VideoModel, session: VideoSession, frame_idx: int, then: Sequence[int] = ()
 ) -> FrameFeatures:
     """Features of a frame, after which the frames `then` will be asked for."""
+    return FrameFeatures.of(model, encoded_frame(model, session, frame_idx, then)[1])
+
+
+def encoded_frame(
+    model: VideoModel, session: VideoSession, frame_idx: int, then: Sequence[int] = ()
+) -> tuple[Tensor, dict[str, Any]]:
+    """The image of a frame `[1, 3, S, S]`, and what the image encoder makes of it."""
     cached = session.cached_features.get(frame_idx)
     if cached is None:
         stage = session.features
@@ -153,7 +161,7 @@ def image_features(
         else:
             cached = Encoded.of(model, session.images[frame_idx])
         session.cached_features = {frame_idx: cached}
-    return FrameFeatures.of(model, cached[1])
+    return cached
 
 
 def encode_frames(model: VideoModel, wanted: Sequence[tuple[VideoSession, int]]) -> None:
@@ -207,10 +215,12 @@ def _keep_memory(
     pos_enc: list[Tensor],
 ) -> None:
     stored = memory.to(session.storage_device, model.memory_dtype, non_blocking=True)
+    # The same for every frame and object: one copy serves all.
+    if "maskmem_pos_enc" not in session.constants:
+        session.constants["maskmem_pos_enc"] = [place[:1].clone() for place in pos_enc]
     for output, features in zip(outputs, stored.split(1), strict=True):
         output.maskmem_features = features
-        # The same for every frame and object: one copy serves all.
-        output.maskmem_pos_enc = session.constants.setdefault("maskmem_pos_enc", pos_enc)
+        output.maskmem_pos_enc = session.constants["maskmem_pos_enc"]
 
 
 def shown(model: VideoModel, session: VideoSession, frame_idx: int, is_cond: bool) -> FrameResult:
@@ -242,7 +252,9 @@ def _result(
             ious.append(unknown)
             continue
         masks.append(output.pred_masks.to(device, torch.float32, non_blocking=True))
-        presence.append(output.object_score_logits.to(device, torch.float32))
+        # Clients that make an output themselves may leave out what is not read.
+        score = output.object_score_logits
+        presence.append((unknown[None] if score is None else score).to(device, torch.float32))
         iou = unknown if output.predicted_iou is None else output.predicted_iou
         ious.append(iou.to(device, torch.float32))
     every = list(objects) == session.objects

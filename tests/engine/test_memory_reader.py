@@ -14,7 +14,7 @@ from fastsam2.engine.memory_bank import MemorySelection
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.memory_reader import memory_reader
 from fastsam2.engine.read_tables import read_tables
-from fastsam2.engine.step import memory_tokens
+from fastsam2.modeling.memory_tokens import memory_tokens
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features, selection
 from tests.reference import randomise_
