@@ -28,7 +28,7 @@ from fastsam2.engine import feature_stage
 from fastsam2.engine.memory_reader import MemoryReader
 from fastsam2.engine.memory_writer import MemoryWriter
 from fastsam2.engine.object_decoder import ObjectDecoder
-from fastsam2.predictors import video
+from fastsam2.predictors import answers
 from tests.support import write_clip
 
 __all__ = ["compare", "main"]
@@ -40,7 +40,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "attention": (MemoryReader, "__call__"),
     "decoder": (ObjectDecoder, "__call__"),
     "writer": (MemoryWriter, "__call__"),
-    "holes": (video, "fill_holes"),
+    "holes": (answers, "fill_holes"),
 }
 #: Frames before the timed ones: as many as pointers are read of.
 HISTORY = 16

@@ -24,7 +24,7 @@ from fastsam2.config import (
 from fastsam2.engine.compile import compile_image_encoder, compile_parts
 from fastsam2.errors import ConfigError, DeviceError
 from fastsam2.modeling.sam2_base import SAM2Base
-from fastsam2.predictors.video import VideoModel
+from fastsam2.predictors.model import VideoModel
 from fastsam2.sam2_camera_predictor import SAM2CameraPredictor
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from fastsam2_kernels.dispatch import Impl, uses_triton

@@ -17,6 +17,7 @@ from torch import Tensor
 from fastsam2.config import SAM2Config
 from fastsam2.errors import StateError
 from fastsam2.predictors import video
+from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
 from fastsam2.predictors.stream import StreamSession
@@ -24,7 +25,7 @@ from fastsam2.predictors.stream import StreamSession
 __all__ = ["SAM2CameraPredictor"]
 
 
-class SAM2CameraPredictor(video.VideoModel):
+class SAM2CameraPredictor(VideoModel):
     """SAM 2 on one camera: load a frame, prompt objects on it, track them through what follows.
 
     The predictor holds the stream. Unlike in the fork, objects may be added and corrected on any

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.stream import StreamSession
-from fastsam2.predictors.video import VideoModel
 
 __all__ = ["SAM2StreamPredictor", "StreamSession"]
 

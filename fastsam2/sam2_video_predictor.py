@@ -12,8 +12,9 @@ from tqdm import tqdm
 from fastsam2.data.loader import FrameLoader
 from fastsam2.engine.feature_stage import DEFAULT_FEATURE_BYTES, FeatureStage, Frames
 from fastsam2.errors import InputError
-from fastsam2.predictors import video
+from fastsam2.predictors import answers, video
 from fastsam2.predictors.adopt import adopt
+from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
 from fastsam2.utils.misc import load_video_frames
@@ -24,7 +25,7 @@ __all__ = ["SAM2VideoPredictor"]
 State = MutableMapping[str, Any]
 
 
-class SAM2VideoPredictor(video.VideoModel):
+class SAM2VideoPredictor(VideoModel):
     """SAM 2 for videos: prompt objects on any frame, propagate, correct, propagate again.
 
     All state is in the session that `init_state` returns, so one predictor serves many videos.
@@ -236,7 +237,7 @@ class SAM2VideoPredictor(video.VideoModel):
         Args:
             wanted: sessions, each with one of its frames.
         """
-        video.encode_frames(self, wanted)
+        answers.encode_frames(self, wanted)
 
     @torch.inference_mode()
     def clear_all_prompts_in_frame(
@@ -255,7 +256,7 @@ class SAM2VideoPredictor(video.VideoModel):
         if not need_output:
             return None
         is_cond = video.pending_is_cond(session, frame_idx)
-        result = video.shown(self, session, frame_idx, is_cond)
+        result = answers.shown(self, session, frame_idx, is_cond)
         return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
@@ -296,7 +297,7 @@ class SAM2VideoPredictor(video.VideoModel):
             The image `[B, 3, S, S]`, the image encoder's `backbone_fpn` and `vision_pos_enc`, and
             levels, positions and sizes as `track_step` takes them.
         """
-        image, encoded = video.encoded_frame(self, adopt(inference_state), frame_idx)
+        image, encoded = answers.encoded_frame(self, adopt(inference_state), frame_idx)
         expanded: dict[str, Any] = {
             key: [x.expand(batch_size, -1, -1, -1) for x in encoded[key]]
             for key in ("backbone_fpn", "vision_pos_enc")

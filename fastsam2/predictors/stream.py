@@ -16,6 +16,7 @@ from fastsam2.data.preprocess import normalize_frame, resize_frame
 from fastsam2.data.source import check_array
 from fastsam2.errors import InputError, StateError
 from fastsam2.predictors import video
+from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
 from fastsam2.predictors.stream_state import dump_objects, load_objects
@@ -46,7 +47,7 @@ class StreamSession:
         model: the video predictor whose weights and options hold.
     """
 
-    def __init__(self, model: video.VideoModel) -> None:
+    def __init__(self, model: VideoModel) -> None:
         self._model = model
         self._session: VideoSession | None = None
 
@@ -244,13 +245,13 @@ class StreamSession:
         return video.add_mask(self._model, session, frame_idx, obj_id, mask)
 
 
-def _shape(model: video.VideoModel) -> dict[str, int]:
+def _shape(model: VideoModel) -> dict[str, int]:
     """What a state has in common with the models that can go on from it."""
     names = ("image_size", "num_maskmem", "mem_dim", "hidden_dim")
     return {name: getattr(model, name) for name in names}
 
 
-def _open(model: video.VideoModel, frames: _Current, height: int, width: int) -> VideoSession:
+def _open(model: VideoModel, frames: _Current, height: int, width: int) -> VideoSession:
     return VideoSession(
         images=frames,
         num_frames=None,

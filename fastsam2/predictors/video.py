@@ -7,54 +7,37 @@ what counts as a conditioning frame when, are those of `sam2.sam2_video_predicto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastsam2.config import SAM2Config
-from fastsam2.engine.feature_stage import Encoded, encode_together
-from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import SelectionRules
-from fastsam2.engine.postprocess import fill_holes
 from fastsam2.engine.step import Prompt, answer_prompt, encode_memory, track_objects
 from fastsam2.errors import InputError, StateError
-from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, MaskOutput, SAM2Base
+from fastsam2.predictors.answers import (
+    frame_outputs,
+    image_features,
+    keep_memory,
+    result_of,
+    shown,
+)
+from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.prompts import join_points, mask_prompt, point_prompt
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import ObjectState, VideoSession
 from fastsam2.types import FrameOutput, PointPrompt
 
 __all__ = [
-    "VideoModel",
     "add_mask",
     "add_points",
     "clear_prompts",
     "commit_prompts",
-    "encode_frames",
-    "encoded_frame",
-    "image_features",
     "pending_is_cond",
     "propagate",
     "remove_object",
-    "shown",
     "track_frame",
 ]
-
-
-class VideoModel(SAM2Base):
-    """SAM 2 with the options of tracking, which are read at each call."""
-
-    fill_hole_area: int  #: fill holes of at most this many pixels in the S / 4 wide masks
-    non_overlap_masks: bool  #: give each pixel to one object only
-    clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
-    add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
-    memory_dtype: torch.dtype  #: in which spatial memory is kept
-
-    def __init__(self, config: SAM2Config, memory_dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__(config)
-        self.memory_dtype = memory_dtype
 
 
 def add_points(
@@ -133,142 +116,12 @@ def _answer_prompt(
         selection,
         Prompt(points, mask, previous, is_init),
     )
-    (answer,) = _frame_outputs(model, session, found)
+    (answer,) = frame_outputs(model, session, found)
     session.add_object(obj)
     obj.keep_prompt(frame_idx, points, mask)
     pending = obj.pending.cond_frame_outputs if is_cond else obj.pending.non_cond_frame_outputs
     pending[frame_idx] = answer
     return shown(model, session, frame_idx, is_cond)
-
-
-def image_features(
-    model: VideoModel, session: VideoSession, frame_idx: int, then: Sequence[int] = ()
-) -> FrameFeatures:
-    """Features of a frame, after which the frames `then` will be asked for."""
-    return FrameFeatures.of(model, encoded_frame(model, session, frame_idx, then)[1])
-
-
-def encoded_frame(
-    model: VideoModel, session: VideoSession, frame_idx: int, then: Sequence[int] = ()
-) -> tuple[Tensor, dict[str, Any]]:
-    """The image of a frame `[1, 3, S, S]`, and what the image encoder makes of it."""
-    cached = session.cached_features.get(frame_idx)
-    if cached is None:
-        stage = session.features
-        # A client may have put other frames in the place of those that were opened.
-        if stage is not None and stage.frames is session.images:
-            cached = stage.get(model, frame_idx, then)
-        else:
-            cached = Encoded.of(model, session.images[frame_idx])
-        session.cached_features = {frame_idx: cached}
-    return cached
-
-
-def encode_frames(model: VideoModel, wanted: Sequence[tuple[VideoSession, int]]) -> None:
-    """Encode frames of several sessions in one batch, ahead of tracking them.
-
-    What cannot be read or is too much for the device is left until it is asked for.
-    """
-    stages = [
-        (session.features, frame_idx)
-        for session, frame_idx in wanted
-        if session.features is not None and session.features.frames is session.images
-    ]
-    with suppress(Exception):
-        encode_together(model, stages)
-
-
-def _frame_outputs(
-    model: VideoModel,
-    session: VideoSession,
-    found: MaskOutput,
-    memory: tuple[Tensor, list[Tensor]] | None = None,
-) -> list[FrameOutput]:
-    """What is kept of the answers for N objects, one for each."""
-    masks = found.low_res_masks
-    if model.fill_hole_area > 0:
-        masks = fill_holes(masks, model.fill_hole_area)
-    if model.dtype != torch.float32:
-        masks = masks.half()  # which holds what a model of half precision says
-    masks = masks.to(session.storage_device, non_blocking=True)
-    outputs = [
-        FrameOutput(None, None, *kept)
-        for kept in zip(
-            masks.split(1),
-            found.obj_ptr.split(1),
-            found.object_score_logits.split(1),
-            # The mask was chosen by it, or is the only one.
-            found.ious.amax(1).split(1),
-            strict=True,
-        )
-    ]
-    if memory is not None:
-        _keep_memory(model, session, outputs, *memory)
-    return outputs
-
-
-def _keep_memory(
-    model: VideoModel,
-    session: VideoSession,
-    outputs: Sequence[FrameOutput],
-    memory: Tensor,
-    pos_enc: list[Tensor],
-) -> None:
-    stored = memory.to(session.storage_device, model.memory_dtype, non_blocking=True)
-    # The same for every frame and object: one copy serves all.
-    if "maskmem_pos_enc" not in session.constants:
-        session.constants["maskmem_pos_enc"] = [place[:1].clone() for place in pos_enc]
-    for output, features in zip(outputs, stored.split(1), strict=True):
-        output.maskmem_features = features
-        output.maskmem_pos_enc = session.constants["maskmem_pos_enc"]
-
-
-def shown(model: VideoModel, session: VideoSession, frame_idx: int, is_cond: bool) -> FrameResult:
-    """All objects as they stand on a frame.
-
-    `is_cond` chooses which pending answers count: those of conditioning frames or those of
-    corrected ones.
-    """
-    outputs = [obj.output(frame_idx, is_cond) for obj in session.objects]
-    return _result(model, session, frame_idx, session.objects, outputs)
-
-
-def _result(
-    model: VideoModel,
-    session: VideoSession,
-    frame_idx: int,
-    objects: Sequence[ObjectState],
-    outputs: Sequence[FrameOutput | None],
-) -> FrameResult:
-    """Outputs of the objects; one that has none is absent."""
-    device, size = session.device, model.sam_prompt_encoder.mask_input_size
-    nothing = torch.full((1, 1, *size), NO_OBJ_SCORE, device=device)
-    unknown = torch.full((1,), torch.nan, device=device)
-    masks, presence, ious = [nothing[:0]], [nothing[:0, :, 0, 0]], [unknown[:0]]
-    for output in outputs:
-        if output is None:
-            masks.append(nothing)
-            presence.append(nothing[..., 0, 0])
-            ious.append(unknown)
-            continue
-        masks.append(output.pred_masks.to(device, torch.float32, non_blocking=True))
-        # Clients that make an output themselves may leave out what is not read.
-        score = output.object_score_logits
-        presence.append((unknown[None] if score is None else score).to(device, torch.float32))
-        iou = unknown if output.predicted_iou is None else output.predicted_iou
-        ious.append(iou.to(device, torch.float32))
-    every = list(objects) == session.objects
-    return FrameResult(
-        frame_idx,
-        # The session's own list, which clients compare with what the session says.
-        obj_ids=session.obj_ids if every else [obj.obj_id for obj in objects],
-        low_res_masks=torch.cat(masks),
-        object_score_logits=torch.cat(presence)[:, 0],
-        predicted_iou=torch.cat(ious),
-        video_size=(session.video_height, session.video_width),
-        non_overlap=model.non_overlap_masks,
-        impl=model.impl,
-    )
 
 
 def commit_prompts(model: VideoModel, session: VideoSession) -> None:
@@ -314,7 +167,7 @@ def _encode_pending(model: VideoModel, session: VideoSession) -> None:
             torch.cat([answer.object_score_logits for answer in answers]),
             is_mask_from_pts=True,
         )
-        _keep_memory(model, session, answers, *memory)
+        keep_memory(model, session, answers, *memory)
 
 
 def _forget_outdated(model: VideoModel, obj: ObjectState, frame_idx: int) -> None:
@@ -384,14 +237,14 @@ def track_frame(
                 for obj in tracked
             ],
         )
-        for obj, output in zip(tracked, _frame_outputs(model, session, *found), strict=True):
+        for obj, output in zip(tracked, frame_outputs(model, session, *found), strict=True):
             obj.memory.non_cond_frame_outputs[frame_idx] = output
     for obj in objects:
         if frame_idx in obj.memory.cond_frame_outputs:
             _forget_outdated(model, obj, frame_idx)
         obj.mark_tracked(frame_idx, reverse)
         session.let_go(obj, rules)
-    return _result(
+    return result_of(
         model, session, frame_idx, objects, [obj.memory.output(frame_idx) for obj in objects]
     )
 

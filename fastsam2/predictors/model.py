@@ -1,0 +1,24 @@
+"""The model as the predictors of videos take it."""
+
+from __future__ import annotations
+
+import torch
+
+from fastsam2.config import SAM2Config
+from fastsam2.modeling.sam2_base import SAM2Base
+
+__all__ = ["VideoModel"]
+
+
+class VideoModel(SAM2Base):
+    """SAM 2 with the options of tracking, which are read at each call."""
+
+    fill_hole_area: int  #: fill holes of at most this many pixels in the S / 4 wide masks
+    non_overlap_masks: bool  #: give each pixel to one object only
+    clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
+    add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
+    memory_dtype: torch.dtype  #: in which spatial memory is kept
+
+    def __init__(self, config: SAM2Config, memory_dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__(config)
+        self.memory_dtype = memory_dtype
