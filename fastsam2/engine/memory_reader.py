@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.engine.folding import FoldedLayer, fold_memory_attention
-from fastsam2.engine.pieces import by_rows, in_pieces
+from fastsam2.engine.pieces import by_rows, in_pieces, objects_in_cache
 from fastsam2.engine.plain import Shortcut
 from fastsam2.engine.precision import without_autocast
 from fastsam2.engine.read_tables import ReadTables
@@ -72,8 +72,10 @@ class MemoryReader:
             x = x + 0.1 * pix_pos.to(dtype).flatten(2).transpose(1, 2)
         # The same for all objects.
         x, q = self._ask(self.layers[0], x, rope)
-        each = _objects(tables) if in_pieces(x) else [tables]
-        seen = torch.cat([self._attend(x, q, rope, part) for part in each])
+        objects = tables.reads.shape[0]
+        batch = objects_in_cache(pix_feat, objects)
+        parts = [tables] if batch >= objects else _split(tables, batch)
+        seen = torch.cat([self._attend(x, q, rope, part) for part in parts])
         return seen.transpose(1, 2).unflatten(2, pix_feat.shape[-2:])
 
     def _attend(
@@ -129,20 +131,20 @@ class MemoryReader:
         return x, F.linear(layer.norm2(x), folded.q_weight, folded.q_bias)
 
 
-def _objects(tables: ReadTables) -> Iterator[ReadTables]:
-    """What each object reads."""
-    for n, count in enumerate(tables.num_reads.tolist()):
-        rows = tables.reads[n, :count].long()
-        yield replace(
-            tables,
-            slots=tables.slots[rows],
-            times=tables.times[rows],
-            reads=torch.arange(count, dtype=torch.int32)[None],
-            **{
-                name: getattr(tables, name)[n : n + 1]
-                for name in ("num_reads", "pointers", "pointer_pos", "num_pointers")
-            },
-        )
+def _split(tables: ReadTables, batch: int) -> Iterator[ReadTables]:
+    """What so many objects after another read."""
+    for begin in range(0, tables.reads.shape[0], batch):
+        of_objects = {
+            name: getattr(tables, name)[begin : begin + batch]
+            for name in ("reads", "num_reads", "pointers", "pointer_pos", "num_pointers")
+        }
+        reads = of_objects["reads"]
+        valid = torch.arange(reads.shape[1], device=reads.device) < of_objects["num_reads"][:, None]
+        rows = reads[valid].long()
+        of_objects["reads"] = torch.zeros_like(reads)
+        of_objects["reads"][valid] = torch.arange(len(rows), dtype=reads.dtype)
+        slots, times = tables.slots[rows], tables.times[rows]
+        yield replace(tables, slots=slots, times=times, **of_objects)
 
 
 def _build(model: SAM2Base) -> MemoryReader | None:

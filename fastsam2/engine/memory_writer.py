@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsam2.engine.folding import fold_block
-from fastsam2.engine.pieces import each_object
+from fastsam2.engine.pieces import objects_in_cache
 from fastsam2.engine.plain import Shortcut
 from fastsam2.engine.precision import without_autocast
 from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
@@ -69,11 +69,11 @@ class MemoryWriter:
         """
         with without_autocast(pix_feat.device):
             frame = self.pix_feat_proj(pix_feat.to(self.mask_weights.proj_weight.dtype))
-            pieces = zip(*(each_object(x) for x in (masks, presence)), strict=True)
+            batch = objects_in_cache(pix_feat, masks.shape[0])
             return torch.cat(
                 [
-                    self._write(frame, *piece, scale=scale, bias=bias, binarize=binarize)
-                    for piece in pieces
+                    self._write(frame, *some, scale=scale, bias=bias, binarize=binarize)
+                    for some in zip(masks.split(batch), presence.split(batch), strict=True)
                 ]
             )
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsam2.engine.pieces import each_object
+from fastsam2.engine.pieces import objects_in_cache
 from fastsam2.engine.plain import Shortcut
 from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, MaskOutput, SAM2Base
 from fastsam2.modeling.sam2_utils import LayerNorm2d, at_least_float32
@@ -57,7 +57,8 @@ class ObjectDecoder:
             image_pe: positions of the grid, `[1, C, H, W]`.
             high_res: maps of strides 4 and 8, batch 1.
         """
-        found = [self._decode(model, x, image_pe, high_res) for x in each_object(seen)]
+        batches = seen.split(objects_in_cache(seen, seen.shape[0]))
+        found = [self._decode(model, batch, image_pe, high_res) for batch in batches]
         return MaskOutput(*(torch.cat(field) for field in zip(*found, strict=True)))
 
     def _decode(

@@ -6,15 +6,17 @@ than 32 MB is, with glibc, new memory each time, whose pages the system has to c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["by_rows", "each_object", "in_pieces", "rows_in_cache"]
+__all__ = ["by_rows", "in_pieces", "objects_in_cache", "rows_in_cache"]
 
 #: Of one channel, for each thread: some hundred channels of it fit an L2 cache.
 _CHANNEL_BYTES = 8192
+#: Of all objects at a time: 2048 channels of them are 32 MB in float32.
+_TOKENS = 4096
 
 
 def in_pieces(x: Tensor) -> bool:
@@ -27,9 +29,12 @@ def rows_in_cache(x: Tensor) -> int:
     return _CHANNEL_BYTES // x.element_size() * torch.get_num_threads()
 
 
-def each_object(x: Tensor) -> Sequence[Tensor]:
-    """`x` `[N, ...]` in the batches in which to work on N objects."""
-    return x.split(1) if in_pieces(x) else [x]
+def objects_in_cache(pix_feat: Tensor, objects: int) -> int:
+    """How many of the objects of a frame `[1, C, H, W]` to work on at a time: all where maps are
+    small."""
+    if not in_pieces(pix_feat):
+        return objects
+    return max(1, _TOKENS // pix_feat.shape[-2:].numel())
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine import pieces
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import MemorySelection
 from fastsam2.engine.memory_pool import MemoryPool
@@ -52,8 +53,12 @@ def by_reader(
     return read(frame.pix_feat, frame.pix_pos, read.rope(frame.pix_feat), tables)
 
 
-def test_equals_the_module_for_objects_with_different_memories(model: SAM2VideoPredictor) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 2, 3])
+def test_equals_the_module_for_objects_with_different_memories(
+    model: SAM2VideoPredictor, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frame = features(model)
+    monkeypatch.setattr(pieces, "_TOKENS", at_a_time * frame.pix_feat.shape[-2:].numel())
     reads = [selection(model, *sizes) for sizes in ((1, 0), (7, 16), (3, 5))]
     out = by_reader(model, frame, reads)
     expected = torch.cat([by_module(model, frame, read) for read in reads])
