@@ -41,10 +41,22 @@ class SAM2CameraPredictor(VideoModel):
         """Number of the frame last given."""
         return self._stream.frame_idx or 0
 
+    @frame_idx.setter
+    def frame_idx(self, frame_idx: int) -> None:
+        # The fork goes on counting after load_first_frame(), which programs undo.
+        if frame_idx not in (0, self.frame_idx):
+            raise StateError(f"frame_idx cannot become {frame_idx}: frames are counted by track()")
+
     @property
     def condition_state(self) -> Mapping[str, Any]:
         """The state of the stream, read as that of a video; empty before the first frame."""
         return self._stream.state or {}
+
+    @condition_state.setter
+    def condition_state(self, state: Mapping[str, Any]) -> None:
+        if state:
+            raise StateError("condition_state can only be emptied, which forgets the stream")
+        self._stream.reset()
 
     def load_first_frame(self, img: Any) -> None:
         """Begin anew, with this frame as frame 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,68 @@ def test_attribute_set_after_building(client: Client, fresh: Both, video: Path) 
 def test_attribute_with_an_effect_of_its_own(client: Client, fresh: Both, video: Path) -> None:
     result = agree(client, fresh, video)
     assert not isinstance(result, Exception), result
+
+
+# Set between the frames of a propagation
+
+
+class Far:
+    """Conditioning frames on 0, 3 and 6, and 12 frames in all."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(index))
+
+
+def on_the_way(package: Package, video: Path, change: dict[str, Any]) -> Any:
+    predictor = package.predictor
+    if package.name == "sam2":
+        # `sam2` calls a method that it lacks: what its docstring says, for one object.
+        def clear(state: Any, frame: int, obj_idx: int) -> None:
+            predictor._clear_non_cond_mem_around_input(state, frame)
+
+        predictor._clear_obj_non_cond_mem_around_input = clear
+    state = predictor.init_state(str(video))
+    state["images"], state["num_frames"], state["cached_features"] = Far(), 12, {}
+    for frame in (0, 3, 6):
+        click(package, state, frame=frame)
+    shown = []
+    for frame, _, masks in predictor.propagate_in_video(state):
+        shown.append(masks.clone())
+        if frame == 4:
+            for name, value in change.items():
+                setattr(predictor, name, value)
+    kept = sorted(state["output_dict_per_obj"][0]["non_cond_frame_outputs"])
+    predictor.add_new_points_or_box(state, 9, 1, points=[[100, 50]], labels=[0])
+    predictor.propagate_in_video_preflight(state)
+    outputs = state["output_dict_per_obj"][0]
+    return shown, kept, {kind: sorted(outputs[kind]) for kind in outputs}
+
+
+ON_THE_WAY: list[dict[str, Any]] = [
+    {"max_cond_frames_in_attn": 2},
+    {"memory_temporal_stride_for_eval": 3},
+    {"clear_non_cond_mem_around_input": True},
+    {"add_all_frames_to_correct_as_cond": True},
+    {"num_maskmem": 3, "max_obj_ptrs_in_encoder": 4},
+    {"clear_non_cond_mem_around_input": True, "memory_temporal_stride_for_eval": 2},
+]
+
+
+@pytest.mark.parametrize("change", ON_THE_WAY, ids=str)
+def test_attribute_set_on_the_way(change: dict[str, Any], fresh: Both, video: Path) -> None:
+    result = agree(on_the_way, fresh, video, change)
+    assert not isinstance(result, Exception), result
+
+
+def test_these_attributes_have_an_effect(fresh: Both, video: Path) -> None:
+    def last(change: dict[str, Any]) -> Any:
+        shown, kept, outputs = on_the_way(copy.deepcopy(fresh[1]), video, change)
+        return shown[-1], (kept, outputs)
+
+    masks, frames = last({})
+    for change in ON_THE_WAY:
+        other_masks, other_frames = last(change)
+        assert other_frames != frames or not torch.equal(other_masks, masks), change

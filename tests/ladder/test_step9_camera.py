@@ -104,6 +104,22 @@ def test_from_the_start_again(camera: Any, clip: np.ndarray, expected: Any) -> N
     assert_same(camera.track(Image.fromarray(clip[1])), ([1, 2], expected[1][1]))
 
 
+def test_values_that_programs_assign(camera: Any, clip: np.ndarray, expected: Any) -> None:
+    """The fork does not begin to count anew by itself, nor let go of a stream."""
+    camera.load_first_frame(clip[0])
+    camera.track(clip[1])
+    camera.frame_idx = 0
+    camera.load_first_frame(clip[0])
+    camera.frame_idx = 0
+    assert_same(prompt(camera), expected[0])
+    camera.condition_state = {}
+    assert not camera.condition_state
+    with pytest.raises(StateError, match="cannot become 3"):
+        camera.frame_idx = 3
+    with pytest.raises(StateError, match="can only be emptied"):
+        camera.condition_state = {"images": []}
+
+
 def test_reset(camera: Any, clip: np.ndarray, expected: Any) -> None:
     """Objects go, the frame stays."""
     camera.reset_state()
