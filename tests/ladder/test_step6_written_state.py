@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastsam2.errors import InputError
+from fastsam2.predictors.adopt import adopt
 from tests.ladder.clients import SIZE, Client, Package, agree, assert_same, click, logits_of
 from tests.ladder.test_step2_state import KEYS, plain
 
@@ -343,6 +344,17 @@ def test_a_deep_copy_is_apart(packages: Both) -> None:
     assert state["obj_ids"] == []
     assert other["obj_ids"] == [1]
     assert_same(onward(ours, other), expected)
+
+
+def test_a_copy_has_no_pool(packages: Both, video: Path) -> None:
+    """A pool knows memories by their identity, which in a copy may come to be another's."""
+    _, ours = packages
+    for make in (opened, lambda p, _: by_hand(p, LazyFrames(4))):
+        state = halfway(ours, make(ours, video))
+        session = adopt(state)
+        assert session._pool is not None
+        assert adopt(copy.deepcopy(state))._pool is None
+        assert adopt(state)._pool is session._pool is not None
 
 
 # Features

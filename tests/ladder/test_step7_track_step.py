@@ -108,7 +108,8 @@ def batch_of_videos(package: Package) -> Any:
         prev_sam_mask_logits=found[-1]["pred_masks"],
     )
     found += [step(6, "cond_frame_outputs", mask_inputs=box_mask(batch))]
-    found += [step(t, "non_cond_frame_outputs") for t in (7, 8)]
+    # Frame 5 once more, with a conditioning frame in its future.
+    found += [step(t, "non_cond_frame_outputs") for t in (5, 7, 8)]
     found += [step(t, "non_cond_frame_outputs", track_in_reverse=True) for t in (2, 1, 0)]
     return found, again
 
@@ -208,15 +209,28 @@ def test_options(options: dict[str, Any], fresh: Both) -> None:
 # Training
 
 
-def gradients(package: Package, training: bool) -> Any:
-    """Backward through two frames, from the second one's answer into all parts."""
-    model = package.predictor
-    model.train(training)
+def without_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(getattr(module, "dropout_p", None), float):
             module.dropout_p = 0.0
+    return model
+
+
+def test_training_mode(fresh: Both) -> None:
+    """Conditioning frames ahead are read, neighbours without a stride, masks as they are."""
+    for package in fresh:
+        without_dropout(package.predictor).train()
+        package.predictor.memory_temporal_stride_for_eval = 3
+    result = agree(batch_of_videos, fresh)
+    assert not isinstance(result, Exception), result
+
+
+def gradients(package: Package, training: bool) -> Any:
+    """Backward through two frames, from the second one's answer into all parts."""
+    model = package.predictor
+    without_dropout(model).train(training)
     first = model.track_step(
         0, True, *frame(model, 0, 2).values(), points(2), None, {}, num_frames=2
     )
