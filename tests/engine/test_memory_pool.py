@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsam2.engine import pointers
 from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
 from fastsam2.engine.memory_pool import MemoryPool, SlotPool
 from fastsam2.engine.read_tables import ReadTables, read_tables
+from fastsam2.modeling import memory_tokens
 from fastsam2.types import FrameOutput
 from tests.engine.test_memory_bank import Case, stated
 
@@ -153,7 +153,7 @@ def what_is_read(tables: ReadTables) -> Iterator[Any]:
 @given(actions)
 def test_what_is_read_is_what_was_written(script: list[tuple[Any, ...]]) -> None:
     session = Session()
-    with mock.patch.object(pointers, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
+    with mock.patch.object(memory_tokens, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
         session.prompt(0, 3)
         for name, *arguments in script:
             getattr(session, name)(*arguments)
@@ -163,7 +163,7 @@ def test_what_is_read_is_what_was_written(script: list[tuple[Any, ...]]) -> None
 
 def test_many_objects_make_it_grow_and_no_frames_do() -> None:
     session, sizes = Session(), []
-    with mock.patch.object(pointers, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
+    with mock.patch.object(memory_tokens, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
         for obj in range(20):
             session.prompt(obj, 0)
         for _ in range(4):
