@@ -33,9 +33,9 @@ class SlotPool:
         with torch.inference_mode(False):
             self.slots = torch.zeros(capacity, *shape, dtype=dtype, device=device)
         self._free = list(range(capacity))
-        # By identity: a client that replaces a tensor has made another memory. The tensor is kept
-        # as well, so that its identity goes to no other one meanwhile.
-        self._lent: dict[int, tuple[Tensor, int]] = {}
+        # By identity and version: a client that replaces or edits a tensor has made another memory.
+        # The tensor is kept as well, so that its identity goes to no other one meanwhile.
+        self._lent: dict[tuple[int, int], tuple[Tensor, int]] = {}
 
     def __len__(self) -> int:
         """How many slots are lent."""
@@ -50,16 +50,16 @@ class SlotPool:
             sources: what is read, in any order, also several times.
             rows: makes the rows `[n, *shape]` of those that have no slot.
         """
-        wanted = {id(source): source for source in sources}
+        wanted = {_key(source): source for source in sources}
         for key in self._lent.keys() - wanted.keys():
             self._free.append(self._lent.pop(key)[1])
         missing = [source for key, source in wanted.items() if key not in self._lent]
         if missing:
             self._grow(len(missing) - len(self._free))
             slots = [self._free.pop() for _ in missing]
-            self._lent.update((id(s), (s, slot)) for s, slot in zip(missing, slots, strict=True))
+            self._lent.update((_key(s), (s, slot)) for s, slot in zip(missing, slots, strict=True))
             self.slots[slots] = rows(missing).to(self.slots.dtype)
-        return [self._lent[id(source)][1] for source in sources]
+        return [self._lent[_key(source)][1] for source in sources]
 
     def _grow(self, shortage: int) -> None:
         if shortage <= 0:
@@ -70,6 +70,10 @@ class SlotPool:
         with torch.inference_mode(False):
             self.slots = torch.cat([old, old.new_zeros(more, *old.shape[1:])])
         self._free += range(len(old), len(old) + more)
+
+
+def _key(source: Tensor) -> tuple[int, int]:
+    return id(source), 0 if source.is_inference() else source._version
 
 
 class MemoryPool:

@@ -79,11 +79,14 @@ def frame_outputs(
     if model.dtype != torch.float32:
         masks = masks.half()  # which holds what a model of half precision says
     masks = masks.to(session.storage_device, non_blocking=True)
+    # An inference tensor would not tell the pool when a client edits it in place.
+    with torch.inference_mode(False):
+        obj_ptr = found.obj_ptr.clone()
     outputs = [
         FrameOutput(None, None, *kept)
         for kept in zip(
             masks.split(1),
-            found.obj_ptr.split(1),
+            obj_ptr.split(1),
             found.object_score_logits.split(1),
             # The mask was chosen by it, or is the only one.
             found.ious.amax(1).split(1),
@@ -102,7 +105,9 @@ def keep_memory(
     memory: Tensor,
     pos_enc: list[Tensor],
 ) -> None:
-    stored = memory.to(session.storage_device, model.memory_dtype, non_blocking=True)
+    with torch.inference_mode(False):
+        device, dtype = session.storage_device, model.memory_dtype
+        stored = memory.to(device, dtype, non_blocking=True, copy=True)
     # The same for every frame and object: one copy serves all.
     if "maskmem_pos_enc" not in session.constants:
         session.constants["maskmem_pos_enc"] = [place[:1].clone() for place in pos_enc]

@@ -205,6 +205,12 @@ def memory_replaced(outputs: Any, frame: int) -> None:
     outputs[frame]["maskmem_features"] = noise_like(outputs[frame]["maskmem_features"])
 
 
+def edited_in_place(outputs: Any, frame: int) -> None:
+    with torch.inference_mode():
+        outputs[frame]["maskmem_features"].mul_(0.3)
+        outputs[frame]["obj_ptr"][:] = 0.1
+
+
 def pointer_and_masks_replaced(outputs: Any, frame: int) -> None:
     output = outputs[frame]
     output["obj_ptr"] = noise_like(output["obj_ptr"])
@@ -241,6 +247,7 @@ def all_but_one_dropped(outputs: Any, frame: int) -> None:
 
 EDITS = [
     memory_replaced,
+    edited_in_place,
     pointer_and_masks_replaced,
     output_replaced,
     output_updated,
