@@ -131,29 +131,10 @@ def build_sam2_camera_predictor(
     config_file: str | Path | None,
     ckpt_path: str | Path | None = None,
     device: torch.device | str | None = None,
-    mode: str = "eval",
-    hydra_overrides_extra: Sequence[str] = (),
-    apply_postprocessing: bool = True,
-    vos_optimized: bool = False,
-    dtype: torch.dtype = torch.float32,
-    memory_dtype: torch.dtype = torch.bfloat16,
-    impl: Impl = "auto",
     **kwargs: Any,
 ) -> SAM2CameraPredictor:
     """Build the predictor for a camera; arguments and errors as `build_sam2_video_predictor`."""
-    return _build_tracker(
-        SAM2CameraPredictor,
-        config_file,
-        ckpt_path,
-        device,
-        mode,
-        hydra_overrides_extra,
-        apply_postprocessing,
-        vos_optimized,
-        dtype,
-        memory_dtype,
-        impl,
-    )
+    return _build_tracker(SAM2CameraPredictor, config_file, ckpt_path, device, **kwargs)
 
 
 Tracker = TypeVar("Tracker", bound=VideoModel)
@@ -162,21 +143,22 @@ Tracker = TypeVar("Tracker", bound=VideoModel)
 def _build_tracker(
     cls: type[Tracker],
     config_file: str | Path | None,
-    ckpt_path: str | Path | None,
-    device: torch.device | str | None,
-    mode: str,
-    overrides: Sequence[str],
-    apply_postprocessing: bool,
-    vos_optimized: bool,
-    dtype: torch.dtype,
-    memory_dtype: torch.dtype,
-    impl: Impl,
+    ckpt_path: str | Path | None = None,
+    device: torch.device | str | None = None,
+    mode: str = "eval",
+    hydra_overrides_extra: Sequence[str] = (),
+    apply_postprocessing: bool = True,
+    vos_optimized: bool = False,
+    dtype: torch.dtype = torch.float32,
+    memory_dtype: torch.dtype = torch.bfloat16,
+    impl: Impl = "auto",
+    **kwargs: Any,
 ) -> Tracker:
     config, weights = _configure(config_file, ckpt_path)
     if apply_postprocessing:
         config = _with_stability(config)
         config = replace(config, binarize_mask_from_pts_for_mem_enc=True, fill_hole_area=8)
-    config = apply_overrides(config, overrides)
+    config = apply_overrides(config, hydra_overrides_extra)
 
     def make(config: SAM2Config) -> Tracker:
         return cls(config, memory_dtype)
