@@ -69,11 +69,7 @@ def test_memory_attention(model: SAM2VideoPredictor) -> None:
     assert read is not None
     frame = features(model)
     rope = read.rope(frame.pix_feat)
-    tables = (
-        read_tables(model, MemoryPool(model), [selection(model, *s) for s in sizes])
-        for sizes in HISTORY
-    )
-    compiles_once(read, ((frame.pix_feat, frame.pix_pos, rope, t) for t in tables))
+    compiles_once(read, ((frame.pix_feat, frame.pix_pos, rope, t) for t in history(model)))
 
 
 def test_memory_encoder(model: SAM2VideoPredictor) -> None:
