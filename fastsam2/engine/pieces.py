@@ -38,7 +38,8 @@ def objects_in_cache(pix_feat: Tensor, objects: int) -> int:
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function(x)`, which treats the rows of `x` `[N, L, C]` alike and apart."""
+    """`function(x)`, which treats the rows of `x` `[N, L, C]` alike and apart, and on the way makes
+    them several times as wide."""
     if not in_pieces(x):
         return function(x)
-    return torch.cat([function(rows) for rows in x.split(rows_in_cache(x), dim=1)], dim=1)
+    return torch.cat([function(rows) for rows in x.split(rows_in_cache(x) // 4, dim=1)], dim=1)
