@@ -21,7 +21,7 @@ from fastsam2.config import (
     find_config,
     yaml_name,
 )
-from fastsam2.engine.compile import compile_image_encoder, compile_parts
+from fastsam2.engine.compile import CompiledFunctions, compile_image_encoder
 from fastsam2.errors import ConfigError, DeviceError
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.model import VideoModel
@@ -107,7 +107,8 @@ def build_sam2_video_predictor(
     Args:
         apply_postprocessing: also fill holes of up to 8 pixels in the S / 4 wide masks, and
             remember prompted masks as the binary masks the user saw.
-        vos_optimized: compile the model's parts; the first frames are slow.
+        vos_optimized: compile the image encoder and the whole step of tracking, once for any number
+            of objects; the first frames are slow.
         memory_dtype: in which spatial memory is kept between frames.
         impl: which kernels run while tracking. "auto": Triton's on a GPU that has tensor cores,
             PyTorch's elsewhere; "triton" and "reference": those, or an error where they cannot run.
@@ -166,7 +167,7 @@ def _build_tracker(
     predictor = _build(make, config, weights, ckpt_path, device, mode, dtype)
     predictor.impl = _check_impl(impl, predictor)
     if vos_optimized:
-        compile_parts(predictor)
+        predictor.compiled = CompiledFunctions()
     return predictor
 
 

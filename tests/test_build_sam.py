@@ -58,14 +58,14 @@ def test_coordinates_stay_float32() -> None:
 
 
 def test_compiled_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which parts are compiled; that takes minutes, so it is only recorded."""
+    """Compiling takes minutes and waits for the first frame: here it is only recorded."""
+    plain = build_sam2_video_predictor("sam2.1-tiny", device="cpu")
+    assert plain.compiled is None
+    assert build_sam2_video_predictor("sam2.1-tiny", device="cpu", vos_optimized=True).compiled
     compiled = []
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self, **kwargs: compiled.append(type(self).__name__)
     )
-    build_sam2_video_predictor("sam2.1-tiny", device="cpu", vos_optimized=True)
-    assert sorted(compiled) == ["ImageEncoder", "MaskDecoder", "MemoryAttention", "MemoryEncoder"]
-    compiled.clear()
     build_sam2(
         "sam2.1-tiny", device="cpu", hydra_overrides_extra=["++model.compile_image_encoder=true"]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.fx.experimental import _config as shape_config
 from fastsam2.engine.read_tables import ReadTables
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["Compiled", "compile_image_encoder", "compile_parts"]
+__all__ = ["Compiled", "CompiledFunctions", "compile_image_encoder", "maybe_compiled"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,15 +50,40 @@ def _mark_dynamic(tables: ReadTables) -> None:
                 torch._dynamo.mark_dynamic(getattr(tables, field.name), dim)
 
 
+class CompiledFunctions:
+    """What is compiled of one model: each function once, and anew when its parts change.
+
+    A copy of the model begins without any.
+
+    Args:
+        options: of `torch.compile`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self._made: dict[str, tuple[tuple[object, ...], Compiled[..., Any]]] = {}
+
+    def __call__(
+        self, name: str, function: Callable[P, T], parts: tuple[object, ...]
+    ) -> Callable[P, T]:
+        """`function`, compiled, which does the same as long as its parts are the same objects."""
+        made = self._made.get(name)
+        if made is None or any(a is not b for a, b in zip(made[0], parts, strict=True)):
+            made = self._made[name] = parts, Compiled(function, **self.options)
+        return made[1]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(CompiledFunctions, **self.options), ()
+
+
+def maybe_compiled(
+    model: SAM2Base, name: str, function: Callable[P, T], parts: tuple[object, ...]
+) -> Callable[P, T]:
+    """`function`, compiled if the model is to run so; see `CompiledFunctions`."""
+    compiled: CompiledFunctions | None = getattr(model, "compiled", None)
+    return function if compiled is None else compiled(name, function, parts)
+
+
 def compile_image_encoder(model: SAM2Base) -> None:
     """Compile the image encoder in place; the first frame then takes minutes, not milliseconds."""
     model.image_encoder.compile(dynamic=False)
-
-
-def compile_parts(model: SAM2Base) -> None:
-    """Compile every part that runs once a frame, in place."""
-    compile_image_encoder(model)
-    model.memory_encoder.compile(dynamic=False)
-    # The number of memories grows until the bank is full.
-    model.memory_attention.compile(dynamic=True)
-    model.sam_mask_decoder.compile(dynamic=False)

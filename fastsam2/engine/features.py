@@ -8,10 +8,11 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastsam2.engine.compile import maybe_compiled
 from fastsam2.engine.folding import fold_high_res
 from fastsam2.engine.pieces import in_pieces, rows_in_cache
 from fastsam2.engine.plain import Shortcut
-from fastsam2.modeling.backbones.image_encoder import FpnNeck
+from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = ["FrameFeatures", "encode_image", "features_key"]
@@ -48,17 +49,24 @@ def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
     folded = features_key(model)
     if folded is None:
         return model.forward_image(images)
-    encoder, neck = model.image_encoder, cast(FpnNeck, model.image_encoder.neck)
-    images = images.to(model.dtype)
-    levels = encoder.trunk(images, strip=rows_in_cache(images) if in_pieces(images) else None)
-    high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, folded, strict=False)]
-    features = [*high_res, *neck.top_down(levels, _HIGH_RES)]
-    features = features[: len(features) - encoder.scalp]
+    run = maybe_compiled(model, "image encoder", _encode, (folded,))
+    features = run(model.image_encoder, folded, images.to(model.dtype))
+    neck = cast(FpnNeck, model.image_encoder.neck)
     return {
         "vision_features": features[-1],
         "vision_pos_enc": [neck.position_encoding(x) for x in features],
         "backbone_fpn": features,
     }
+
+
+def _encode(
+    encoder: ImageEncoder, folded: list[tuple[Tensor, Tensor]], images: Tensor
+) -> list[Tensor]:
+    """The pyramid's maps, from the largest to the smallest that is used."""
+    levels = encoder.trunk(images, strip=rows_in_cache(images) if in_pieces(images) else None)
+    high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, folded, strict=False)]
+    features = [*high_res, *cast(FpnNeck, encoder.neck).top_down(levels, _HIGH_RES)]
+    return features[: len(features) - encoder.scalp]
 
 
 def _build(model: SAM2Base) -> list[tuple[Tensor, Tensor]] | None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastsam2.engine.compile import maybe_compiled
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.memory_bank import MemorySelection
 from fastsam2.engine.memory_pool import MemoryPool
@@ -138,7 +139,8 @@ def _track(
     step = TrackStep.of(model) if read else None
     if step is not None:
         tables = read_tables(model, pool, read)
-        masks, memory = step(features, step.places(features), tables)
+        run = maybe_compiled(model, "track step", step, (step.read, step.decode, step.write))
+        masks, memory = run(features, step.places(features), tables)
         return Tracked(masks, (memory, step.write.positions(memory)))
     # Parts that are not the package's own see one object at a time, as they would in `sam2`.
     return _join_tracked([_track_one(model, pool, features, selection) for selection in selections])

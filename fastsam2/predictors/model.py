@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastsam2.config import SAM2Config
+from fastsam2.engine.compile import CompiledFunctions
 from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = ["VideoModel"]
@@ -18,7 +19,9 @@ class VideoModel(SAM2Base):
     clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
     add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
     memory_dtype: torch.dtype  #: in which spatial memory is kept
+    compiled: CompiledFunctions | None  #: compiles what runs on each frame; None to run it as it is
 
     def __init__(self, config: SAM2Config, memory_dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__(config)
         self.memory_dtype = memory_dtype
+        self.compiled = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
 
 from fastsam2.build_sam import build_sam2_video_predictor
-from fastsam2.engine.compile import Compiled
+from fastsam2.engine.compile import Compiled, CompiledFunctions
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.memory_reader import memory_reader
 from fastsam2.engine.memory_writer import memory_writer
@@ -20,7 +21,7 @@ from fastsam2.engine.step import TrackStep
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features, selection
 from tests.reference import randomise_
-from tests.support import relative_error
+from tests.support import frames_rgb, relative_error
 
 #: (memories, pointers) of each object: memory grows, objects come and go.
 HISTORY = [
@@ -100,3 +101,35 @@ def test_whole_track_step(model: SAM2VideoPredictor) -> None:
         for sizes in HISTORY
     )
     compiles_once(step, ((frame, places, t) for t in tables))
+
+
+def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
+    """The image encoder and the track step, however many objects and memories there are."""
+    clip = frames_rgb(12)
+
+    def logits(model: SAM2VideoPredictor) -> list[torch.Tensor]:
+        state = model.init_state(clip)
+        found = []
+        for begin, obj_id in ((0, 1), (4, 2), (7, 3)):
+            x, y = 50 + 10 * obj_id, 40 + 8 * obj_id
+            model.add_new_points_or_box(state, begin, obj_id, points=[[x, y]], labels=[1])
+            found += [r.logits for r in model.propagate(state, begin, 3)]
+        return found
+
+    def check(model: SAM2VideoPredictor) -> None:
+        found, compiled, model.compiled = logits(model), model.compiled, None
+        for a, b in zip(found, logits(model), strict=True):
+            assert relative_error(a, b) <= 1e-3
+        model.compiled = compiled
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = copy.deepcopy(model)
+    compiled.compiled = CompiledFunctions(backend=counter)
+    check(compiled)
+    assert counter.frame_count == 2
+    # Other weights are other inputs of the same functions.
+    with torch.inference_mode(False):
+        randomise_(compiled, seed=1)
+    check(compiled)
+    check(copy.deepcopy(compiled))
+    assert counter.frame_count == 2
