@@ -28,10 +28,6 @@ class ObjectMemory(DictRecord):
         found = self.cond_frame_outputs.get(frame_idx)
         return self.non_cond_frame_outputs.get(frame_idx) if found is None else found
 
-    def forget(self) -> None:
-        self.cond_frame_outputs.clear()
-        self.non_cond_frame_outputs.clear()
-
     def forget_tracked_around(self, frame_idx: int, reach: int) -> None:
         """Drop the tracked frames at most `reach` away, whose memory a correction has outdated."""
         for t in range(frame_idx - reach, frame_idx + reach + 1):

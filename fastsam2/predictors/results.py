@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.data.rle import encode_rle, rle_from_counts
+from fastsam2.engine.postprocess import mask_boxes
 from fastsam2.modeling.sam2_utils import without_overlap
 from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.mask_output import mask_output
@@ -57,10 +58,10 @@ class FrameResult:
 
     @cached_property
     def boxes(self) -> Tensor:
-        """Boxes (x0, y0, x1, y1) of the outermost pixels of each mask, int64 `[O, 4]`; -1 where a
+        """Boxes (x0, y0, x1, y1) of the outermost pixels of each mask, int32 `[O, 4]`; -1 where a
         mask is empty."""
-        (x0, x1), (y0, y1) = _extent(self.masks.any(1)), _extent(self.masks.any(2))
-        return torch.stack([x0, y0, x1, y1], dim=1)
+        boxes = mask_boxes(self.masks)
+        return torch.where(boxes[:, 2:3] < 0, -1, boxes)
 
     def rle(self) -> list[dict[str, Any]]:
         """Masks as COCO has them, `{"size": [H, W], "counts": str}` each."""
@@ -68,12 +69,3 @@ class FrameResult:
             return [encode_rle(mask) for mask in self.masks.cpu().numpy()]
         runs = mask_output(self.low_res_masks[:, 0], self.video_size, format="rle", impl=self.impl)
         return [rle_from_counts(counts, self.video_size) for counts in runs.tolist()]
-
-
-def _extent(line: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last place `[O]` that is set in bool `[O, n]`, -1 where none is."""
-    length = line.shape[1]
-    first = line.int().argmax(1)
-    last = length - 1 - line.flip(1).int().argmax(1)
-    some = line.any(1)
-    return torch.where(some, first, -1), torch.where(some, last, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tqdm import tqdm
 
-from fastsam2.engine.postprocess import fill_holes
+from fastsam2.engine.postprocess import fill_holes, mask_boxes
 from fastsam2.errors import InputError
 from fastsam2.utils.frames import (
     AsyncVideoFrameLoader,
@@ -50,13 +50,7 @@ def mask_to_box(masks: torch.Tensor) -> torch.Tensor:
 
     An empty mask has the box (W, H, -1, -1).
     """
-    first, last = [], []
-    for occupied in (masks.any(-2), masks.any(-1)):
-        size = occupied.shape[-1]
-        index = torch.arange(size, device=masks.device, dtype=torch.int32)
-        first.append(torch.where(occupied, index, size).amin(-1))
-        last.append(torch.where(occupied, index, -1).amax(-1))
-    return torch.stack((*first, *last), dim=-1)
+    return mask_boxes(masks)
 
 
 def fill_holes_in_mask_scores(mask: torch.Tensor, max_area: int) -> torch.Tensor:

@@ -230,6 +230,3 @@ def test_tracked_frames_forgotten_around_one(frames: list[int], centre: int, rea
     memory.forget_tracked_around(centre, reach)
     assert list(memory.non_cond_frame_outputs) == [t for t in frames if abs(t - centre) > reach]
     assert list(memory.cond_frame_outputs) == [centre]
-    memory.forget()
-    assert not memory.cond_frame_outputs
-    assert not memory.non_cond_frame_outputs
