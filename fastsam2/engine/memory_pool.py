@@ -9,13 +9,25 @@ of any history run in one batch, and the device holds no more for a long video t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fastsam2.engine.tree import Fixed
+from fastsam2.engine.upload import upload
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["MemoryPool", "SlotPool"]
+__all__ = ["MemoryPool", "Pages", "SlotPool"]
+
+
+@dataclass(frozen=True)
+class Pages(Fixed):
+    """What is remembered, as frames read it: memories of HW tokens of M channels, and pointers."""
+
+    latents: Tensor  #: memories `[S, HW, M]`
+    pos: Tensor  #: their positions `[HW, M]`
+    pointers: Tensor  #: `[S', C]`
 
 
 class SlotPool:
@@ -23,12 +35,19 @@ class SlotPool:
 
     Args:
         shape: of what a slot holds.
+        as_row: what a slot holds of a tensor of the history.
         capacity: slots to begin with; more are made when they run out.
     """
 
     def __init__(
-        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, capacity: int = 8
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        as_row: Callable[[Tensor], Tensor] = lambda source: source,
+        capacity: int = 8,
     ) -> None:
+        self._as_row = as_row
         # Written to in later calls, which need not be in inference mode.
         with torch.inference_mode(False):
             self.slots = torch.zeros(capacity, *shape, dtype=dtype, device=device)
@@ -41,14 +60,11 @@ class SlotPool:
         """How many slots are lent."""
         return len(self._lent)
 
-    def bring(
-        self, sources: Sequence[Tensor], rows: Callable[[Sequence[Tensor]], Tensor]
-    ) -> list[int]:
+    def bring(self, sources: Sequence[Tensor]) -> list[int]:
         """The slots of what is read now. What has none is put into one; all others are taken back.
 
         Args:
-            sources: what is read, in any order, also several times.
-            rows: makes the rows `[n, *shape]` of those that have no slot.
+            sources: what is read, batch 1, in any order, also several times.
         """
         wanted = {_key(source): source for source in sources}
         for key in self._lent.keys() - wanted.keys():
@@ -58,7 +74,10 @@ class SlotPool:
             self._grow(len(missing) - len(self._free))
             slots = [self._free.pop() for _ in missing]
             self._lent.update((_key(s), (s, slot)) for s, slot in zip(missing, slots, strict=True))
-            self.slots[slots] = rows(missing).to(self.slots.dtype)
+            device, dtype = self.slots.device, self.slots.dtype
+            rows = torch.cat([source.to(device, non_blocking=True) for source in missing])
+            (index,) = upload(device, slots)
+            self.slots.index_copy_(0, index.long(), self._as_row(rows).to(dtype))
         return [self._lent[_key(source)][1] for source in sources]
 
     def _grow(self, shortage: int) -> None:
@@ -84,8 +103,10 @@ class MemoryPool:
     """
 
     def __init__(self, model: SAM2Base) -> None:
-        size = model.sam_image_embedding_size**2
-        self.latents = SlotPool((size, model.mem_dim), model.dtype, model.device)
+        shape = (model.sam_image_embedding_size**2, model.mem_dim)
+        self.latents = SlotPool(
+            shape, model.dtype, model.device, lambda memory: memory.flatten(2).transpose(1, 2)
+        )
         self.pointers = SlotPool((model.hidden_dim,), model.dtype, model.device)
         self._positions: tuple[Tensor, Tensor] | None = None
 
@@ -94,10 +115,10 @@ class MemoryPool:
         slots = self.latents.slots
         return (slots.device, slots.dtype) == (model.device, model.dtype)
 
-    def positions(self, source: Tensor) -> Tensor:
-        """Positions of memory `[1, M, H, W]`, the same for all, as a slot has them, `[HW, M]`."""
-        if self._positions is None or self._positions[0] is not source:
+    def pages(self, positions: Tensor) -> Pages:
+        """What lies in the slots; memories have positions `[1, M, H, W]`, the same for all."""
+        if self._positions is None or self._positions[0] is not positions:
             slots = self.latents.slots
-            place = source[0].to(slots.device, slots.dtype).flatten(1).T.contiguous()
-            self._positions = source, place
-        return self._positions[1]
+            place = positions[0].to(slots.device, slots.dtype).flatten(1).T.contiguous()
+            self._positions = positions, place
+        return Pages(self.latents.slots, self._positions[1], self.pointers.slots)
