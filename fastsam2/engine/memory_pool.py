@@ -8,6 +8,7 @@ of any history run in one batch, and the device holds no more for a long video t
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,10 @@ from fastsam2.engine.tree import Fixed
 from fastsam2.engine.upload import upload
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["MemoryPool", "Pages", "SlotPool"]
+__all__ = ["MemoryPool", "Pages", "Pools", "SlotPool"]
+
+#: Pools without a session that are kept for another one.
+_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,10 @@ class SlotPool:
             self._free.append(self._lent.pop(key)[1])
         missing = [source for key, source in wanted.items() if key not in self._lent]
         if missing:
-            self._grow(len(missing) - len(self._free))
+            # By half at least, so that memory that fills up frame by frame is seldom copied.
+            shortage = len(missing) - len(self._free)
+            if shortage > 0:
+                self._grow(max(shortage, len(self.slots) // 2))
             slots = [self._free.pop() for _ in missing]
             self._lent.update((_key(s), (s, slot)) for s, slot in zip(missing, slots, strict=True))
             device, dtype = self.slots.device, self.slots.dtype
@@ -80,12 +87,13 @@ class SlotPool:
             self.slots.index_copy_(0, index.long(), self._as_row(rows).to(dtype))
         return [self._lent[_key(source)][1] for source in sources]
 
-    def _grow(self, shortage: int) -> None:
-        if shortage <= 0:
-            return
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many."""
+        if capacity > len(self.slots):
+            self._grow(capacity - len(self.slots))
+
+    def _grow(self, more: int) -> None:
         old = self.slots
-        # By half at least, so that memory that fills up frame by frame is seldom copied.
-        more = max(shortage, len(old) // 2)
         with torch.inference_mode(False):
             self.slots = torch.cat([old, old.new_zeros(more, *old.shape[1:])])
         self._free += range(len(old), len(old) + more)
@@ -108,7 +116,9 @@ class MemoryPool:
             shape, model.dtype, model.device, lambda memory: memory.flatten(2).transpose(1, 2)
         )
         self.pointers = SlotPool((model.hidden_dim,), model.dtype, model.device)
-        self._positions: tuple[Tensor, Tensor] | None = None
+        with torch.inference_mode(False):
+            self._pos = self.latents.slots.new_zeros(shape)
+        self._pos_of: Tensor | None = None
 
     def fits(self, model: SAM2Base) -> bool:
         """Whether it is still of the model's device and dtype."""
@@ -117,8 +127,40 @@ class MemoryPool:
 
     def pages(self, positions: Tensor) -> Pages:
         """What lies in the slots; memories have positions `[1, M, H, W]`, the same for all."""
-        if self._positions is None or self._positions[0] is not positions:
-            slots = self.latents.slots
-            place = positions[0].to(slots.device, slots.dtype).flatten(1).T.contiguous()
-            self._positions = positions, place
-        return Pages(self.latents.slots, self._positions[1], self.pointers.slots)
+        if self._pos_of is not positions:
+            # Where the earlier ones were: whoever recorded that place goes on reading there.
+            self._pos.copy_(positions[0].flatten(1).T)
+            self._pos_of = positions
+        return Pages(self.latents.slots, self._pos, self.pointers.slots)
+
+    def clear(self) -> None:
+        """Let go of all memories, but not of the place for them."""
+        for slots in (self.latents, self.pointers):
+            slots.bring([])
+        self._pos_of = None
+
+
+class Pools:
+    """Pools of one model, each lent to a session for as long as that lives.
+
+    So what has been recorded of the pages of one session serves the next one.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[MemoryPool] = []
+
+    def lend(self, model: SAM2Base, session: object) -> MemoryPool:
+        """A pool for `session`."""
+        self._free = [pool for pool in self._free if pool.fits(model)]
+        pool = self._free.pop() if self._free else MemoryPool(model)
+        weakref.finalize(session, self._take_back, pool)
+        return pool
+
+    def _take_back(self, pool: MemoryPool) -> None:
+        pool.clear()
+        if len(self._free) < _KEPT:
+            self._free.append(pool)
+
+    def __reduce__(self) -> tuple[type[Pools], tuple[()]]:
+        # A copy of the model has none of its tensors.
+        return Pools, ()

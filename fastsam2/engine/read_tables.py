@@ -84,6 +84,8 @@ def read_tables(
     pointer_counts = [len(pointers) for pointers in met]
     pieces = model.hidden_dim // model.mem_dim
     objects, none = room.objects, room.rows - len(frames)
+    pool.latents.reserve(room.rows)
+    pool.pointers.reserve(room.objects * room.pointers)
     with without_autocast(model.device):
         slots = pool.latents.bring(memories)
         pointer_slots = pool.pointers.bring([p for _, p in chain(*met)])

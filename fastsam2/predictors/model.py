@@ -6,6 +6,7 @@ import torch
 
 from fastsam2.config import SAM2Config
 from fastsam2.engine.functions import Functions
+from fastsam2.engine.memory_pool import Pools
 from fastsam2.engine.plan import Plan
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2_kernels.dispatch import Impl
@@ -22,6 +23,7 @@ class VideoModel(SAM2Base):
     add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
     memory_dtype: torch.dtype  #: in which spatial memory is kept
     functions: Functions  #: what runs on each frame, as the plan says
+    pools: Pools  #: where sessions bring what frames read
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class VideoModel(SAM2Base):
         super().__init__(config)
         self.memory_dtype = memory_dtype
         self.functions = Functions(plan)
+        self.pools = Pools()
 
     @property
     def plan(self) -> Plan:
