@@ -84,7 +84,7 @@ def count_ours(name: str, objects: int) -> dict[str, int]:
         assert decode is not None
         assert write is not None
         frame, images = features(model), torch.randn(1, 3, 1024, 1024)
-        tables = read_tables(
+        memory = read_tables(
             model, MemoryPool(model), [selection(model, MEMORIES, POINTERS)] * objects
         )
         rope, image_pe = read.rope(frame.pix_feat), torch.randn_like(frame.pix_feat)
@@ -93,7 +93,9 @@ def count_ours(name: str, objects: int) -> dict[str, int]:
         return _count(
             {
                 "image encoder": lambda: encode_image(model, images),
-                "memory attention": lambda: read(frame.pix_feat, frame.pix_pos, rope, tables),
+                "memory attention": lambda: read(
+                    model, frame.pix_feat, frame.pix_pos, rope, *memory
+                ),
                 "mask decoder": lambda: decode(model, seen, image_pe, frame.high_res),
                 "memory encoder": lambda: write(
                     frame.pix_feat, masks, presence, scale=20.0, bias=-10.0, binarize=False

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -21,13 +21,14 @@ from fastsam2.config import (
     find_config,
     yaml_name,
 )
-from fastsam2.engine.compile import CompiledFunctions, compile_image_encoder
+from fastsam2.engine.compile import compile_image_encoder
+from fastsam2.engine.plan import Plan
 from fastsam2.errors import ConfigError, DeviceError
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.model import VideoModel
 from fastsam2.sam2_camera_predictor import SAM2CameraPredictor
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
-from fastsam2_kernels.dispatch import Impl, uses_triton
+from fastsam2_kernels.dispatch import Impl
 
 __all__ = [
     "HF_MODEL_ID_TO_FILENAMES",
@@ -86,7 +87,7 @@ def build_sam2(
     if apply_postprocessing:
         config = _with_stability(config)
     config = apply_overrides(config, hydra_overrides_extra)
-    return _build(SAM2Base, config, weights, ckpt_path, device, mode, dtype)
+    return _build(SAM2Base, config, weights, ckpt_path, _pick_device(device), mode, dtype)
 
 
 def build_sam2_video_predictor(
@@ -97,9 +98,10 @@ def build_sam2_video_predictor(
     hydra_overrides_extra: Sequence[str] = (),
     apply_postprocessing: bool = True,
     vos_optimized: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     memory_dtype: torch.dtype = torch.bfloat16,
-    impl: Impl = "auto",
+    impl: Impl | None = None,
+    plan: Plan | Literal["auto"] | None = None,
     **kwargs: Any,
 ) -> SAM2VideoPredictor:
     """Build the predictor for videos; arguments and errors as `build_sam2`, and:
@@ -108,10 +110,11 @@ def build_sam2_video_predictor(
         apply_postprocessing: also fill holes of up to 8 pixels in the S / 4 wide masks, and
             remember prompted masks as the binary masks the user saw.
         vos_optimized: compile the image encoder and the whole step of tracking, once for any number
-            of objects; the first frames are slow.
+            of objects, and on CUDA record them as graphs; the first frames are slow.
         memory_dtype: in which spatial memory is kept between frames.
-        impl: which kernels run while tracking. "auto": Triton's on a GPU that has tensor cores,
-            PyTorch's elsewhere; "triton" and "reference": those, or an error where they cannot run.
+        plan: how it runs, see `fastsam2.engine.plan.Plan`. "auto": the fastest way on this device
+            that needs no compiler, in half precision where that is fast. None: in float32.
+        dtype, impl: other values than the plan's.
     """
     return _build_tracker(
         SAM2VideoPredictor,
@@ -125,6 +128,7 @@ def build_sam2_video_predictor(
         dtype,
         memory_dtype,
         impl,
+        plan,
     )
 
 
@@ -150,11 +154,14 @@ def _build_tracker(
     hydra_overrides_extra: Sequence[str] = (),
     apply_postprocessing: bool = True,
     vos_optimized: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     memory_dtype: torch.dtype = torch.bfloat16,
-    impl: Impl = "auto",
+    impl: Impl | None = None,
+    plan: Plan | Literal["auto"] | None = None,
     **kwargs: Any,
 ) -> Tracker:
+    target = _pick_device(device)
+    chosen = _choose_plan(plan, target, dtype, impl, vos_optimized)
     config, weights = _configure(config_file, ckpt_path)
     if apply_postprocessing:
         config = _with_stability(config)
@@ -162,23 +169,29 @@ def _build_tracker(
     config = apply_overrides(config, hydra_overrides_extra)
 
     def make(config: SAM2Config) -> Tracker:
-        return cls(config, memory_dtype)
+        return cls(config, memory_dtype, chosen)
 
-    predictor = _build(make, config, weights, ckpt_path, device, mode, dtype)
-    predictor.impl = _check_impl(impl, predictor)
+    return _build(make, config, weights, ckpt_path, target, mode, chosen.dtype)
+
+
+def _choose_plan(
+    plan: Plan | Literal["auto"] | None,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    impl: Impl | None,
+    vos_optimized: bool,
+) -> Plan:
+    if isinstance(plan, Plan):
+        chosen = plan
+    elif plan in (None, "auto"):
+        chosen = Plan.exact(device) if plan is None else Plan.auto(device)
+    else:
+        raise ConfigError(f'plan must be a Plan, "auto" or None, not {plan!r}')
     if vos_optimized:
-        predictor.compiled = CompiledFunctions()
-    return predictor
-
-
-def _check_impl(impl: Impl, model: SAM2Base) -> Impl:
-    try:
-        uses_triton(impl, model.maskmem_tpos_enc)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    except RuntimeError as error:
-        raise DeviceError(str(error)) from None
-    return impl
+        chosen = replace(chosen, compile=True, graphs=device.type == "cuda")
+    chosen = replace(chosen, dtype=dtype or chosen.dtype, impl=impl or chosen.impl)
+    chosen.check(device)
+    return chosen
 
 
 def build_sam2_hf(model_id: str, **kwargs: Any) -> SAM2Base:
@@ -235,22 +248,21 @@ def _build(
     config: SAM2Config,
     weights: dict[str, torch.Tensor] | None,
     ckpt_path: str | Path | None,
-    device: torch.device | str | None,
+    device: torch.device,
     mode: str,
     dtype: torch.dtype,
 ) -> Model:
     if mode not in ("eval", "train"):
         raise ConfigError(f"mode must be 'eval' or 'train', not {mode!r}")
-    target = _pick_device(device)
     with torch.device("cpu" if weights is None else "meta"):
         model = make(config)
     # Buffers stay float32: coordinates are encoded with them.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     if weights is None:
-        model.to(target)
+        model.to(device)
     else:
-        load_checkpoint(model, weights, device=target, name=str(ckpt_path))
+        load_checkpoint(model, weights, device=device, name=str(ckpt_path))
     model.train(mode == "train")
     if config.compile_image_encoder:
         compile_image_encoder(model)

@@ -7,10 +7,11 @@ import torch
 
 from bench.kernels.conftest import Measure
 from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine.memory_pool import Pages
 from fastsam2.engine.memory_reader import memory_reader
 from fastsam2.engine.read_tables import ReadTables
 
-MEMORIES, POINTERS = 7, 64
+MEMORIES, POINTERS = 7, 16
 
 
 def test_memory_attention_module(
@@ -21,6 +22,7 @@ def test_memory_attention_module(
     theirs = build.build_sam2("configs/sam2.1/sam2.1_hiera_t.yaml", device=str(device))
     theirs = theirs.memory_attention.to(dtype)
     tokens, reads = grid * grid, objects * MEMORIES
+    pointer_tokens = POINTERS * model.hidden_dim // model.mem_dim
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device).to(dtype)
@@ -30,23 +32,26 @@ def test_memory_attention_module(
 
     feature, pos = random(1, model.hidden_dim, grid, grid), random(1, model.hidden_dim, grid, grid)
     slots = ints(torch.arange(reads))
-    tables = ReadTables(
+    pages = Pages(
         latents=random(reads, tokens, model.mem_dim),
         pos=random(tokens, model.mem_dim),
+        pointers=random(objects * POINTERS, model.hidden_dim),
+    )
+    tables = ReadTables(
         slots=slots,
         times=slots % MEMORIES,
         reads=slots.view(objects, MEMORIES),
         num_reads=ints(torch.full((objects,), MEMORIES)),
-        pointers=random(objects, POINTERS, model.mem_dim),
-        pointer_pos=random(objects, POINTERS, model.mem_dim),
-        num_pointers=ints(torch.full((objects,), POINTERS)),
+        pointer_slots=ints(torch.arange(objects * POINTERS)).view(objects, POINTERS),
+        distances=torch.rand(objects, POINTERS, device=device),
+        num_pointer_tokens=ints(torch.full((objects,), pointer_tokens)),
     )
-    memory = random(MEMORIES * tokens + POINTERS, 1, model.mem_dim)
+    memory = random(MEMORIES * tokens + pointer_tokens, 1, model.mem_dim)
 
     def ours() -> torch.Tensor:
         read = memory_reader(model)
         assert read is not None
-        return read(feature, pos, read.rope(feature), tables)
+        return read(model, feature, pos, read.rope(feature), pages, tables)
 
     def sam2() -> None:
         curr = feature.flatten(2).permute(2, 0, 1)
@@ -56,7 +61,7 @@ def test_memory_attention_module(
                 curr_pos=[pos.flatten(2).permute(2, 0, 1)],
                 memory=memory,
                 memory_pos=memory,
-                num_obj_ptr_tokens=POINTERS,
+                num_obj_ptr_tokens=pointer_tokens,
             )
 
-    measure({"kernel": ours, "sam2": sam2}, [feature, tables.latents])
+    measure({"kernel": ours, "sam2": sam2}, [feature, pages.latents])

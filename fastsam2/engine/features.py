@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsam2.engine.compile import maybe_compiled
 from fastsam2.engine.folding import fold_high_res
+from fastsam2.engine.functions import ready
 from fastsam2.engine.pieces import in_pieces, rows_in_cache
 from fastsam2.engine.plain import Shortcut
 from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
@@ -49,8 +49,8 @@ def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
     folded = features_key(model)
     if folded is None:
         return model.forward_image(images)
-    run = maybe_compiled(model, "image encoder", _encode, (folded,))
-    features = run(model.image_encoder, folded, images.to(model.dtype))
+    run = ready(model, "image encoder", _Encode(model.image_encoder, folded), (folded,))
+    features = run(images.to(model.dtype))
     neck = cast(FpnNeck, model.image_encoder.neck)
     return {
         "vision_features": features[-1],
@@ -59,14 +59,19 @@ def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
     }
 
 
-def _encode(
-    encoder: ImageEncoder, folded: list[tuple[Tensor, Tensor]], images: Tensor
-) -> list[Tensor]:
-    """The pyramid's maps, from the largest to the smallest that is used."""
-    levels = encoder.trunk(images, strip=rows_in_cache(images) if in_pieces(images) else None)
-    high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, folded, strict=False)]
-    features = [*high_res, *cast(FpnNeck, encoder.neck).top_down(levels, _HIGH_RES)]
-    return features[: len(features) - encoder.scalp]
+class _Encode:
+    """The image encoder, with folded weights: a pure function of images."""
+
+    def __init__(self, encoder: ImageEncoder, folded: list[tuple[Tensor, Tensor]]) -> None:
+        self._encoder, self._folded = encoder, folded
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """The pyramid's maps, from the largest to the smallest that is used."""
+        encoder, strip = self._encoder, rows_in_cache(images) if in_pieces(images) else None
+        levels = encoder.trunk(images, strip=strip)
+        high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, self._folded, strict=False)]
+        features = [*high_res, *cast(FpnNeck, encoder.neck).top_down(levels, _HIGH_RES)]
+        return features[: len(features) - encoder.scalp]
 
 
 def _build(model: SAM2Base) -> list[tuple[Tensor, Tensor]] | None:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.engine.folding import FoldedLayer, fold_memory_attention
+from fastsam2.engine.memory_pool import Pages
 from fastsam2.engine.pieces import by_rows, in_pieces, objects_in_cache
 from fastsam2.engine.plain import Shortcut
 from fastsam2.engine.precision import without_autocast
-from fastsam2.engine.read_tables import ReadTables
+from fastsam2.engine.read_tables import ReadTables, pointer_tokens
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2_kernels.memory_attention import memory_attention
 from fastsam2_kernels.memory_keys import memory_keys
@@ -47,24 +48,38 @@ class MemoryReader:
         return attention.rope_table(pix_feat.shape[-2:].numel(), pix_feat.device)
 
     def __call__(
-        self, pix_feat: Tensor, pix_pos: Tensor, rope: tuple[Tensor, Tensor], tables: ReadTables
+        self,
+        model: SAM2Base,
+        pix_feat: Tensor,
+        pix_pos: Tensor,
+        rope: tuple[Tensor, Tensor],
+        pages: Pages,
+        tables: ReadTables,
     ) -> Tensor:
         """The frame's features conditioned on the memory of each object.
 
         Args:
+            model: whose memory attention it is.
             pix_feat: image features `[1, C, H, W]`.
             pix_pos: their positions.
             rope: rotary tables of the grid.
-            tables: what N objects read.
+            pages: all that can be read.
+            tables: what N objects read of it.
 
         Returns:
             `[N, C, H, W]`.
         """
         with without_autocast(pix_feat.device):
-            return self._read(pix_feat, pix_pos, rope, tables)
+            return self._read(model, pix_feat, pix_pos, rope, pages, tables)
 
     def _read(
-        self, pix_feat: Tensor, pix_pos: Tensor, rope: tuple[Tensor, Tensor], tables: ReadTables
+        self,
+        model: SAM2Base,
+        pix_feat: Tensor,
+        pix_pos: Tensor,
+        rope: tuple[Tensor, Tensor],
+        pages: Pages,
+        tables: ReadTables,
     ) -> Tensor:
         dtype = self.k_weight.dtype
         x = pix_feat.to(dtype).flatten(2).transpose(1, 2)
@@ -75,26 +90,33 @@ class MemoryReader:
         objects = tables.reads.shape[0]
         batch = objects_in_cache(pix_feat, objects)
         parts = [tables] if batch >= objects else _split(tables, batch)
-        seen = torch.cat([self._attend(x, q, rope, part) for part in parts])
+        seen = torch.cat([self._attend(model, x, q, rope, pages, part) for part in parts])
         return seen.transpose(1, 2).unflatten(2, pix_feat.shape[-2:])
 
     def _attend(
-        self, x: Tensor, q: Tensor, rope: tuple[Tensor, Tensor], tables: ReadTables
+        self,
+        model: SAM2Base,
+        x: Tensor,
+        q: Tensor,
+        rope: tuple[Tensor, Tensor],
+        pages: Pages,
+        tables: ReadTables,
     ) -> Tensor:
         """From the first layer's queries on, `[N, L, C]`."""
         objects, scale = tables.reads.shape[0], x.shape[-1] ** -0.5
         # Keys of all layers at once, or those of one: they are the largest tensors by far.
         at_once = 1 if in_pieces(x) else len(self.layers)
         object_slots = tables.slots[tables.reads.long()]
-        pointers = tables.pointers + tables.pointer_pos
+        pointers, places = pointer_tokens(model, pages, tables)
+        pointer_inputs = pointers + places
         q = q.expand(objects, -1, -1)
         for i, folded in enumerate(self.layers):
             if i > 0:
                 x, q = self._ask(folded, x, rope)
             if i % at_once == 0:
                 keys = memory_keys(
-                    tables.latents,
-                    tables.pos,
+                    pages.latents,
+                    pages.pos,
                     self.tpos,
                     self.k_weight[i : i + at_once],
                     self.k_bias[i : i + at_once],
@@ -106,13 +128,13 @@ class MemoryReader:
             y = memory_attention(
                 q,
                 keys[i % at_once],
-                tables.latents,
+                pages.latents,
                 object_slots,
                 tables.reads,
                 tables.num_reads,
-                F.linear(pointers, folded.k_weight, folded.k_bias),
-                tables.pointers,
-                tables.num_pointers,
+                F.linear(pointer_inputs, folded.k_weight, folded.k_bias),
+                pointers,
+                tables.num_pointer_tokens,
                 *rope,
                 scale,
                 impl=self.impl,
@@ -136,7 +158,7 @@ def _split(tables: ReadTables, batch: int) -> Iterator[ReadTables]:
     for begin in range(0, tables.reads.shape[0], batch):
         of_objects = {
             name: getattr(tables, name)[begin : begin + batch]
-            for name in ("reads", "num_reads", "pointers", "pointer_pos", "num_pointers")
+            for name in ("reads", "num_reads", "pointer_slots", "distances", "num_pointer_tokens")
         }
         reads = of_objects["reads"]
         valid = torch.arange(reads.shape[1], device=reads.device) < of_objects["num_reads"][:, None]
@@ -153,4 +175,6 @@ def _build(model: SAM2Base) -> MemoryReader | None:
 
 
 #: The reader of a model; None where its own module must run.
-memory_reader = Shortcut(["memory_attention"], _build, lambda model: [model.maskmem_tpos_enc])
+memory_reader = Shortcut(
+    ["memory_attention", "obj_ptr_tpos_proj"], _build, lambda model: [model.maskmem_tpos_enc]
+)

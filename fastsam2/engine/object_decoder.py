@@ -126,4 +126,8 @@ def _build(model: SAM2Base) -> ObjectDecoder | None:
 
 
 #: The decoder of a model; None where its own modules must run.
-object_decoder = Shortcut(["sam_prompt_encoder", "sam_mask_decoder", "obj_ptr_proj"], _build)
+object_decoder = Shortcut(
+    ["sam_prompt_encoder", "sam_mask_decoder", "obj_ptr_proj"],
+    _build,
+    lambda model: [getattr(model, "no_obj_ptr", None)],
+)

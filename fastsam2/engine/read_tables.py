@@ -5,39 +5,72 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fastsam2.engine.memory_bank import MemorySelection
-from fastsam2.engine.memory_pool import MemoryPool
+from fastsam2.engine.memory_pool import MemoryPool, Pages
 from fastsam2.engine.precision import without_autocast
+from fastsam2.engine.upload import upload
 from fastsam2.modeling.memory_tokens import as_tokens
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["ReadTables", "read_tables"]
+__all__ = ["ReadTables", "Room", "pointer_tokens", "read_tables"]
+
+
+class Room(NamedTuple):
+    """How much tables have room for."""
+
+    objects: int
+    reads: int  #: of one object
+    rows: int  #: reads of all objects
+    pointers: int  #: of one object
+
+    @classmethod
+    def exact(cls, selections: Sequence[MemorySelection]) -> Room:
+        """Just for what is read."""
+        counts = [len(selection.frames) for selection in selections]
+        # One pointer at least, which a compiled step needs.
+        pointers = max(1, *(len(selection.pointers) for selection in selections))
+        return cls(len(selections), max(counts), sum(counts), pointers)
+
+    def rounded(self) -> Room:
+        """At least as much, in one of few sizes, so that what is recorded of one serves many."""
+        objects, reads = _power_of_two(self.objects), max(8, _power_of_two(self.reads))
+        return Room(objects, reads, objects * reads, max(16, _power_of_two(self.pointers)))
+
+
+def _power_of_two(n: int) -> int:
+    """The least that is not below `n`."""
+    return 1 << (n - 1).bit_length()
 
 
 @dataclass(frozen=True)
 class ReadTables:
-    """What N objects read on a frame: R memories of M channels in all, at most K an object, and at
-    most P pointer tokens."""
+    """What N objects read on a frame: at most K memories and P pointers each, R memories in all."""
 
-    latents: Tensor  #: memories `[S, HW, M]`
-    pos: Tensor  #: their positions `[HW, M]`
-    slots: Tensor  #: the memory of each read, int32 `[R]`
-    times: Tensor  #: temporal position of each read, int32 `[R]`
-    reads: Tensor  #: the reads of each object, int32 `[N, K]`
+    slots: Tensor  #: the page of each memory read, int32 `[R]`; -1 where nothing is
+    times: Tensor  #: temporal position of each, int32 `[R]`
+    reads: Tensor  #: which of the R are read by each object, int32 `[N, K]`
     num_reads: Tensor  #: int32 `[N]`
-    pointers: Tensor  #: `[N, P, M]`
-    pointer_pos: Tensor  #: their positions
-    num_pointers: Tensor  #: int32 `[N]`
+    pointer_slots: Tensor  #: the page of each pointer read, int32 `[N, P]`
+    distances: Tensor  #: how far away in time each is, in spans, float32 `[N, P]`
+    num_pointer_tokens: Tensor  #: int32 `[N]`
 
 
 def read_tables(
-    model: SAM2Base, pool: MemoryPool, selections: Sequence[MemorySelection]
-) -> ReadTables:
-    """Bring what is read into the pool, and say where it lies."""
+    model: SAM2Base,
+    pool: MemoryPool,
+    selections: Sequence[MemorySelection],
+    room: Room | None = None,
+) -> tuple[Pages, ReadTables]:
+    """Bring what is read into the pool, and say where it lies.
+
+    Args:
+        room: of the tables, by default `Room.exact`. Objects that are not there read nothing.
+    """
+    room = Room.exact(selections) if room is None else room
     frames = list(chain.from_iterable(selection.frames for selection in selections))
     memories = []
     for _, output in frames:
@@ -45,58 +78,47 @@ def read_tables(
         memories.append(output.maskmem_features)
     place = frames[0][1].maskmem_pos_enc
     assert place is not None
-    device = model.device
-
-    def moved(missing: Sequence[Tensor]) -> Tensor:
-        return torch.cat([tensor.to(device, non_blocking=True) for tensor in missing])
-
-    counts = [len(selection.frames) for selection in selections]
     met = [selection.pointers for selection in selections]
+    spans = [selection.pointer_span for selection in selections]
+    counts = [len(selection.frames) for selection in selections]
     pointer_counts = [len(pointers) for pointers in met]
-    with without_autocast(device):
-        slots, times, reads, num_reads, pointer_slots, distances, num_pointers = _upload(
-            device,
-            pool.latents.bring(memories, lambda missing: moved(missing).flatten(2).transpose(1, 2)),
-            [model.num_maskmem - t_pos - 1 for t_pos, _ in frames],
-            _ragged(range(len(frames)), counts),
-            counts,
-            _ragged(pool.pointers.bring([p for _, p in chain(*met)], moved), pointer_counts),
-            _ragged([distance for distance, _ in chain(*met)], pointer_counts),
-            [count * (model.hidden_dim // model.mem_dim) for count in pointer_counts],
+    pieces = model.hidden_dim // model.mem_dim
+    objects, none = room.objects, room.rows - len(frames)
+    pool.latents.reserve(room.rows)
+    pool.pointers.reserve(room.objects * room.pointers)
+    with without_autocast(model.device):
+        slots = pool.latents.bring(memories)
+        pointer_slots = pool.pointers.bring([p for _, p in chain(*met)])
+        tables = upload(
+            model.device,
+            [*slots, *[-1] * none],
+            [*[model.num_maskmem - t_pos - 1 for t_pos, _ in frames], *[0] * none],
+            _rows(range(len(frames)), counts, objects, room.reads),
+            [*counts, *[0] * (objects - len(counts))],
+            _rows(pointer_slots, pointer_counts, objects, room.pointers),
+            _rows(
+                [d / span for span, of_one in zip(spans, met, strict=True) for d, _ in of_one],
+                pointer_counts,
+                objects,
+                room.pointers,
+                fill=0.0,
+            ),
+            [*[count * pieces for count in pointer_counts], *[0] * (objects - len(counts))],
         )
-        pointers, pointer_pos = as_tokens(
-            model, pool.pointers.slots[pointer_slots], distances, selections[0].pointer_span
-        )
-    return ReadTables(
-        latents=pool.latents.slots,
-        pos=pool.positions(place[-1]),
-        slots=slots,
-        times=times,
-        reads=reads,
-        num_reads=num_reads,
-        pointers=pointers,
-        pointer_pos=pointer_pos,
-        num_pointers=num_pointers,
-    )
+    return pool.pages(place[-1]), ReadTables(*tables)
 
 
-def _ragged(values: Sequence[int], counts: Sequence[int]) -> list[list[int]]:
-    """Rows of these lengths, padded with 0; one column at least, which a compiled step needs."""
-    rows, begin, width = [], 0, max(1, *counts)
+def pointer_tokens(model: SAM2Base, pages: Pages, tables: ReadTables) -> tuple[Tensor, Tensor]:
+    """The tokens that pointers are read as, and their positions, `[N, P * C / M, M]` each."""
+    return as_tokens(model, pages.pointers[tables.pointer_slots.long()], tables.distances)
+
+
+def _rows(
+    values: Sequence[float], counts: Sequence[int], rows: int, width: int, fill: float = 0
+) -> list[list[float]]:
+    """Rows of these lengths, filled up to `width`, and rows of `fill` after them."""
+    table, begin = [], 0
     for count in counts:
-        row = values[begin : begin + count]
-        rows.append([*row, *[0] * (width - count)])
+        table.append([*values[begin : begin + count], *[fill] * (width - count)])
         begin += count
-    return rows
-
-
-def _upload(device: torch.device, *tables: Sequence[object]) -> list[Tensor]:
-    """Tables as int32 tensors on the device, in one copy."""
-    found = [torch.tensor(table, dtype=torch.int32) for table in tables]
-    if device.type == "cpu":
-        return found
-    flat = torch.cat([table.flatten() for table in found])
-    if device.type == "cuda":
-        flat = flat.pin_memory()
-    parts = flat.to(device, non_blocking=True).split([table.numel() for table in found])
-    return [part.view(table.shape) for part, table in zip(parts, found, strict=True)]
+    return table + [[fill] * width] * (rows - len(counts))

@@ -9,14 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastsam2.engine.compile import maybe_compiled
 from fastsam2.engine.features import FrameFeatures
+from fastsam2.engine.functions import ready
+from fastsam2.engine.graphs import Graphed
 from fastsam2.engine.memory_bank import MemorySelection
-from fastsam2.engine.memory_pool import MemoryPool
+from fastsam2.engine.memory_pool import MemoryPool, Pages
 from fastsam2.engine.memory_reader import MemoryReader, memory_reader
 from fastsam2.engine.memory_writer import MemoryWriter, memory_writer
 from fastsam2.engine.object_decoder import ObjectDecoder, object_decoder
-from fastsam2.engine.read_tables import ReadTables, read_tables
+from fastsam2.engine.read_tables import ReadTables, Room, read_tables
+from fastsam2.engine.tree import Fixed, map_tensors
 from fastsam2.modeling.memory_tokens import memory_tokens
 from fastsam2.modeling.sam2_base import MaskOutput, SAM2Base
 from fastsam2.types import PointPrompt
@@ -30,6 +32,18 @@ __all__ = [
     "encode_memory",
     "track_objects",
 ]
+
+
+#: What the step asks of the model beside its weights.
+_OPTIONS = (
+    "sigmoid_scale_for_mem_enc",
+    "sigmoid_bias_for_mem_enc",
+    "pred_obj_scores",
+    "fixed_no_obj_ptr",
+    "soft_no_obj_ptr",
+    "add_tpos_enc_to_obj_ptrs",
+    "proj_tpos_enc_in_obj_ptrs",
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,8 @@ class Tracked(NamedTuple):
     memory: tuple[Tensor, list[Tensor]] | None
 
 
-class Places(NamedTuple):
+@dataclass(frozen=True)
+class Places(Fixed):
     """Positions on the grid of a frame's features, constants of a model."""
 
     rope: tuple[Tensor, Tensor]  #: rotary tables
@@ -88,10 +103,11 @@ class TrackStep:
         return Places(self.read.rope(features.pix_feat), image_pe)
 
     def __call__(
-        self, features: FrameFeatures, places: Places, tables: ReadTables
+        self, features: FrameFeatures, places: Places, pages: Pages, tables: ReadTables
     ) -> tuple[MaskOutput, Tensor]:
         """Answers, and memory of them `[N, mem_dim, H, W]`."""
-        seen = self.read(features.pix_feat, features.pix_pos, places.rope, tables)
+        pix_feat, pix_pos = features.pix_feat, features.pix_pos
+        seen = self.read(self.model, pix_feat, pix_pos, places.rope, pages, tables)
         masks = self.decode(self.model, seen, places.image_pe, features.high_res)
         presence = masks.object_score_logits
         memory = _write(
@@ -138,9 +154,14 @@ def _track(
     read = [selection for selection in selections if selection is not None]
     step = TrackStep.of(model) if read else None
     if step is not None:
-        tables = read_tables(model, pool, read)
-        run = maybe_compiled(model, "track step", step, (step.read, step.decode, step.write))
-        masks, memory = run(features, step.places(features), tables)
+        options = tuple(getattr(model, name) for name in _OPTIONS)
+        run = ready(model, "track step", step, (step.read, step.decode, step.write), options)
+        room = Room.exact(read)
+        if isinstance(run, Graphed):
+            room = room.rounded()
+        pages, tables = read_tables(model, pool, read, room)
+        found = run(features, step.places(features), pages, tables)
+        masks, memory = map_tensors(found, lambda x: x[: len(read)])
         return Tracked(masks, (memory, step.write.positions(memory)))
     # Parts that are not the package's own see one object at a time, as they would in `sam2`.
     return _join_tracked([_track_one(model, pool, features, selection) for selection in selections])
@@ -238,7 +259,8 @@ def _condition(
     pix_feat, pix_pos = features.pix_feat, features.pix_pos
     if read is None:
         return model.attend_to_memory(pix_feat, pix_pos, *memory_tokens(model, selection))
-    return read(pix_feat, pix_pos, read.rope(pix_feat), read_tables(model, pool, [selection]))
+    pages, tables = read_tables(model, pool, [selection])
+    return read(model, pix_feat, pix_pos, read.rope(pix_feat), pages, tables)
 
 
 def _decode(

@@ -36,24 +36,21 @@ def memory_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor, 
     return torch.cat(tokens), torch.cat(positions), len(pointers)
 
 
-def as_tokens(
-    model: SAM2Base, pointers: Tensor, distances: Tensor, span: int
-) -> tuple[Tensor, Tensor]:
+def as_tokens(model: SAM2Base, pointers: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
     """Pointers as tokens, and the tokens' positions, `[..., P, M]` each.
 
     A pointer is as wide as several memory tokens, and is cut into that many.
 
     Args:
         pointers: `[..., n, C]`.
-        distances: how many frames away each is, `[..., n]`.
-        span: the distance that counts as one.
+        distances: how far away in time each is, in spans, float32 `[..., n]`.
     """
     pieces = model.hidden_dim // model.mem_dim
     tokens = pointers.unflatten(-1, (pieces, model.mem_dim)).flatten(-3, -2)
     if not model.add_tpos_enc_to_obj_ptrs:
         return tokens, tokens.new_zeros(*distances.shape[:-1], *tokens.shape[-2:])
     width = model.hidden_dim if model.proj_tpos_enc_in_obj_ptrs else model.mem_dim
-    codes = get_1d_sine_pe(distances.float() / span, width).to(model.dtype)
+    codes = get_1d_sine_pe(distances, width).to(model.dtype)
     return tokens, model.obj_ptr_tpos_proj(codes).repeat_interleave(pieces, dim=-2)
 
 
@@ -68,7 +65,7 @@ def _pointer_tokens(model: SAM2Base, selection: MemorySelection) -> tuple[Tensor
         return nothing, nothing
     distances, pointers = zip(*selection.pointers, strict=True)
     stacked = torch.stack(pointers, dim=1).to(device, dtype)
-    distance = torch.tensor(distances, device=device)
-    tokens, place = as_tokens(model, stacked, distance, selection.pointer_span)
+    distance = torch.tensor([d / selection.pointer_span for d in distances], device=device)
+    tokens, place = as_tokens(model, stacked, distance)
     tokens = tokens.transpose(0, 1)
     return tokens, place.reshape(-1, 1, model.mem_dim).expand_as(tokens)

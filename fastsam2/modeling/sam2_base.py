@@ -74,7 +74,6 @@ class SAM2Base(nn.Module):
     pred_obj_scores: bool
     fixed_no_obj_ptr: bool
     soft_no_obj_ptr: bool
-    impl: Impl  #: which implementation of the kernels runs
 
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()
@@ -82,7 +81,6 @@ class SAM2Base(nn.Module):
             value = getattr(config, field.name)
             if not dataclasses.is_dataclass(value):
                 setattr(self, field.name, value)
-        self.impl = "auto"
         neck = config.image_encoder.neck
         self.image_encoder = ImageEncoder(
             trunk=Hiera(**vars(config.image_encoder.trunk)),
@@ -137,6 +135,11 @@ class SAM2Base(nn.Module):
             self.obj_ptr_proj = MLP(dim, dim, dim, 3) if mlp else nn.Linear(dim, dim)
         if config.proj_tpos_enc_in_obj_ptrs:
             self.obj_ptr_tpos_proj = nn.Linear(dim, self.mem_dim)
+
+    @property
+    def impl(self) -> Impl:
+        """Which implementation of the kernels runs."""
+        return "auto"
 
     @property
     def device(self) -> torch.device:

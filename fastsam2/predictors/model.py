@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 
 from fastsam2.config import SAM2Config
-from fastsam2.engine.compile import CompiledFunctions
+from fastsam2.engine.functions import Functions
+from fastsam2.engine.memory_pool import Pools
+from fastsam2.engine.plan import Plan
 from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2_kernels.dispatch import Impl
 
 __all__ = ["VideoModel"]
 
@@ -19,9 +22,29 @@ class VideoModel(SAM2Base):
     clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
     add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
     memory_dtype: torch.dtype  #: in which spatial memory is kept
-    compiled: CompiledFunctions | None  #: compiles what runs on each frame; None to run it as it is
+    functions: Functions  #: what runs on each frame, as the plan says
+    pools: Pools  #: where sessions bring what frames read
 
-    def __init__(self, config: SAM2Config, memory_dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(
+        self,
+        config: SAM2Config,
+        memory_dtype: torch.dtype = torch.bfloat16,
+        plan: Plan = Plan(),  # noqa: B008 (frozen)
+    ) -> None:
         super().__init__(config)
         self.memory_dtype = memory_dtype
-        self.compiled = None
+        self.functions = Functions(plan)
+        self.pools = Pools()
+
+    @property
+    def plan(self) -> Plan:
+        """How it runs. What an earlier plan has compiled and recorded goes with it."""
+        return self.functions.plan
+
+    @plan.setter
+    def plan(self, plan: Plan) -> None:
+        self.functions = Functions(plan)
+
+    @property
+    def impl(self) -> Impl:
+        return self.plan.impl

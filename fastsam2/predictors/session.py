@@ -14,7 +14,7 @@ from fastsam2.engine.feature_stage import FeatureStage, Frames
 from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.errors import InputError, StateError
-from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.predictors.model import VideoModel
 from fastsam2.types import DictRecord, FrameOutput, PointPrompt, Prompts
 
 __all__ = ["ObjectState", "VideoSession"]
@@ -149,10 +149,10 @@ class VideoSession(DictRecord):
     def frames_tracked_per_obj(self) -> dict[int, dict[int, dict[str, bool]]]:
         return {i: o.frames_tracked for i, o in enumerate(self.objects)}
 
-    def pool(self, model: SAM2Base) -> MemoryPool:
+    def pool(self, model: VideoModel) -> MemoryPool:
         """Where memory is brought to be read."""
         if self._pool is None or not self._pool.fits(model):
-            self._pool = MemoryPool(model)
+            self._pool = model.pools.lend(model, self)
         return self._pool
 
     def let_go(self, obj: ObjectState, rules: SelectionRules) -> None:

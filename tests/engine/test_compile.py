@@ -12,10 +12,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
 
 from fastsam2.build_sam import build_sam2_video_predictor
-from fastsam2.engine.compile import Compiled, CompiledFunctions
-from fastsam2.engine.memory_pool import MemoryPool
+from fastsam2.engine.compile import Compiled
+from fastsam2.engine.functions import Functions
+from fastsam2.engine.memory_pool import MemoryPool, Pages
 from fastsam2.engine.memory_reader import memory_reader
 from fastsam2.engine.memory_writer import memory_writer
+from fastsam2.engine.plan import Plan
 from fastsam2.engine.read_tables import ReadTables, read_tables
 from fastsam2.engine.step import TrackStep
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
@@ -60,7 +62,7 @@ def compiles_once(function: Callable[..., Any], calls: Iterator[tuple[Any, ...]]
     assert counter.frame_count == 1
 
 
-def history(model: SAM2VideoPredictor) -> Iterator[ReadTables]:
+def history(model: SAM2VideoPredictor) -> Iterator[tuple[Pages, ReadTables]]:
     for sizes in HISTORY:
         yield read_tables(model, MemoryPool(model), [selection(model, *size) for size in sizes])
 
@@ -70,7 +72,8 @@ def test_memory_attention(model: SAM2VideoPredictor) -> None:
     assert read is not None
     frame = features(model)
     rope = read.rope(frame.pix_feat)
-    compiles_once(read, ((frame.pix_feat, frame.pix_pos, rope, t) for t in history(model)))
+    frame_of = model, frame.pix_feat, frame.pix_pos, rope
+    compiles_once(read, ((*frame_of, *memory) for memory in history(model)))
 
 
 def test_memory_encoder(model: SAM2VideoPredictor) -> None:
@@ -96,11 +99,7 @@ def test_whole_track_step(model: SAM2VideoPredictor) -> None:
     assert step is not None
     frame = features(model)
     places = step.places(frame)
-    tables = (
-        read_tables(model, MemoryPool(model), [selection(model, *s) for s in sizes])
-        for sizes in HISTORY
-    )
-    compiles_once(step, ((frame, places, t) for t in tables))
+    compiles_once(step, ((frame, places, *memory) for memory in history(model)))
 
 
 def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
@@ -117,14 +116,14 @@ def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
         return found
 
     def check(model: SAM2VideoPredictor) -> None:
-        found, compiled, model.compiled = logits(model), model.compiled, None
+        found, compiled, model.functions = logits(model), model.functions, Functions(Plan())
         for a, b in zip(found, logits(model), strict=True):
             assert relative_error(a, b) <= 1e-3
-        model.compiled = compiled
+        model.functions = compiled
 
     counter = CompileCounterWithBackend("aot_eager")
     compiled = copy.deepcopy(model)
-    compiled.compiled = CompiledFunctions(backend=counter)
+    compiled.functions = Functions(Plan(compile=True), backend=counter)
     check(compiled)
     assert counter.frame_count == 2
     # Other weights are other inputs of the same functions.

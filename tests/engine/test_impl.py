@@ -7,9 +7,11 @@ import torch
 
 from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.memory_pool import MemoryPool
+from fastsam2.engine.plan import Plan
 from fastsam2.engine.read_tables import read_tables
 from fastsam2.engine.step import TrackStep
 from fastsam2_kernels import dispatch
+from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.rope_attention import op
 from tests.engine.memories import features, selection
 from tests.reference import randomise_
@@ -31,14 +33,15 @@ def test_kernels_give_what_the_reference_gives(monkeypatch: pytest.MonkeyPatch) 
         )
         randomise_(model)
     frame = features(model)
-    tables = read_tables(model, MemoryPool(model), [selection(model, 2, 3), selection(model, 1, 1)])
+    memory = read_tables(model, MemoryPool(model), [selection(model, 2, 3), selection(model, 1, 1)])
     found = {}
-    for impl in ("auto", "reference", "triton"):
-        model.impl = impl
+    impls: tuple[Impl, ...] = ("auto", "reference", "triton")
+    for impl in impls:
+        model.plan = Plan(impl=impl)
         step = TrackStep.of(model)
         assert step is not None
-        masks, memory = step(frame, step.places(frame), tables)
-        found[impl] = (masks.low_res_masks, masks.obj_ptr, memory)
+        masks, written = step(frame, step.places(frame), *memory)
+        found[impl] = (masks.low_res_masks, masks.obj_ptr, written)
         assert bool(launched) == (impl == "triton")
     for impl in ("auto", "triton"):
         for a, b in zip(found[impl], found["reference"], strict=True):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
-from fastsam2.engine.memory_pool import MemoryPool, SlotPool
-from fastsam2.engine.read_tables import ReadTables, read_tables
+from fastsam2.engine.memory_pool import MemoryPool, Pages, SlotPool
+from fastsam2.engine.read_tables import ReadTables, pointer_tokens, read_tables
 from fastsam2.modeling import memory_tokens
 from fastsam2.types import FrameOutput
 from tests.engine.test_memory_bank import Case, stated
@@ -110,9 +110,9 @@ class Session:
                 self.memory[obj].select(t, RULES, num_frames=FRAMES, reverse=reverse)
                 for obj in ready
             ]
-            tables = read_tables(MODEL, self.pool, [x for x in chosen if x is not None])
+            pages, tables = read_tables(MODEL, self.pool, [x for x in chosen if x is not None])
             expected = [self._expected(obj, t, reverse) for obj in ready]
-            assert list(what_is_read(tables)) == expected
+            assert list(what_is_read(pages, tables)) == expected
             self._check_pool(expected)
             for obj in ready:
                 self._found(obj, t)
@@ -137,15 +137,16 @@ class Session:
             assert sorted(lent + pool._free) == list(range(len(pool.slots)))  # and none is lost
 
 
-def what_is_read(tables: ReadTables) -> Iterator[Any]:
+def what_is_read(pages: Pages, tables: ReadTables) -> Iterator[Any]:
+    pointers, places = pointer_tokens(MODEL, pages, tables)
     for n, size in enumerate(tables.num_reads.tolist()):
         reads = tables.reads[n, :size].long()
-        values = tables.latents[tables.slots[reads].long(), 0, 0]
-        length = int(tables.num_pointers[n])
-        distances = (tables.pointer_pos[n, :length, 0] * (RULES.max_obj_ptrs - 1)).round()
+        values = pages.latents[tables.slots[reads].long(), 0, 0]
+        length = int(tables.num_pointer_tokens[n])
+        distances = (places[n, :length, 0] * (RULES.max_obj_ptrs - 1)).round()
         yield (
             list(zip(tables.times[reads].tolist(), values.tolist(), strict=True)),
-            list(zip(distances.tolist(), tables.pointers[n, :length, 0].tolist(), strict=True)),
+            list(zip(distances.tolist(), pointers[n, :length, 0].tolist(), strict=True)),
         )
 
 
@@ -177,25 +178,26 @@ def test_many_objects_make_it_grow_and_no_frames_do() -> None:
 def test_a_replaced_tensor_is_another_memory() -> None:
     pool = SlotPool((1,), torch.float32, torch.device("cpu"), capacity=1)
     first, second = torch.ones(1, 1), torch.full((1, 1), 2.0)
-    assert pool.bring([first], lambda missing: torch.cat(list(missing))) == [0]
-    (slot,) = pool.bring([second], lambda missing: torch.cat(list(missing)))
+    assert pool.bring([first]) == [0]
+    (slot,) = pool.bring([second])
     assert pool.slots[slot].item() == 2
     assert len(pool) == 1
 
 
 def test_what_has_a_slot_is_not_written_again() -> None:
-    pool = SlotPool((1,), torch.float32, torch.device("cpu"))
+    written: list[float] = []
+
+    def row(x: torch.Tensor) -> torch.Tensor:
+        written.extend(x.flatten().tolist())
+        return x
+
+    pool = SlotPool((1,), torch.float32, torch.device("cpu"), row)
     sources = [torch.full((1, 1), float(i)) for i in range(5)]
-    before = pool.bring(sources, lambda missing: torch.cat(list(missing)))
-    written: list[torch.Tensor] = []
-
-    def rows(missing: Any) -> torch.Tensor:
-        written.extend(missing)
-        return torch.cat(list(missing))
-
+    before = pool.bring(sources)
+    written.clear()
     extra = torch.full((1, 1), 9.0)
-    after = pool.bring([extra, *sources[2:], sources[2]], rows)
-    assert written == [extra]
+    after = pool.bring([extra, *sources[2:], sources[2]])
+    assert written == [9]
     assert after[1:] == [*before[2:], before[2]]
     assert pool.slots[after].flatten().tolist() == [9, 2, 3, 4, 2]
 

@@ -49,8 +49,8 @@ def by_reader(
 ) -> Tensor:
     read = memory_reader(model)
     assert read is not None
-    tables = read_tables(model, MemoryPool(model), reads)
-    return read(frame.pix_feat, frame.pix_pos, read.rope(frame.pix_feat), tables)
+    memory = read_tables(model, MemoryPool(model), reads)
+    return read(model, frame.pix_feat, frame.pix_pos, read.rope(frame.pix_feat), *memory)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 3])
