@@ -1,0 +1,350 @@
+"""Who tracks: fastsam2 as a plan says, `sam2` as it is and compiled, and transformers' model.
+
+All have the same weights and prepared frames, and answer with mask logits of the video's size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import itertools
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.clips import Clip, Prepared
+from bench.rows import NAMES
+from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.config import CONFIGS
+from fastsam2.engine.plan import Plan
+from tests.weights import randomise_
+
+__all__ = ["HISTORY", "Ours", "Peer", "Sam2", "Setting", "Transformers", "weights"]
+
+#: Frames that are remembered before the first timed one: as many as pointers are read of.
+HISTORY = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is tracked with."""
+
+    model: str = "sam2.1-tiny"
+    image_size: int = 1024
+    objects: int = 1
+    dtype: str = "fp32"
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"++model.image_size={self.image_size}"]
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """In which those compute who are told so by autocast."""
+        half = self.dtype != "fp32"
+        return torch.autocast(self.device.type, NAMES[self.dtype], enabled=half)
+
+
+class Peer(Protocol):
+    """Something that tracks objects through a video."""
+
+    name: str
+
+    def missing(self, setting: Setting) -> str:
+        """Why it cannot run so; empty if it can."""
+
+    def build(self, setting: Setting) -> Any:
+        """The model, with the weights of `weights`."""
+
+    def open(self, model: Any, setting: Setting, clip: Clip) -> Any:
+        """A session on the clip, its frames prepared and its objects prompted with their boxes."""
+
+    def go(self, model: Any, state: Any, setting: Setting, start: int) -> Iterator[Tensor]:
+        """Mask logits `[N, 1, H, W]` of each frame from `start` on."""
+
+    def outputs(self, state: Any) -> Iterator[dict[int, Any]]:
+        """What is remembered of each object: its tracked frames."""
+
+
+def track(peer: Peer, model: Any, setting: Setting, clip: Clip) -> Iterator[Tensor]:
+    """Frames from the `HISTORY`th on with full memory, a tracked frame's many times over."""
+    state = peer.open(model, setting, clip)
+    for _ in itertools.islice(peer.go(model, state, setting, 0), 2):
+        pass
+    for tracked in peer.outputs(state):
+        for t in range(2, HISTORY):
+            tracked[t] = tracked[1]
+    return peer.go(model, state, setting, HISTORY)
+
+
+@functools.lru_cache(maxsize=1)
+def weights(name: str) -> dict[str, Tensor]:
+    """Those of nano, which has been trained; of another model, random ones."""
+    if name == "nano":
+        from fastsam2.checkpoints import load_state_dict, resolve_model
+
+        return load_state_dict(resolve_model("nano")[1])
+    return randomise_(build_sam2_video_predictor(name, device="cpu")).state_dict()
+
+
+class _Official:
+    """The interface that fastsam2 shares with `sam2`."""
+
+    package: str
+
+    def open(self, model: Any, setting: Setting, clip: Clip) -> Any:
+        frames = Prepared(clip, setting.image_size, setting.device)
+        with mock.patch(
+            f"{self.package}.sam2_video_predictor.load_video_frames",
+            return_value=(frames, *clip.size),
+        ):
+            state = self.init(model, clip)
+        with self.precision(setting):
+            for obj_id, box in enumerate(clip.boxes):
+                model.add_new_points_or_box(state, 0, obj_id, box=box)
+        return state
+
+    def init(self, model: Any, video: Any) -> Any:
+        return model.init_state(video)
+
+    def go(self, model: Any, state: Any, setting: Setting, start: int) -> Iterator[Tensor]:
+        with quiet():
+            frames = model.propagate_in_video(state, start_frame_idx=start)
+            while True:
+                # Around each frame: what is left open here would hold for who asks.
+                with self.precision(setting):
+                    found = next(frames, None)
+                if found is None:
+                    return
+                yield found[2]
+
+    def outputs(self, state: Any) -> Iterator[dict[int, Any]]:
+        for outputs in state["output_dict_per_obj"].values():
+            yield outputs["non_cond_frame_outputs"]
+
+    def precision(self, setting: Setting) -> contextlib.AbstractContextManager[Any]:
+        return setting.precision()
+
+
+class Ours(_Official):
+    """fastsam2; `choices` are fields of its plan, by default all of `Plan.auto` but its dtype."""
+
+    package = "fastsam2"
+
+    def __init__(self, name: str = "fastsam2", **choices: Any) -> None:
+        self.name, self._choices = name, choices
+
+    def plan(self, setting: Setting) -> Plan:
+        dtype = NAMES[setting.dtype]
+        if self._choices:
+            return Plan(dtype=dtype, **self._choices)
+        return replace(Plan.auto(setting.device), dtype=dtype)
+
+    def missing(self, setting: Setting) -> str:
+        cuda, plan = setting.device.type == "cuda", self.plan(setting)
+        if not cuda and (plan.graphs or plan.encoder_batch):
+            return "graphs and encoding ahead are for CUDA"
+        if plan.compile and not cuda and shutil.which("g++") is None:
+            return "torch.compile needs g++"
+        return ""
+
+    def build(self, setting: Setting) -> Any:
+        model = build_sam2_video_predictor(
+            setting.model,
+            device=setting.device,
+            plan=self.plan(setting),
+            hydra_overrides_extra=setting.overrides,
+        )
+        model.load_state_dict(weights(setting.model))
+        return model
+
+    def init(self, model: Any, video: Any) -> Any:
+        return model.init_state(video, encode_ahead=model.plan.encoder_batch)
+
+    def precision(self, setting: Setting) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+
+class Sam2(_Official):
+    """The reference, by autocast in half precision as its own benchmark has it."""
+
+    package = "sam2"
+
+    def __init__(self, compiled: bool = False) -> None:
+        self.name = "sam2 vos_optimized" if compiled else "sam2"
+        self._compiled = compiled
+
+    def missing(self, setting: Setting) -> str:
+        if self._compiled and setting.device.type != "cuda":
+            return "vos_optimized is compiled for CUDA"
+        return _import_error("tests.reference")
+
+    def build(self, setting: Setting) -> Any:
+        from tests import reference
+
+        options: dict[str, Any] = {"vos_optimized": self._compiled}
+        if setting.model == "nano":
+            with _nano_decoder():
+                model = reference.video_predictor(
+                    "sam2.1-tiny", setting.image_size, overrides=tuple(_nano_overrides()), **options
+                )
+        else:
+            model = reference.video_predictor(setting.model, setting.image_size, **options)
+        model.load_state_dict(weights(setting.model))
+        return model.to(setting.device).eval()
+
+
+def _nano_overrides() -> Iterator[str]:
+    """What makes nano of tiny, in Hydra's words."""
+    yield from _overrides(CONFIGS["sam2.1-tiny"], CONFIGS["nano"])
+    # These follow from other fields in fastsam2.
+    yield "++model.image_encoder.neck.position_encoding.num_pos_feats=128"
+    yield "++model.memory_encoder.mask_downsampler.embed_dim=128"
+
+
+def _nano_decoder() -> contextlib.AbstractContextManager[Any]:
+    """`sam2` has no word for the width of the decoder's MLPs."""
+    from sam2.modeling import sam2_base
+
+    width = CONFIGS["nano"].sam_mask_decoder_extra_args.mlp_dim
+    original = sam2_base.TwoWayTransformer
+    return mock.patch.object(
+        sam2_base, "TwoWayTransformer", lambda **options: original(**options | {"mlp_dim": width})
+    )
+
+
+def _overrides(base: Any, wanted: Any, path: str = "++model") -> Iterator[str]:
+    """Hydra's words for the fields in which two configurations differ."""
+    for field in fields(base):
+        a, b, place = getattr(base, field.name), getattr(wanted, field.name), f"{path}.{field.name}"
+        if is_dataclass(a):
+            yield from _overrides(a, b, place)
+        elif a != b and field.name not in ("image_size", "feat_sizes", "mlp_dim"):
+            yield f"{place}={list(b) if isinstance(b, tuple) else b}"
+
+
+class Transformers:
+    """`Sam2VideoModel`, in half precision by its weights, as its documentation has it."""
+
+    name = "transformers"
+
+    def missing(self, setting: Setting) -> str:
+        if setting.model == "nano":
+            return "nano is no model that its configuration knows"
+        return _import_error("transformers.models.sam2_video.modeling_sam2_video")
+
+    def build(self, setting: Setting) -> Any:
+        from transformers import Sam2VideoConfig, Sam2VideoModel
+
+        from fastsam2.checkpoints_hf import convert_hf_state_dict
+
+        config, grid = CONFIGS[setting.model], setting.image_size // 16
+        trunk, dim = config.image_encoder.trunk, config.image_encoder.neck.d_model
+        widths = list(config.image_encoder.neck.backbone_channel_list)
+        backbone = {
+            "model_type": "sam2_hiera_det_model",
+            "image_size": [setting.image_size] * 2,
+            "hidden_size": trunk.embed_dim,
+            "num_attention_heads": trunk.num_heads,
+            "blocks_per_stage": list(trunk.stages),
+            "embed_dim_per_stage": widths[::-1],
+            "num_attention_heads_per_stage": [trunk.num_heads * 2**i for i in range(4)],
+            "window_size_per_stage": list(trunk.window_spec),
+            "global_attention_blocks": list(trunk.global_att_blocks),
+            "window_positional_embedding_background_size": list(
+                trunk.window_pos_embed_bkg_spatial_size
+            ),
+        }
+        model = Sam2VideoModel(
+            Sam2VideoConfig(
+                vision_config={
+                    "model_type": "sam2_vision_model",
+                    "backbone_config": backbone,
+                    "backbone_channel_list": widths,
+                    "backbone_feature_sizes": [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
+                    "fpn_hidden_size": dim,
+                },
+                prompt_encoder_config={"image_size": setting.image_size},
+                image_size=setting.image_size,
+                memory_attention_rope_feat_sizes=[grid, grid],
+                enable_temporal_pos_encoding_for_object_pointers=config.add_tpos_enc_to_obj_ptrs,
+                enable_occlusion_spatial_embedding=config.no_obj_embed_spatial,
+            )
+        ).eval()
+        # The official weights go in through views of its own under the official names.
+        known, official = model.state_dict(), weights(setting.model)
+        image_matrix = known.pop("shared_image_embedding.positional_embedding")
+        for name, view in convert_hf_state_dict(known).items():
+            view.copy_(official[name])
+        matrix = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+        image_matrix.copy_(official[matrix])
+        return model.to(setting.device, NAMES[setting.dtype])
+
+    def open(self, model: Any, setting: Setting, clip: Clip) -> Any:
+        from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
+
+        dtype = NAMES[setting.dtype]
+        session = Sam2VideoInferenceSession(
+            video=None,
+            video_height=clip.size[0],
+            video_width=clip.size[1],
+            inference_device=setting.device,
+            inference_state_device=setting.device,
+            video_storage_device=setting.device,
+            dtype=dtype,
+        )
+        frames = Prepared(clip, setting.image_size, setting.device, dtype)
+        session.processed_frames = {t: frames[t] for t in range(clip.length)}
+        scale = torch.tensor([setting.image_size / clip.size[1], setting.image_size / clip.size[0]])
+        for obj_id, box in enumerate(torch.as_tensor(clip.boxes, dtype=torch.float32)):
+            corners = (box.view(1, 1, 2, 2) * scale).to(setting.device)
+            labels = torch.tensor([[[2, 3]]], dtype=torch.int32, device=setting.device)
+            inputs = {"point_coords": corners, "point_labels": labels}
+            session.add_point_inputs(session.obj_id_to_idx(obj_id), 0, inputs)
+        session.obj_with_new_inputs = list(range(len(clip.boxes)))
+        return session
+
+    def go(self, model: Any, state: Any, setting: Setting, start: int) -> Iterator[Tensor]:
+        size = (state.video_height, state.video_width)
+        frames = model.propagate_in_video_iterator(state, start_frame_idx=start)
+        while True:
+            with torch.inference_mode():
+                found = next(frames, None)
+                if found is None:
+                    return
+                masks = F.interpolate(
+                    found.pred_masks.float(), size, mode="bilinear", align_corners=False
+                )
+            yield masks
+
+    def outputs(self, state: Any) -> Iterator[dict[int, Any]]:
+        for outputs in state.output_dict_per_obj.values():
+            yield outputs["non_cond_frame_outputs"]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bars of progress, which are drawn by the same thread."""
+    with contextlib.ExitStack() as stack:
+        for package in ("fastsam2", "sam2"):
+            with contextlib.suppress(ImportError, AttributeError):
+                module = importlib.import_module(f"{package}.sam2_video_predictor")
+                bar = functools.partial(module.tqdm, disable=True)
+                stack.enter_context(mock.patch.object(module, "tqdm", bar))
+        yield
+
+
+@functools.cache
+def _import_error(module: str) -> str:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a broken installation raises is the reason
+        return f"{module} cannot be imported: {str(error).splitlines()[0]}"
+    return ""

@@ -1,0 +1,122 @@
+"""Times of calls and of frames: medians and quantiles, on a GPU by its own clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.soak import resident_bytes
+
+__all__ = ["Peak", "Times", "now", "synchronize", "time_call", "time_frames"]
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long something took, in milliseconds."""
+
+    p20: float
+    p50: float
+    p80: float
+    per_second: float  #: of a run from its beginning to its end, where that was timed
+
+    @classmethod
+    def of(cls, milliseconds: Sequence[float], total: float | None = None) -> Times:
+        """Of single times, and the milliseconds that all took together if they overlap."""
+        p20, p50, p80 = (float(x) for x in np.quantile(milliseconds, (0.2, 0.5, 0.8)))
+        whole = sum(milliseconds) if total is None else total
+        return cls(p20, p50, p80, 1e3 * len(milliseconds) / whole)
+
+    @property
+    def fields(self) -> dict[str, float]:
+        """The fields of a row."""
+        return {
+            "p20_ms": self.p20,
+            "p50_ms": self.p50,
+            "p80_ms": self.p80,
+            "per_second": self.per_second,
+        }
+
+
+class Peak:
+    """Memory that is taken from now on, in MB: on a GPU at most, on a CPU in the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            self._before = resident_bytes()
+
+    @property
+    def mb(self) -> float:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 1e6
+        return max(0, resident_bytes() - self._before) / 1e6
+
+
+def now() -> float:
+    """Seconds. One thread alone is timed by the processor, which leaves out what others do."""
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_call(function: Callable[[], object], device: torch.device, rounds: int = 7) -> Times:
+    """Times of a function, which has been called before.
+
+    On a GPU each call finds the cache cold, and there are as many as 100 ms allow.
+    """
+    function()
+    if device.type == "cuda":
+        from triton.testing import do_bench
+
+        found = do_bench(function, warmup=25, rep=100, quantiles=(0.2, 0.5, 0.8))
+        return Times(*found, per_second=1e3 / found[1])
+    spent = []
+    for _ in range(rounds):
+        begin = now()
+        function()
+        spent.append(1e3 * (now() - begin))
+    return Times.of(spent)
+
+
+def time_frames(
+    tracks: dict[str, Iterator[Any]], frames: int, device: torch.device
+) -> dict[str, Times]:
+    """Times of the next frames of several trackers.
+
+    On a CPU their frames alternate, so that a busy machine slows them alike. On a GPU one runs
+    after the other, since a frame is often begun before the last one is done.
+    """
+    if device.type == "cuda":
+        return {name: _time_run(track, frames, device) for name, track in tracks.items()}
+    spent: dict[str, list[float]] = {name: [] for name in tracks}
+    for _ in range(frames):
+        for name, track in tracks.items():
+            begin = now()
+            next(track)
+            spent[name].append(1e3 * (now() - begin))
+    return {name: Times.of(each) for name, each in spent.items()}
+
+
+def _time_run(track: Iterator[Any], frames: int, device: torch.device) -> Times:
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(frames + 1)]
+    synchronize(device)
+    begin = time.perf_counter()
+    events[0].record()
+    for event in events[1:]:
+        next(track)
+        event.record()
+    synchronize(device)
+    total = 1e3 * (time.perf_counter() - begin)
+    each = [a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False)]
+    return Times.of(each, total)
