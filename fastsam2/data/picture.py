@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from av.video.reformatter import Colorspace, VideoReformatter
 
+from fastsam2.data.pyav import Colorspace, VideoReformatter
 from fastsam2.data.source import Frame
 
 __all__ = ["PictureConverter"]

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import av
-from av.stream import Disposition
+from fastsam2.data.pyav import Disposition, av
 
 __all__ = ["VideoIndex", "packets_of", "video_stream"]
 

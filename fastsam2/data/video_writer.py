@@ -7,11 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
-from av.video.reformatter import Colorspace, VideoReformatter
 
 from fastsam2.data.files import part_path
+from fastsam2.data.pyav import Colorspace, VideoReformatter, av
 from fastsam2.data.source import Frame, check_array
 from fastsam2.errors import InputError
 

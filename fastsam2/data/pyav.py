@@ -1,0 +1,29 @@
+"""PyAV, which reads and writes video files. Without it, images and arrays are still read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastsam2.errors import VideoError
+
+__all__ = ["Colorspace", "Disposition", "VideoReformatter", "av"]
+
+
+class _Missing:
+    def __getattr__(self, name: str) -> Any:
+        raise VideoError("video files need PyAV, which is not installed: `pip install av`")
+
+    def __call__(self) -> Any:
+        return self.open
+
+
+av: Any
+Colorspace: Any
+Disposition: Any
+VideoReformatter: Any
+try:
+    import av  # type: ignore[no-redef]
+    from av.stream import Disposition  # type: ignore[no-redef]
+    from av.video.reformatter import Colorspace, VideoReformatter  # type: ignore[no-redef]
+except ModuleNotFoundError:
+    av = Colorspace = Disposition = VideoReformatter = _Missing()

@@ -1,0 +1,29 @@
+"""Where PyAV is not installed: frames that are no video file are tracked all the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+sys.modules["av"] = None  # an import of it fails
+import numpy as np
+from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.data import open_frames
+from fastsam2.errors import VideoError
+frames = np.zeros((1, 64, 64, 3), np.uint8)
+print(len(open_frames(frames)))
+try:
+    open_frames(b"video")
+except VideoError as error:
+    print(error)
+"""
+
+
+def test_only_video_files_need_it() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "1",
+        "video files need PyAV, which is not installed: `pip install av`",
+    ], done.stderr
