@@ -7,12 +7,13 @@ pointers an object), counted on tensors without data: no machine is too busy for
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-
-from tests import reference  # isort: skip  # before fastsam2
 
 from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.features import encode_image
@@ -21,14 +22,113 @@ from fastsam2.engine.memory_reader import memory_reader
 from fastsam2.engine.memory_writer import memory_writer
 from fastsam2.engine.object_decoder import object_decoder
 from fastsam2.engine.read_tables import read_tables
+from fastsam2.engine.step import track_objects
 from tests.engine.memories import features, selection
 
-__all__ = ["count_ours", "count_theirs", "main"]
+__all__ = ["STEP", "count_ours", "count_theirs", "main", "our_stages", "their_stages"]
 
 MEMORIES, POINTERS = 7, 16
+#: What ours does for all objects after the encoder, as one function; `sam2` has no such function.
+STEP = "track step"
+Stages = dict[str, Callable[[], object]]
 
 
-def _count(stages: dict[str, Callable[[], object]]) -> dict[str, int]:
+def their_stages(model: Any) -> Stages:
+    """The stages of `sam2`'s `model` on its device, for one object."""
+    size, dim = model.image_size, model.hidden_dim
+    grid, pointers = size // 16, POINTERS * model.hidden_dim // model.mem_dim
+    with _making(model):
+        images = torch.randn(1, 3, size, size)
+        frame = torch.randn(grid * grid, 1, dim)
+        memory = torch.randn(MEMORIES * grid * grid + pointers, 1, model.mem_dim)
+        pix_feat = torch.randn(1, dim, grid, grid)
+        high_res = [torch.randn(1, dim // 8, 4 * grid, 4 * grid)]
+        high_res.append(torch.randn(1, dim // 4, 2 * grid, 2 * grid))
+        padding = torch.randn(1, 2, dim)  # a point of padding, twice
+        mask = torch.randn(1, 1, size, size)
+    return {
+        "image encoder": lambda: model.forward_image(images),
+        "memory attention": lambda: model.memory_attention(
+            curr=[frame],
+            curr_pos=[frame],
+            memory=memory,
+            memory_pos=memory,
+            num_obj_ptr_tokens=pointers,
+        ),
+        "mask decoder": lambda: model.sam_mask_decoder(
+            image_embeddings=pix_feat,
+            image_pe=pix_feat,
+            sparse_prompt_embeddings=padding,
+            dense_prompt_embeddings=pix_feat,
+            multimask_output=True,
+            repeat_image=False,
+            high_res_features=high_res,
+        ),
+        "memory encoder": lambda: model.memory_encoder(pix_feat, mask, skip_mask_sigmoid=True),
+    }
+
+
+def our_stages(model: Any, objects: int) -> Stages:
+    """The stages of fastsam2's `model` on its device, and all after the first as one."""
+    size, grid = model.image_size, model.image_size // 16
+    with _making(model), torch.inference_mode():
+        read, decode, write = memory_reader(model), object_decoder(model), memory_writer(model)
+        assert read is not None
+        assert decode is not None
+        assert write is not None
+        frame, images = features(model), torch.randn(1, 3, size, size)
+        pool = MemoryPool(model)
+        selections = [selection(model, MEMORIES, POINTERS) for _ in range(objects)]
+        memory = read_tables(model, pool, selections)
+        rope, image_pe = read.rope(frame.pix_feat), torch.randn_like(frame.pix_feat)
+        seen = torch.randn(objects, *frame.pix_feat.shape[1:])
+        masks = torch.randn(objects, 1, 4 * grid, 4 * grid)
+        presence = torch.randn(objects, 1)
+    return {
+        "image encoder": lambda: encode_image(model, images),
+        "memory attention": lambda: read(model, frame.pix_feat, frame.pix_pos, rope, *memory),
+        "mask decoder": lambda: decode(model, seen, image_pe, frame.high_res),
+        "memory encoder": lambda: write(
+            frame.pix_feat, masks, presence, scale=20.0, bias=-10.0, binarize=False
+        ),
+        STEP: lambda: track_objects(model, pool, frame, selections),
+    }
+
+
+@contextlib.contextmanager
+def _making(model: Any) -> Iterator[None]:
+    """New tensors are the model's kind."""
+    parameter = next(model.parameters())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(parameter.dtype)
+    try:
+        with parameter.device:
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@functools.cache
+def count_theirs(name: str, objects: int, image_size: int = 1024) -> dict[str, int]:
+    """Operations of each stage in `sam2`, which runs all but the encoder once for each object."""
+    from tests import reference
+
+    counts = _count(their_stages(reference.video_predictor(name, image_size).to("meta")))
+    return {k: v if k == "image encoder" else objects * v for k, v in counts.items()}
+
+
+@functools.cache
+def count_ours(name: str, objects: int, image_size: int = 1024) -> dict[str, int]:
+    """The same in fastsam2."""
+    options = {"hydra_overrides_extra": [f"++model.image_size={image_size}"]}
+    model = build_sam2_video_predictor(name, device="cpu", **options).to("meta")
+    stages = our_stages(model, objects)
+    del stages[STEP]
+    return _count(stages)
+
+
+@torch.inference_mode()
+def _count(stages: Stages) -> dict[str, int]:
     counts = {}
     for stage, run in stages.items():
         with FlopCounterMode(display=False) as counter:
@@ -37,76 +137,9 @@ def _count(stages: dict[str, Callable[[], object]]) -> dict[str, int]:
     return counts
 
 
-def count_theirs(name: str, objects: int) -> dict[str, int]:
-    """Operations of each stage in `sam2`, which runs all but the encoder once for each object."""
-    model = reference.video_predictor(name, 1024).to("meta")
-    grid, dim, pointers = 64, model.hidden_dim, POINTERS * model.hidden_dim // model.mem_dim
-    with torch.device("meta"), torch.inference_mode():
-        images = torch.randn(1, 3, 1024, 1024)
-        frame = torch.randn(grid * grid, 1, dim)
-        memory = torch.randn(MEMORIES * grid * grid + pointers, 1, model.mem_dim)
-        pix_feat = torch.randn(1, dim, grid, grid)
-        high_res = [torch.randn(1, dim // 8, 4 * grid, 4 * grid)]
-        high_res.append(torch.randn(1, dim // 4, 2 * grid, 2 * grid))
-        counts = _count(
-            {
-                "image encoder": lambda: model.forward_image(images),
-                "memory attention": lambda: model.memory_attention(
-                    curr=[frame],
-                    curr_pos=[frame],
-                    memory=memory,
-                    memory_pos=memory,
-                    num_obj_ptr_tokens=pointers,
-                ),
-                "mask decoder": lambda: model.sam_mask_decoder(
-                    image_embeddings=pix_feat,
-                    image_pe=pix_feat,
-                    sparse_prompt_embeddings=torch.randn(1, 2, dim),  # a point of padding, twice
-                    dense_prompt_embeddings=pix_feat,
-                    multimask_output=True,
-                    repeat_image=False,
-                    high_res_features=high_res,
-                ),
-                "memory encoder": lambda: model.memory_encoder(
-                    pix_feat, torch.randn(1, 1, 1024, 1024), skip_mask_sigmoid=True
-                ),
-            }
-        )
-    return {k: v if k == "image encoder" else objects * v for k, v in counts.items()}
-
-
-def count_ours(name: str, objects: int) -> dict[str, int]:
-    """The same in fastsam2."""
-    model = build_sam2_video_predictor(name, device="cpu").to("meta")
-    with torch.device("meta"), torch.inference_mode():
-        read, decode, write = memory_reader(model), object_decoder(model), memory_writer(model)
-        assert read is not None
-        assert decode is not None
-        assert write is not None
-        frame, images = features(model), torch.randn(1, 3, 1024, 1024)
-        memory = read_tables(
-            model, MemoryPool(model), [selection(model, MEMORIES, POINTERS)] * objects
-        )
-        rope, image_pe = read.rope(frame.pix_feat), torch.randn_like(frame.pix_feat)
-        seen = torch.randn(objects, *frame.pix_feat.shape[1:])
-        masks, presence = torch.randn(objects, 1, 256, 256), torch.randn(objects, 1)
-        return _count(
-            {
-                "image encoder": lambda: encode_image(model, images),
-                "memory attention": lambda: read(
-                    model, frame.pix_feat, frame.pix_pos, rope, *memory
-                ),
-                "mask decoder": lambda: decode(model, seen, image_pe, frame.high_res),
-                "memory encoder": lambda: write(
-                    frame.pix_feat, masks, presence, scale=20.0, bias=-10.0, binarize=False
-                ),
-            }
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m bench.work")
-    parser.add_argument("--model", default="sam2.1-tiny", choices=reference.CONFIGS)
+    parser.add_argument("--model", default="sam2.1-tiny", help="such as sam2.1-large")
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 8, 16])
     args = parser.parse_args()
     print(f"{args.model} at 1024 px; GFLOP a frame")

@@ -1,0 +1,282 @@
+"""What is measured of whole frames: tracking, from file to file, the first mask, right and wrong."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.clips import Clip, make_video, write_jpegs
+from bench.peers import HISTORY, Ours, Peer, Sam2, Setting, Transformers, track
+from bench.roofline import measure_limits
+from bench.rows import NAMES, Row, measured_on
+from bench.timing import Peak, Times, synchronize, time_frames
+from bench.work import count_ours, count_theirs
+from fastsam2.data.sources import open_frames
+from fastsam2.data.writers import MaskPngWriter
+
+__all__ = ["PEERS", "accuracy_rows", "cold_rows", "failed", "track_rows", "video_rows"]
+
+#: Who is compared unless others are named.
+PEERS: dict[str, Peer] = {
+    peer.name: peer for peer in (Sam2(), Sam2(compiled=True), Transformers(), Ours())
+}
+VIDEO = (720, 1280)  #: height and width of what is tracked
+#: Of one peer on a GPU: frames before those that are timed, and seconds that either may take.
+_WARM, _SECONDS = 10, 6.0
+
+
+def track_rows(
+    peers: Sequence[Peer], setting: Setting, frames: int, kind: str = "track"
+) -> Iterator[Row]:
+    """Frames with full memory, prepared beforehand: what `sam2/benchmark.py` times.
+
+    A frame is encoded, all objects are tracked, and masks are enlarged to the video.
+    """
+    # On a GPU each has the device to itself, so that its memory can be told.
+    alone = setting.device.type == "cuda"
+    for group in [[peer] for peer in peers] if alone else [list(peers)]:
+        yield from _race(group, setting, frames, kind)
+        _free(setting.device)
+
+
+def _race(
+    peers: Sequence[Peer], setting: Setting, frames: int, kind: str
+) -> Iterator[Row]:
+    clip = make_video(setting.objects, HISTORY + _WARM + 2 * frames + 16, VIDEO)
+    tracks: dict[str, Iterator[Tensor]] = {}
+    peaks: dict[str, Peak] = {}
+    grown: dict[str, float] = {}
+    for peer in peers:
+        reason = peer.missing(setting)
+        if not reason:
+            try:
+                peaks[peer.name] = Peak(setting.device)
+                tracks[peer.name] = track(peer, peer.build(setting), setting, clip)
+                frames = min(frames, _warm_up(tracks[peer.name], setting.device))
+                grown[peer.name] = peaks[peer.name].mb
+            except Exception as error:  # one that fails must not lose the others
+                tracks.pop(peer.name, None)
+                reason = failed(error)
+        if reason:
+            yield _row(kind, "frame", peer, setting, note=reason)
+    try:
+        times = time_frames(tracks, frames, setting.device)
+    except Exception as error:
+        yield from (_row(kind, "frame", p, setting, note=failed(error)) for p in peers)
+        return
+    for peer in peers:
+        if peer.name in times:
+            on_gpu = setting.device.type == "cuda"
+            yield _row(
+                kind,
+                "frame",
+                peer,
+                setting,
+                frames=frames,
+                peak_mb=peaks[peer.name].mb if on_gpu else grown[peer.name],
+                **times[peer.name].fields,
+                **_work(peer, setting, times[peer.name]),
+            )
+
+
+def _warm_up(frames: Iterator[Tensor], device: torch.device) -> int:
+    """Track some frames; returns how many can be timed."""
+    if device.type != "cuda":
+        next(frames)
+        return sys.maxsize
+    spent = []
+    while len(spent) < 3 or (len(spent) < _WARM and sum(spent[1:]) < _SECONDS):
+        begin = time.perf_counter()
+        next(frames)
+        synchronize(device)
+        spent.append(time.perf_counter() - begin)
+    return max(5, int(_SECONDS / min(spent)))
+
+
+def accuracy_rows(peers: Sequence[Peer], setting: Setting, frames: int) -> Iterator[Row]:
+    """Mean IoU of nano's masks with those of float32 and PyTorch alone; empty masks agree.
+
+    Nano has been trained, so its masks are such as are looked at; all track the same frames.
+    """
+    setting = Setting("nano", 256, 4, setting.dtype, setting.device)
+    clip = make_video(setting.objects, frames, (256, 256), seed=11)
+    exact = Setting("nano", 256, 4, "fp32", setting.device)
+    expected = _masks(Ours("exact", impl="reference"), exact, clip)
+    for peer in peers:
+        reason = peer.missing(setting)
+        if not reason:
+            try:
+                begin = time.perf_counter()
+                found = _masks(peer, setting, clip)
+                times = Times.of([1e3 * (time.perf_counter() - begin) / frames])
+                iou = _iou(found, expected)
+                yield _row(
+                    "accuracy", "nano", peer, setting, frames=frames, iou=iou,
+                    note=f"{times.p50:.1f} ms a frame with building it",
+                )  # fmt: skip
+            except Exception as error:
+                reason = failed(error)
+        if reason:
+            yield _row("accuracy", "nano", peer, setting, note=reason)
+        _free(setting.device)
+
+
+def _masks(peer: Peer, setting: Setting, clip: Clip) -> Tensor:
+    model = peer.build(setting)
+    state = peer.open(model, setting, clip)
+    frames = peer.go(model, state, setting, 0)
+    return torch.stack([(logits[:, 0] > 0).cpu() for logits in itertools.islice(frames, clip.length)])
+
+
+def _iou(found: Tensor, expected: Tensor) -> float:
+    union = (found | expected).sum((2, 3))
+    both = (found & expected).sum((2, 3))
+    return float(torch.where(union > 0, both / union.clamp(min=1), 1.0).mean())
+
+
+def video_rows(peers: Sequence[Peer], setting: Setting, frames: int) -> Iterator[Row]:
+    """From a file to one PNG of labels a frame: an mp4 for those that read it, else JPEG files."""
+    clip = make_video(setting.objects, frames, VIDEO)
+    for peer in peers:
+        if not isinstance(peer, (Ours, Sam2)):
+            continue
+        reason = peer.missing(setting)
+        if not reason:
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    video, form = _written(peer, clip, Path(folder))
+                    model = peer.build(setting)
+                    # The first time round everything is compiled and allocated.
+                    for _ in range(1 if setting.device.type == "cpu" else 2):
+                        spent = _file_to_files(peer, model, setting, clip, video, Path(folder))
+                yield _row(
+                    "video", "file to masks", peer, setting, frames=frames, note=f"from {form}",
+                    **Times.of([1e3 * spent / frames] * frames).fields,
+                )  # fmt: skip
+            except Exception as error:
+                reason = failed(error)
+        if reason:
+            yield _row("video", "file to masks", peer, setting, note=reason)
+        _free(setting.device)
+
+
+def _written(peer: Peer, clip: Clip, folder: Path) -> tuple[Path, str]:
+    if isinstance(peer, Ours) and importlib.util.find_spec("av") is not None:
+        from fastsam2.data.video_writer import VideoWriter
+
+        path = folder / "clip.mp4"
+        writer = VideoWriter(path, fps=25.0)
+        for frame in clip:
+            writer.write(frame)
+        writer.close()
+        return path, "mp4"
+    frames = folder / "frames"
+    frames.mkdir()
+    return write_jpegs(clip, frames), "JPEG files"
+
+
+def _file_to_files(
+    peer: Any, model: Any, setting: Setting, clip: Clip, video: Path, folder: Path
+) -> float:
+    writer = MaskPngWriter(folder / "masks")
+    begin = time.perf_counter()
+    state = peer.init(model, str(video))
+    with peer.precision(setting):
+        for obj_id, box in enumerate(clip.boxes):
+            model.add_new_points_or_box(state, 0, obj_id, box=box)
+    for frame_idx, logits in enumerate(peer.go(model, state, setting, 0)):
+        masks = (logits[:, 0] > 0).cpu().numpy()
+        # A palette has 255 colours at most.
+        writer.write(frame_idx, {i + 1: mask for i, mask in enumerate(masks[:255])})
+    return time.perf_counter() - begin
+
+
+def cold_rows(peers: Sequence[Peer], setting: Setting) -> Iterator[Row]:
+    """Seconds from the start of a process to the first mask of the second frame."""
+    for peer in peers:
+        reason = peer.missing(setting)
+        if reason:
+            yield _row("cold", "first mask", peer, setting, note=reason)
+            continue
+        command = [
+            sys.executable, "-m", "bench.scenarios", peer.name, setting.model,
+            str(setting.image_size), str(setting.objects), setting.dtype, str(setting.device),
+        ]  # fmt: skip
+        begin = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+        spent = 1e3 * (time.perf_counter() - begin)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            yield _row("cold", "first mask", peer, setting, note=f"failed: {lines[-1]}")
+        else:
+            yield _row("cold", "first mask", peer, setting, **Times.of([spent]).fields)
+
+
+def _first_mask(peer: Peer, setting: Setting) -> None:
+    clip = make_video(setting.objects, 4, VIDEO)
+    model = peer.build(setting)
+    state = peer.open(model, setting, clip)
+    _, masks = itertools.islice(peer.go(model, state, setting, 0), 2)
+    assert bool(masks.isfinite().all())
+
+
+def _row(kind: str, name: str, peer: Peer, setting: Setting, **fields: Any) -> Row:
+    return Row(
+        kind,
+        name,
+        peer.name,
+        setting.model,
+        setting.image_size,
+        setting.objects,
+        setting.dtype,
+        **fields,
+        **measured_on(setting.device),
+    )
+
+
+def _work(peer: Peer, setting: Setting, times: Times) -> dict[str, float]:
+    """Operations of a frame, and the part of the time that they need at least."""
+    count: Callable[..., dict[str, int]] | None = (
+        count_ours
+        if isinstance(peer, Ours)
+        else count_theirs
+        if isinstance(peer, Sam2) and setting.model != "nano"
+        else None
+    )
+    if count is None:
+        return {}
+    flops = sum(count(setting.model, setting.objects, setting.image_size).values())
+    limits = measure_limits(setting.device, NAMES[setting.dtype])
+    least = limits.least_seconds(flops)
+    return {"gflop": flops / 1e9, "of_roof": 1e3 * least * times.per_second / 1e3}
+
+
+def failed(error: Exception) -> str:
+    """The note of a row that has no times."""
+    lines = str(error).strip().splitlines()
+    return f"failed: {type(error).__name__}{': ' + lines[0] if lines else ''}"[:200]
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    _name, _model, _size, _objects, _dtype, _device = sys.argv[1:]
+    _first_mask(
+        PEERS[_name], Setting(_model, int(_size), int(_objects), _dtype, torch.device(_device))
+    )
