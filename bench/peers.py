@@ -11,7 +11,7 @@ import importlib
 import itertools
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol
 from unittest import mock
 
@@ -26,7 +26,7 @@ from fastsam2.config import CONFIGS
 from fastsam2.engine.plan import Plan
 from tests.weights import randomise_
 
-__all__ = ["HISTORY", "Ours", "Peer", "Sam2", "Setting", "Transformers", "weights"]
+__all__ = ["HISTORY", "Ours", "Peer", "Sam2", "Setting", "Transformers", "track", "weights"]
 
 #: Frames that are remembered before the first timed one: as many as pointers are read of.
 HISTORY = 16
@@ -40,7 +40,7 @@ class Setting:
     image_size: int = 1024
     objects: int = 1
     dtype: str = "fp32"
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def overrides(self) -> list[str]:
@@ -222,11 +222,11 @@ def _nano_decoder() -> contextlib.AbstractContextManager[Any]:
 
 def _overrides(base: Any, wanted: Any, path: str = "++model") -> Iterator[str]:
     """Hydra's words for the fields in which two configurations differ."""
-    for field in fields(base):
-        a, b, place = getattr(base, field.name), getattr(wanted, field.name), f"{path}.{field.name}"
+    for name in (f.name for f in fields(base)):
+        a, b, place = getattr(base, name), getattr(wanted, name), f"{path}.{name}"
         if is_dataclass(a):
             yield from _overrides(a, b, place)
-        elif a != b and field.name not in ("image_size", "feat_sizes", "mlp_dim"):
+        elif a != b and name not in ("image_size", "feat_sizes", "mlp_dim"):
             yield f"{place}={list(b) if isinstance(b, tuple) else b}"
 
 

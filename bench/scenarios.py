@@ -1,4 +1,4 @@
-"""What is measured of whole frames: tracking, from file to file, the first mask, right and wrong."""
+"""What is measured of whole frames: tracking, files to files, the first mask, and accuracy."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from bench.roofline import measure_limits
 from bench.rows import NAMES, Row, measured_on
 from bench.timing import Peak, Times, synchronize, time_frames
 from bench.work import count_ours, count_theirs
-from fastsam2.data.sources import open_frames
-from fastsam2.data.writers import MaskPngWriter
+from fastsam2.data.writers import MaskPngWriter, OverlayVideoWriter
 
 __all__ = ["PEERS", "accuracy_rows", "cold_rows", "failed", "track_rows", "video_rows"]
 
@@ -51,9 +50,7 @@ def track_rows(
         _free(setting.device)
 
 
-def _race(
-    peers: Sequence[Peer], setting: Setting, frames: int, kind: str
-) -> Iterator[Row]:
+def _race(peers: Sequence[Peer], setting: Setting, frames: int, kind: str) -> Iterator[Row]:
     clip = make_video(setting.objects, HISTORY + _WARM + 2 * frames + 16, VIDEO)
     tracks: dict[str, Iterator[Tensor]] = {}
     peaks: dict[str, Peak] = {}
@@ -118,14 +115,8 @@ def accuracy_rows(peers: Sequence[Peer], setting: Setting, frames: int) -> Itera
         reason = peer.missing(setting)
         if not reason:
             try:
-                begin = time.perf_counter()
-                found = _masks(peer, setting, clip)
-                times = Times.of([1e3 * (time.perf_counter() - begin) / frames])
-                iou = _iou(found, expected)
-                yield _row(
-                    "accuracy", "nano", peer, setting, frames=frames, iou=iou,
-                    note=f"{times.p50:.1f} ms a frame with building it",
-                )  # fmt: skip
+                iou = _iou(_masks(peer, setting, clip), expected)
+                yield _row("accuracy", "nano", peer, setting, frames=frames, iou=iou)
             except Exception as error:
                 reason = failed(error)
         if reason:
@@ -137,7 +128,9 @@ def _masks(peer: Peer, setting: Setting, clip: Clip) -> Tensor:
     model = peer.build(setting)
     state = peer.open(model, setting, clip)
     frames = peer.go(model, state, setting, 0)
-    return torch.stack([(logits[:, 0] > 0).cpu() for logits in itertools.islice(frames, clip.length)])
+    return torch.stack(
+        [(logits[:, 0] > 0).cpu() for logits in itertools.islice(frames, clip.length)]
+    )
 
 
 def _iou(found: Tensor, expected: Tensor) -> float:
@@ -174,13 +167,10 @@ def video_rows(peers: Sequence[Peer], setting: Setting, frames: int) -> Iterator
 
 def _written(peer: Peer, clip: Clip, folder: Path) -> tuple[Path, str]:
     if isinstance(peer, Ours) and importlib.util.find_spec("av") is not None:
-        from fastsam2.data.video_writer import VideoWriter
-
         path = folder / "clip.mp4"
-        writer = VideoWriter(path, fps=25.0)
-        for frame in clip:
-            writer.write(frame)
-        writer.close()
+        with OverlayVideoWriter(path, fps=25.0, size=clip.size) as writer:
+            for frame in clip:
+                writer.write(frame)
         return path, "mp4"
     frames = folder / "frames"
     frames.mkdir()

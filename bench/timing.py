@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -118,5 +119,5 @@ def _time_run(track: Iterator[Any], frames: int, device: torch.device) -> Times:
         event.record()
     synchronize(device)
     total = 1e3 * (time.perf_counter() - begin)
-    each = [a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False)]
+    each = [a.elapsed_time(b) for a, b in itertools.pairwise(events)]
     return Times.of(each, total)

@@ -187,6 +187,7 @@ def test_views_are_taken() -> None:
 
 def test_reference_is_that_of_sam2() -> None:
     """With what `_encode_new_memory` does before, in float64."""
+    pytest.importorskip("sam2")
     from sam2.modeling.memory_encoder import MaskDownSampler
 
     module = MaskDownSampler(embed_dim=32, kernel_size=3, stride=2, padding=1).double()

@@ -94,6 +94,7 @@ def test_any_shape(
 
 def test_reference_is_that_of_sam2() -> None:
     """Against projection and rotation of neighbouring channel pairs, in float64."""
+    pytest.importorskip("sam2")
     from sam2.modeling.position_encoding import apply_rotary_enc, compute_axial_cis
 
     side, dim = 6, 64

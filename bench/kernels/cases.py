@@ -1,0 +1,262 @@
+"""One call of each op at the size it has while tracking, and what `sam2` does in its place.
+
+pytest runs them (`test_ops.py`), and so do plain loops where it has no plugins (`bench.ops`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastsam2.config import ConvNeXtConfig, MaskDownSamplerConfig
+from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
+from fastsam2_kernels.connected_components import connected_components
+from fastsam2_kernels.cx_block import cx_block
+from fastsam2_kernels.dispatch import Impl
+from fastsam2_kernels.mask_downsample import (
+    DownsampleStage,
+    MaskDownsampleWeights,
+    mask_downsample,
+)
+from fastsam2_kernels.mask_output import mask_output
+from fastsam2_kernels.memory_attention import memory_attention
+from fastsam2_kernels.memory_keys import memory_keys
+from fastsam2_kernels.rope_attention import rope_attention
+
+__all__ = ["CASES", "Case"]
+
+DIM, WIDTH, LAYERS, MEMORIES, POINTERS = 256, 64, 4, 7, 64
+SCALE, BIAS = 20.0, -10.0
+VIDEO = (1080, 1920)
+_IMPLS: dict[str, Impl] = {"kernel": "auto", "reference": "reference"}
+
+
+class Case(NamedTuple):
+    """A call of an op."""
+
+    op: str
+    run: Callable[[Impl], Any]
+    moved: Sequence[Tensor]  #: what is read at least once
+    theirs: Callable[[], Any] | None = None  #: None where `sam2` is missing, or has no such thing
+    compiles: bool = True  #: whether `torch.compile` can take the reference whole
+
+    def calls(self) -> dict[str, Callable[[], Any]]:
+        """Who can do it here: the kernel, the reference, that compiled, and `sam2`."""
+        calls = {name: partial(self.run, impl) for name, impl in _IMPLS.items()}
+        if self.compiles and shutil.which("g++") is not None:
+            calls["compiled"] = partial(torch.compile(self.run), "reference")
+        if self.theirs is not None:
+            calls["sam2"] = self.theirs
+        return calls
+
+    def work(self) -> tuple[int, int]:
+        """Operations, by the op's own formula, and bytes that are read or written at least."""
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            out = self.run("auto")
+        tensors = [*self.moved, *(out if isinstance(out, tuple) else (out,))]
+        moved = sum(x.nbytes for x in tensors if isinstance(x, Tensor))
+        return counter.get_total_flops(), moved
+
+
+class _Make:
+    """Random tensors of one kind."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        self.device, self.dtype = device, dtype
+
+    def __call__(self, *shape: int) -> Tensor:
+        return torch.randn(shape, device=self.device).to(self.dtype)
+
+    def tables(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """Rotary tables: cosines and sines."""
+        angle = 100 * torch.randn(tokens, DIM // 2, device=self.device)
+        return angle.cos(), angle.sin()
+
+    def ints(self, values: Tensor) -> Tensor:
+        return values.to(self.device, torch.int32)
+
+
+def _official(name: str) -> Any:
+    try:
+        return importlib.import_module(f"sam2.modeling.{name}")
+    except Exception:  # whatever a missing or broken installation raises
+        return None
+
+
+def _rope_attention(make: _Make, grid: int, objects: int) -> Case:
+    """Self-attention of a frame; after the first layer there is one for each object."""
+    q, k, v = make(3, objects, grid * grid, DIM)
+    cos, sin = make.tables(grid * grid)
+    theirs = _official("position_encoding")
+    turn = torch.complex(cos, sin)
+
+    def sam2() -> Tensor:
+        turned = theirs.apply_rotary_enc(q[:, None], k[:, None], freqs_cis=turn)
+        return F.scaled_dot_product_attention(*turned, v[:, None])
+
+    run = partial(rope_attention, q, k, v, cos, sin, DIM**-0.5)
+    return Case("rope_attention", _by(run), [q, k, v, cos, sin], sam2 if theirs else None)
+
+
+def _memory_attention(make: _Make, grid: int, objects: int) -> Case:
+    """Cross-attention of all objects to full memories; in `sam2`, values are as wide as keys."""
+    tokens, reads = grid * grid, objects * MEMORIES
+    q, keys, latents = (
+        make(objects, tokens, DIM),
+        make(reads, tokens, DIM),
+        make(reads, tokens, WIDTH),
+    )
+    slots = make.ints(torch.arange(reads)).view(objects, MEMORIES)
+    full = [make.ints(torch.full((objects,), n)) for n in (MEMORIES, POINTERS)]
+    pointer_keys, pointers = make(objects, POINTERS, DIM), make(objects, POINTERS, WIDTH)
+    cos, sin = make.tables(tokens)
+    k = torch.cat([keys.view(objects, -1, DIM), pointer_keys], dim=1)[:, None]
+    v = make(*k.shape)
+    run = partial(
+        memory_attention, q, keys, latents, slots, slots, full[0], pointer_keys, pointers, full[1],
+        cos, sin, DIM**-0.5,
+    )  # fmt: skip
+    return Case(
+        "memory_attention",
+        _by(run),
+        [q, keys, latents, pointer_keys, pointers, cos, sin],
+        lambda: F.scaled_dot_product_attention(q[:, None], k, v),
+    )
+
+
+def _memory_keys(make: _Make, grid: int, objects: int) -> Case:
+    """Keys of full memories for all four layers."""
+    tokens, reads = grid * grid, objects * MEMORIES
+    latents, pos, tpos = make(reads, tokens, WIDTH), make(tokens, WIDTH), make(7, WIDTH)
+    weight, bias = make(LAYERS, DIM, WIDTH), make(LAYERS, DIM)
+    cos, sin = make.tables(tokens)
+    slots = make.ints(torch.arange(reads))
+    times = slots % MEMORIES
+    theirs = _official("position_encoding")
+    turn = torch.complex(cos, sin)
+
+    def sam2() -> Tensor:
+        memory = (latents + pos + tpos[times.long(), None]).view(objects, 1, -1, WIDTH)
+        for layer in range(LAYERS):
+            k = F.linear(memory, weight[layer], bias[layer])
+            # It turns queries too; one is the least it takes.
+            _, k = theirs.apply_rotary_enc(k[:, :, :tokens], k, freqs_cis=turn, repeat_freqs_k=True)
+        return k
+
+    run = partial(memory_keys, latents, pos, tpos, weight, bias, cos, sin, slots, times)
+    return Case("memory_keys", _by(run), [latents, weight, cos, sin], sam2 if theirs else None)
+
+
+def _cx_block(make: _Make, grid: int, objects: int) -> Case:
+    """One ConvNeXt block of the memory encoder's fuser."""
+    block = CXBlock(ConvNeXtConfig(dim=DIM, layer_scale_init_value=0.5)).to(make.device, make.dtype)
+    weight = block.dwconv.weight.data[:, 0].permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert block.gamma is not None
+    linear = [
+        block.pwconv1.weight.data,
+        block.pwconv1.bias.data,
+        (block.gamma[:, None] * block.pwconv2.weight).data,
+        (block.gamma * block.pwconv2.bias).data,
+    ]
+    norm = [block.dwconv.bias, block.norm.weight, block.norm.bias]
+    image = make(objects, DIM, grid, grid)
+    x = image.permute(0, 2, 3, 1).contiguous()
+    run = partial(cx_block, x, weight, *(p.data for p in norm), block.norm.eps, *linear)
+    module = _official("memory_encoder")
+    theirs = None
+    if module is not None:
+        theirs = module.CXBlock(DIM, kernel_size=7, padding=3).to(make.device, make.dtype).eval()
+        theirs.load_state_dict(block.state_dict())
+    return Case("cx_block", _by(run), [x, *linear], theirs and partial(theirs, image))
+
+
+def _mask_downsample(make: _Make, grid: int, objects: int) -> Case:
+    """From mask logits at a quarter of the image's size to features of the mask."""
+    ours = MaskDownSampler(DIM, MaskDownSamplerConfig()).to(make.device, make.dtype)
+    *layers, last = ours.encoder
+    stages = tuple(
+        DownsampleStage(*(p.data for p in (conv.weight, conv.bias, norm.weight, norm.bias)))
+        for conv, norm in zip(layers[::3], layers[1::3], strict=True)
+    )
+    weights = MaskDownsampleWeights(stages, last.weight.data, last.bias.data)
+    logits = torch.randn(objects, 4 * grid, 4 * grid, device=make.device)
+    run = partial(mask_downsample, logits, SCALE, BIAS, weights)
+    module = _official("memory_encoder")
+    if module is None:
+        return Case("mask_downsample", _by(run), [logits])
+    theirs = module.MaskDownSampler(kernel_size=3, stride=2, padding=1).to(make.device, make.dtype)
+    theirs.load_state_dict(ours.state_dict())
+
+    def sam2() -> Tensor:
+        size = (16 * grid, 16 * grid)
+        mask = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)
+        out: Tensor = theirs((mask.sigmoid() * SCALE + BIAS).to(make.dtype))
+        return out
+
+    return Case("mask_downsample", _by(run), [logits], sam2)
+
+
+def _mask_output(form: Any, make: _Make, grid: int, objects: int) -> Case:
+    """Masks of a Full HD video from logits; `sam2` makes bool masks, here they are packed too."""
+    coarse = torch.randn(objects, 1, 6, 6, device=make.device)
+    logits = F.interpolate(coarse, (4 * grid, 4 * grid), mode="bicubic")[:, 0]
+
+    def sam2() -> Tensor:
+        up = F.interpolate(logits[:, None], VIDEO, mode="bilinear", align_corners=False)
+        return up > 0
+
+    is_bool = form == "bool"
+    run = partial(mask_output, logits, VIDEO, format=form)
+    return Case("mask_output", _by(run), [logits], sam2 if is_bool else None, compiles=is_bool)
+
+
+def _connected_components(make: _Make, grid: int, objects: int) -> Case:
+    """Labels and areas of the components of a mask; `sam2` needs its compiled extension for it."""
+    coarse = torch.randn(objects, 1, 24, 24, device=make.device)
+    mask = F.interpolate(coarse, (4 * grid, 4 * grid), mode="bicubic") > 0
+    try:
+        from scipy import ndimage
+    except ImportError:
+        ndimage = None
+
+    def scipy() -> None:  # what stands in for the extension on a CPU
+        for image in mask[:, 0].cpu().numpy():
+            labels, n = ndimage.label(image, np.ones((3, 3)))
+            np.bincount(labels.ravel(), minlength=n + 1)[labels]
+
+    run = partial(connected_components, mask)
+    theirs = scipy if ndimage is not None else None
+    return Case("connected_components", _by(run), [mask], theirs, compiles=False)
+
+
+def _by(run: Callable[..., Any]) -> Callable[[Impl], Any]:
+    return lambda impl: run(impl=impl)
+
+
+#: By name, what makes a case of device, dtype, side of the feature map, and number of objects.
+CASES: dict[str, Callable[[torch.device, torch.dtype, int, int], Case]] = {
+    name: lambda device, dtype, grid, objects, build=build: build(  # type: ignore[misc]
+        _Make(device, dtype), grid, objects
+    )
+    for name, build in {
+        "memory_attention": _memory_attention,
+        "rope_attention": _rope_attention,
+        "memory_keys": _memory_keys,
+        "cx_block": _cx_block,
+        "mask_downsample": _mask_downsample,
+        "mask_output-bool": partial(_mask_output, "bool"),
+        "mask_output-bits": partial(_mask_output, "bits"),
+        "mask_output-rle": partial(_mask_output, "rle"),
+        "connected_components": _connected_components,
+    }.items()
+}

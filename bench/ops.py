@@ -1,0 +1,52 @@
+"""Times of the ops, without pytest's plugins: rows of the cases in `bench/kernels`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from bench.kernels.cases import CASES
+from bench.roofline import measure_limits
+from bench.rows import NAMES, Row, measured_on
+from bench.scenarios import failed
+from bench.timing import time_call
+
+__all__ = ["op_rows"]
+
+
+@torch.inference_mode()
+def op_rows(
+    device: torch.device,
+    dtype: str,
+    image_size: int,
+    objects: Sequence[int],
+    impls: Sequence[str] = ("kernel", "reference", "sam2"),
+) -> Iterator[Row]:
+    """Each op by each of `impls` that can do it, against the least time for its work."""
+    limits = measure_limits(device, NAMES[dtype])
+    for name, make in CASES.items():
+        for count in objects:
+            about = {
+                "image_size": image_size, "objects": count, "dtype": dtype, **measured_on(device)
+            }  # fmt: skip
+            try:
+                case = make(device, NAMES[dtype], image_size // 16, count)
+                flops, moved = case.work()
+                calls = case.calls()
+            except Exception as error:  # one op that fails must not lose the others
+                yield Row("op", name, "kernel", note=failed(error), **about)  # type: ignore[arg-type]
+                continue
+            least = 1e3 * limits.least_seconds(flops, moved)
+            for impl in impls:
+                if impl not in calls:
+                    continue
+                try:
+                    times = time_call(calls[impl], device)
+                except Exception as error:
+                    yield Row("op", name, impl, note=failed(error), **about)  # type: ignore[arg-type]
+                    continue
+                yield Row(
+                    "op", name, impl, gflop=flops / 1e9, of_roof=least / times.p50,
+                    **times.fields, **about,  # type: ignore[arg-type]
+                )  # fmt: skip
