@@ -10,6 +10,7 @@ import functools
 import importlib
 import itertools
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol
@@ -26,8 +27,19 @@ from fastsam2.config import CONFIGS
 from fastsam2.engine.plan import Plan
 from tests.weights import randomise_
 
-__all__ = ["HISTORY", "Ours", "Peer", "Sam2", "Setting", "Transformers", "track", "weights"]
+__all__ = [
+    "HISTORY",
+    "Ours",
+    "Peer",
+    "Sam2",
+    "Setting",
+    "Transformers",
+    "quiet",
+    "track",
+    "weights",
+]
 
+_CUDA_ONLY = ("graphs", "encoder_batch")
 #: Frames that are remembered before the first timed one: as many as pointers are read of.
 HISTORY = 16
 
@@ -134,24 +146,31 @@ class _Official:
 
 
 class Ours(_Official):
-    """fastsam2; `choices` are fields of its plan, by default all of `Plan.auto` but its dtype."""
+    """fastsam2.
+
+    Args:
+        choices: fields of its plan, without which it is `Plan.auto`; never its dtype.
+        adds: the one that it is made to show. Of the others, a CPU leaves out what is for CUDA.
+    """
 
     package = "fastsam2"
 
-    def __init__(self, name: str = "fastsam2", **choices: Any) -> None:
-        self.name, self._choices = name, choices
+    def __init__(self, name: str = "fastsam2", adds: str = "", **choices: Any) -> None:
+        self.name, self._adds, self._choices = name, adds, choices
 
     def plan(self, setting: Setting) -> Plan:
-        dtype = NAMES[setting.dtype]
-        if self._choices:
-            return Plan(dtype=dtype, **self._choices)
-        return replace(Plan.auto(setting.device), dtype=dtype)
+        dtype, choices = NAMES[setting.dtype], self._choices
+        if not choices:
+            return replace(Plan.auto(setting.device), dtype=dtype)
+        if setting.device.type != "cuda":
+            choices = {key: value for key, value in choices.items() if key not in _CUDA_ONLY}
+        return Plan(dtype=dtype, **choices)
 
     def missing(self, setting: Setting) -> str:
-        cuda, plan = setting.device.type == "cuda", self.plan(setting)
-        if not cuda and (plan.graphs or plan.encoder_batch):
-            return "graphs and encoding ahead are for CUDA"
-        if plan.compile and not cuda and shutil.which("g++") is None:
+        cuda = setting.device.type == "cuda"
+        if self._adds in _CUDA_ONLY and not cuda:
+            return f"{self._adds} is for CUDA"
+        if self.plan(setting).compile and not cuda and shutil.which("g++") is None:
             return "torch.compile needs g++"
         return ""
 
@@ -333,9 +352,13 @@ class Transformers:
 def quiet() -> Iterator[None]:
     """Without the bars of progress, which are drawn by the same thread."""
     with contextlib.ExitStack() as stack:
-        for package in ("fastsam2", "sam2"):
-            with contextlib.suppress(ImportError, AttributeError):
-                module = importlib.import_module(f"{package}.sam2_video_predictor")
+        for name in (
+            "fastsam2.sam2_video_predictor",
+            "sam2.sam2_video_predictor",
+            "sam2.utils.misc",
+        ):
+            module = sys.modules.get(name)
+            if module is not None:
                 bar = functools.partial(module.tqdm, disable=True)
                 stack.enter_context(mock.patch.object(module, "tqdm", bar))
         yield

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from bench.clips import Clip, make_video, write_jpegs
-from bench.peers import HISTORY, Ours, Peer, Sam2, Setting, Transformers, track
+from bench.peers import HISTORY, Ours, Peer, Sam2, Setting, Transformers, quiet, track
 from bench.roofline import measure_limits
 from bench.rows import NAMES, Row, measured_on
-from bench.timing import Peak, Times, synchronize, time_frames
+from bench.timing import Times, peak_mb, reset_peak, synchronize, time_frames
 from bench.work import count_ours, count_theirs
 from fastsam2.data.writers import MaskPngWriter, OverlayVideoWriter
 
@@ -53,16 +53,13 @@ def track_rows(
 def _race(peers: Sequence[Peer], setting: Setting, frames: int, kind: str) -> Iterator[Row]:
     clip = make_video(setting.objects, HISTORY + _WARM + 2 * frames + 16, VIDEO)
     tracks: dict[str, Iterator[Tensor]] = {}
-    peaks: dict[str, Peak] = {}
-    grown: dict[str, float] = {}
     for peer in peers:
         reason = peer.missing(setting)
         if not reason:
             try:
-                peaks[peer.name] = Peak(setting.device)
+                reset_peak(setting.device)
                 tracks[peer.name] = track(peer, peer.build(setting), setting, clip)
                 frames = min(frames, _warm_up(tracks[peer.name], setting.device))
-                grown[peer.name] = peaks[peer.name].mb
             except Exception as error:  # one that fails must not lose the others
                 tracks.pop(peer.name, None)
                 reason = failed(error)
@@ -75,17 +72,11 @@ def _race(peers: Sequence[Peer], setting: Setting, frames: int, kind: str) -> It
         return
     for peer in peers:
         if peer.name in times:
-            on_gpu = setting.device.type == "cuda"
+            found = times[peer.name]
             yield _row(
-                kind,
-                "frame",
-                peer,
-                setting,
-                frames=frames,
-                peak_mb=peaks[peer.name].mb if on_gpu else grown[peer.name],
-                **times[peer.name].fields,
-                **_work(peer, setting, times[peer.name]),
-            )
+                kind, "frame", peer, setting, frames=frames, peak_mb=peak_mb(setting.device),
+                **found.fields, **_work(peer, setting, found),
+            )  # fmt: skip
 
 
 def _warm_up(frames: Iterator[Tensor], device: torch.device) -> int:
@@ -182,7 +173,8 @@ def _file_to_files(
 ) -> float:
     writer = MaskPngWriter(folder / "masks")
     begin = time.perf_counter()
-    state = peer.init(model, str(video))
+    with quiet():
+        state = peer.init(model, str(video))
     with peer.precision(setting):
         for obj_id, box in enumerate(clip.boxes):
             model.add_new_points_or_box(state, 0, obj_id, box=box)
@@ -238,19 +230,16 @@ def _row(kind: str, name: str, peer: Peer, setting: Setting, **fields: Any) -> R
 
 def _work(peer: Peer, setting: Setting, times: Times) -> dict[str, float]:
     """Operations of a frame, and the part of the time that they need at least."""
-    count: Callable[..., dict[str, int]] | None = (
-        count_ours
-        if isinstance(peer, Ours)
-        else count_theirs
-        if isinstance(peer, Sam2) and setting.model != "nano"
-        else None
-    )
-    if count is None:
+    count: Callable[..., dict[str, int]]
+    if isinstance(peer, Ours):
+        count = count_ours
+    elif isinstance(peer, Sam2) and setting.model != "nano":
+        count = count_theirs
+    else:
         return {}
     flops = sum(count(setting.model, setting.objects, setting.image_size).values())
     limits = measure_limits(setting.device, NAMES[setting.dtype])
-    least = limits.least_seconds(flops)
-    return {"gflop": flops / 1e9, "of_roof": 1e3 * least * times.per_second / 1e3}
+    return {"gflop": flops / 1e9, "of_roof": limits.least_seconds(flops) * times.per_second}
 
 
 def failed(error: Exception) -> str:

@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.soak import resident_bytes
-
-__all__ = ["Peak", "Times", "now", "synchronize", "time_call", "time_frames"]
+__all__ = [
+    "Times",
+    "now",
+    "peak_mb",
+    "reset_peak",
+    "synchronize",
+    "time_call",
+    "time_frames",
+]
 
 
 @dataclass(frozen=True)
@@ -43,21 +49,16 @@ class Times:
         }
 
 
-class Peak:
-    """Memory that is taken from now on, in MB: on a GPU at most, on a CPU in the end."""
+def peak_mb(device: torch.device) -> float | None:
+    """The most memory that was taken of a GPU since `reset_peak`, in MB; not told on a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / 1e6
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            self._before = resident_bytes()
 
-    @property
-    def mb(self) -> float:
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / 1e6
-        return max(0, resident_bytes() - self._before) / 1e6
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def now() -> float:

@@ -1,0 +1,40 @@
+"""From `sam2` to everything switched on, one flag a rung: `python -m bench.run ladder`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.peers import Ours, Peer, Sam2, Setting
+from bench.rows import Row
+from bench.scenarios import accuracy_rows, track_rows
+
+__all__ = ["RUNGS", "ladder_rows", "rungs"]
+
+_FLAGS: tuple[tuple[str, str, object], ...] = (
+    ("folded, batched", "impl", "reference"),
+    ("+ kernels", "impl", "auto"),
+    ("+ encoding ahead", "encoder_batch", 4),
+    ("+ graphs", "graphs", True),
+    ("+ compiled", "compile", True),
+)
+
+
+def rungs() -> Iterator[Peer]:
+    """Each rung, which keeps what those before it have; `vos_optimized` stands beside them."""
+    yield Sam2()
+    yield Sam2(compiled=True)
+    choices: dict[str, object] = {}
+    for name, flag, value in _FLAGS:
+        choices[flag] = value
+        yield Ours(name, adds=flag, **choices)
+
+
+#: By name, from the bottom.
+RUNGS: dict[str, Peer] = {rung.name: rung for rung in rungs()}
+
+
+def ladder_rows(peers: list[Peer], setting: Setting, frames: int) -> Iterator[Row]:
+    """Frames a second of each rung, and the IoU of nano's masks on it."""
+    for peer in peers:
+        yield from accuracy_rows([peer], setting, frames=24 if frames > 4 else 4)
+    yield from track_rows(peers, setting, frames, kind="ladder")

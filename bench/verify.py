@@ -1,0 +1,139 @@
+"""Whether an op does what it must: `python -m bench.verify memory_attention`.
+
+Runs the op's tests, on a GPU those at real sizes there, and remembers the verdict for as long as
+the sources of the op and of its tests stay as they are. Unless it says so, no speed-up is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import fastsam2_kernels
+
+__all__ = ["OPS", "Verdict", "main", "ops_of", "read_verdicts", "verify"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_KERNELS = Path(fastsam2_kernels.__path__[0])
+_TESTS = _ROOT / "tests" / "kernels"
+#: Every op with a kernel.
+OPS = tuple(sorted(path.parent.name for path in _KERNELS.glob("*/kernel.py")))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the tests of an op said."""
+
+    passed: bool
+    summary: str  #: the last line of pytest
+    sources: str  #: a digest of what was tested
+    device: str
+
+
+def ops_of(kind: str, name: str) -> tuple[str, ...]:
+    """The ops that a row of this kind rests on: its own, or all of them."""
+    return (name.partition("-")[0],) if kind in ("op", "tuning") else OPS
+
+
+def read_verdicts(folder: Path, device: str) -> dict[str, Verdict]:
+    """The verdicts in a folder that still hold, for a kind of device, `cpu` or `cuda`."""
+    path = folder / "verified.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    verdicts = {key.partition(" ")[0]: Verdict(**v) for key, v in known.items() if device in key}
+    return {op: v for op, v in verdicts.items() if v.sources == _digest(op)}
+
+
+def verify(
+    ops: Iterable[str], folder: Path, device: str, limit: float = 600.0
+) -> dict[str, Verdict]:
+    """Run the tests of those ops that have no verdict in `folder`, and keep what they said there.
+
+    Args:
+        device: `cpu`, where kernels are interpreted, or `cuda`.
+        limit: seconds; tests that are not done by then have not passed.
+    """
+    known = read_verdicts(folder, device)
+    missing = [op for op in ops if op not in known]
+    # On a GPU it is mostly the compiler that works; on a CPU others may want a core.
+    with ThreadPoolExecutor(8 if device == "cuda" else 1) as pool:
+        fresh = dict(
+            zip(missing, pool.map(lambda op: _run(op, device, limit), missing), strict=True)
+        )
+    verdicts = known | fresh
+    if fresh:
+        path = folder / "verified.json"
+        text = json.loads(path.read_text()) if path.is_file() else {}
+        text |= {f"{op} {device}": asdict(verdict) for op, verdict in fresh.items()}
+        path.write_text(json.dumps(text, indent=1) + "\n")
+    return verdicts
+
+
+def _run(op: str, device: str, limit: float) -> Verdict:
+    sources = _digest(op)
+    path = _TESTS / f"test_{op}.py"
+    if not path.is_file():
+        return Verdict(False, f"there is no {path.name}", sources, device)
+    marks = ["-m", "cuda" if device == "cuda" else "not cuda"]
+    command = [sys.executable, "-m", "pytest", str(path), "-q", "--no-header", "--tb=line", *marks]
+    try:
+        done = subprocess.run(
+            command, cwd=_ROOT, env=_environment(device), capture_output=True, text=True,
+            timeout=limit,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Verdict(False, f"not done after {limit:.0f} s", sources, device)
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
+    # Tests that were all skipped show nothing.
+    passed = done.returncode == 0 and " passed" in lines[-1]
+    return Verdict(passed, lines[-1].strip("= "), sources, device)
+
+
+def _environment(device: str) -> Mapping[str, str]:
+    paths = [str(_ROOT), str(_ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    if device == "cpu":
+        found["CUDA_VISIBLE_DEVICES"] = ""
+    return found
+
+
+def _digest(op: str) -> str:
+    """Of the op, of what all ops share, and of the tests."""
+    files = [*(_KERNELS / op).glob("*.py"), *_KERNELS.glob("*.py"), *_TESTS.glob("*.py")]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tests and say what they said; 1 where an op has not passed."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], prog="python -m bench.verify"
+    )
+    parser.add_argument("op", nargs="*", help=f"by default all: {', '.join(OPS)}")
+    parser.add_argument("--out", type=Path, default=Path("bench_out"), help="where verdicts are")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(arguments)
+    unknown = [op for op in args.op if op not in OPS]
+    if unknown:
+        parser.error(f"no such op: {', '.join(unknown)}; there are {', '.join(OPS)}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    ops = args.op or OPS
+    verdicts = verify(ops, args.out, torch.device(args.device).type)
+    for op in ops:
+        print(f"{op:22} {'passed' if verdicts[op].passed else 'FAILED'}: {verdicts[op].summary}")
+    return int(not all(verdicts[op].passed for op in ops))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
