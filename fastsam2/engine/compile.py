@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 from torch.fx.experimental import _config as shape_config
 
 from fastsam2.engine.memory_pool import Pages
@@ -19,8 +20,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_MANY = 1024
+
+
 class Compiled(Generic[P, T]):
-    """A function of tensors compiled whole, once for any number of objects and of what they read.
+    """A function of tensors compiled whole: once for any number of objects and of what they read,
+    and once for each size of images.
 
     Args:
         function: such as a `TrackStep`.
@@ -34,8 +39,14 @@ class Compiled(Generic[P, T]):
         for argument in args:
             if isinstance(argument, Pages | ReadTables):
                 _mark_dynamic(argument)
-        # One object is a batch of one: sizes of 0 and 1 are sizes as any other.
-        with shape_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            elif isinstance(argument, Tensor):
+                torch._dynamo.mark_static(argument)
+        with (
+            # One object is a batch of one: sizes of 0 and 1 are sizes as any other.
+            shape_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
+            # PyTorch counts what is compiled of all models of a program together.
+            torch._dynamo.config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY),
+        ):
             return self._run(*args, **kwargs)
 
 
