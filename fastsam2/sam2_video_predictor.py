@@ -51,7 +51,6 @@ class SAM2VideoPredictor(VideoModel):
         *,
         history: Literal["full", "window"] | int = "full",
         feature_bytes: int = DEFAULT_FEATURE_BYTES,
-        encode_ahead: int | None = None,
     ) -> VideoSession:
         """Open a video.
 
@@ -71,19 +70,13 @@ class SAM2VideoPredictor(VideoModel):
                 Prompted frames are always remembered. A prompt on a forgotten frame is one on a
                 frame never seen.
             feature_bytes: bound on the image features that are kept.
-            encode_ahead: how many frames to encode at once, ahead of the tracker; by default 4 on
-                CUDA and none on the CPU.
 
         Raises:
             VideoError: it cannot be read.
-            InputError: a `history` or `encode_ahead` that makes no sense.
+            InputError: a `history` that makes no sense.
         """
         if not (history in ("full", "window") or (isinstance(history, int) and history >= 0)):
             raise InputError(f'history must be "full", "window" or a number, not {history!r}')
-        if encode_ahead is None:
-            encode_ahead = 4 if self.device.type == "cuda" else 0
-        if encode_ahead < 0:
-            raise InputError(f"encode_ahead must not be negative, but is {encode_ahead}")
         images: Frames
         if isinstance(video_path, VideoSession):
             images, features = video_path.images, video_path.features
@@ -98,7 +91,8 @@ class SAM2VideoPredictor(VideoModel):
             )
             # The frames of other loaders, which clients put in the place of ours, may change.
             own = isinstance(images, FrameLoader)
-            features = FeatureStage(images, feature_bytes, encode_ahead) if own else None
+            ahead = self.plan.encoder_batch
+            features = FeatureStage(images, feature_bytes, ahead) if own else None
         return VideoSession(
             images=images,
             num_frames=len(images),
