@@ -17,6 +17,7 @@ from fastsam2.predictors.adopt import adopt
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
+from fastsam2.predictors.warmup import warmup
 from fastsam2.utils.misc import load_video_frames
 
 __all__ = ["SAM2VideoPredictor"]
@@ -40,6 +41,26 @@ class SAM2VideoPredictor(VideoModel):
         from fastsam2.build_sam import build_sam2_video_predictor_hf
 
         return build_sam2_video_predictor_hf(model_id, **kwargs)
+
+    def warmup(
+        self,
+        n_objects: int = 1,
+        size: tuple[int, int] = (720, 1280),
+        progress: Callable[..., Iterable[int]] | None = None,
+    ) -> None:
+        """Compile, record and load what frames need, so that none of them waits for it.
+
+        What is compiled is kept on disk, and found there by the next process.
+
+        Args:
+            n_objects: as many as there will be in a video, at most.
+            size: (height, width) of the videos.
+            progress: wraps the numbers of objects that are tried, by default `tqdm`.
+
+        Raises:
+            InputError: numbers below 1.
+        """
+        warmup(self, n_objects, size, progress or tqdm)
 
     @torch.inference_mode()
     def init_state(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -33,6 +35,7 @@ class Compiled(Generic[P, T]):
     """
 
     def __init__(self, function: Callable[P, T], **options: Any) -> None:
+        _keep_on_disk()
         self._run = torch.compile(function, fullgraph=True, **options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -48,6 +51,12 @@ class Compiled(Generic[P, T]):
             torch._dynamo.config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY),
         ):
             return self._run(*args, **kwargs)
+
+
+def _keep_on_disk() -> None:
+    """Where a restart of the machine does not delete it: PyTorch takes a temporary folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "fastsam2" / "compiled"))
 
 
 #: Dimensions of the fields of these records that change from frame to frame, the first by default.

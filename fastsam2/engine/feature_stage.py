@@ -177,7 +177,8 @@ def _encode(model: SAM2Base, images: Sequence[Tensor]) -> list[Encoded]:
             batch[i : i + 1],
             {
                 "vision_features": out["vision_features"][i : i + 1],
-                "vision_pos_enc": [x[:1] for x in out["vision_pos_enc"]],
+                # Strides of its own, as of one image: a compiler looks at them.
+                "vision_pos_enc": [x[0][None] for x in out["vision_pos_enc"]],
                 "backbone_fpn": [x[i : i + 1] for x in out["backbone_fpn"]],
             },
         )

@@ -188,5 +188,5 @@ def test_states_of_videos_that_are_done_do_not_stay(
     del states[:], alive[:]
     monkeypatch.setattr("fastsam2.cli.track._OPEN_AT_ONCE", 2)
     assert fastsam2("track", *videos, *POINT, "-o", tmp_path / "again").code == 0
-    assert alive == [2] * 10 + [1] * 7 + [1] * 3
+    assert alive == [2] * 11 + [1] * 6 + [1] * 3
     assert len(_frames(tmp_path / "again" / "third")) == 3
