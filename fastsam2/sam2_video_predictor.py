@@ -17,6 +17,7 @@ from fastsam2.predictors.adopt import adopt
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
+from fastsam2.predictors.warmup import warmup
 from fastsam2.utils.misc import load_video_frames
 
 __all__ = ["SAM2VideoPredictor"]
@@ -41,6 +42,26 @@ class SAM2VideoPredictor(VideoModel):
 
         return build_sam2_video_predictor_hf(model_id, **kwargs)
 
+    def warmup(
+        self,
+        n_objects: int = 1,
+        size: tuple[int, int] = (720, 1280),
+        progress: Callable[..., Iterable[int]] | None = None,
+    ) -> None:
+        """Compile, record and load what frames need, so that none of them waits for it.
+
+        What is compiled is kept on disk, and found there by the next process.
+
+        Args:
+            n_objects: as many as there will be in a video, at most.
+            size: (height, width) of the videos.
+            progress: wraps the numbers of objects that are tried, by default `tqdm`.
+
+        Raises:
+            InputError: numbers below 1.
+        """
+        warmup(self, n_objects, size, progress or tqdm)
+
     @torch.inference_mode()
     def init_state(
         self,
@@ -51,7 +72,6 @@ class SAM2VideoPredictor(VideoModel):
         *,
         history: Literal["full", "window"] | int = "full",
         feature_bytes: int = DEFAULT_FEATURE_BYTES,
-        encode_ahead: int | None = None,
     ) -> VideoSession:
         """Open a video.
 
@@ -71,19 +91,13 @@ class SAM2VideoPredictor(VideoModel):
                 Prompted frames are always remembered. A prompt on a forgotten frame is one on a
                 frame never seen.
             feature_bytes: bound on the image features that are kept.
-            encode_ahead: how many frames to encode at once, ahead of the tracker; by default 4 on
-                CUDA and none on the CPU.
 
         Raises:
             VideoError: it cannot be read.
-            InputError: a `history` or `encode_ahead` that makes no sense.
+            InputError: a `history` that makes no sense.
         """
         if not (history in ("full", "window") or (isinstance(history, int) and history >= 0)):
             raise InputError(f'history must be "full", "window" or a number, not {history!r}')
-        if encode_ahead is None:
-            encode_ahead = 4 if self.device.type == "cuda" else 0
-        if encode_ahead < 0:
-            raise InputError(f"encode_ahead must not be negative, but is {encode_ahead}")
         images: Frames
         if isinstance(video_path, VideoSession):
             images, features = video_path.images, video_path.features
@@ -98,7 +112,8 @@ class SAM2VideoPredictor(VideoModel):
             )
             # The frames of other loaders, which clients put in the place of ours, may change.
             own = isinstance(images, FrameLoader)
-            features = FeatureStage(images, feature_bytes, encode_ahead) if own else None
+            ahead = self.plan.encoder_batch
+            features = FeatureStage(images, feature_bytes, ahead) if own else None
         return VideoSession(
             images=images,
             num_frames=len(images),

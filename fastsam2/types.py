@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -81,12 +80,18 @@ class FrameOutput(DictRecord):
     predicted_iou: Tensor | None = None  #: of the mask, `[1]`
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
-    def move_to(self, device: torch.device) -> None:
-        """Keep all of it on `device`, but for the positions, which all outputs share."""
-        for name in ("maskmem_features", "pred_masks", "obj_ptr", "object_score_logits"):
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All of it by name, but for the positions, which all outputs share."""
+        for name in (
+            "maskmem_features",
+            "pred_masks",
+            "obj_ptr",
+            "object_score_logits",
+            "predicted_iou",
+        ):
             tensor = getattr(self, name)
             if tensor is not None:
-                setattr(self, name, tensor.to(device))
+                yield name, tensor
 
 
 R = TypeVar("R", bound=DictRecord)

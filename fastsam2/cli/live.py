@@ -109,7 +109,7 @@ class _LiveRun:
             result = self.tracker.step(image)
             for prompt in self._prompts.pop(frame_idx, []):
                 result = self._prompt(prompt)
-            self.results.write(frame_idx, result, image, shown)
+            self.results.write(frame_idx, result.to_host(), image, shown)
 
     def _prompt(self, prompt: ObjectPrompt) -> FrameResult:
         """Adds or corrects an object; what is found on the frame then."""

@@ -16,8 +16,14 @@ from fastsam2.cli.output import prepare_folder
 from fastsam2.cli.reporting import undivided
 from fastsam2.data.overlay import draw_overlay
 from fastsam2.data.source import Frame, FrameSource
-from fastsam2.data.writers import MaskPngWriter, OverlayVideoWriter, TrackJsonWriter, read_labels
-from fastsam2.predictors.results import FrameResult
+from fastsam2.data.writers import (
+    MaskPngWriter,
+    OverlayVideoWriter,
+    TrackJsonWriter,
+    read_labels,
+    write_labels,
+)
+from fastsam2.predictors.results import HostResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,7 +78,7 @@ class TrackResults:
     def write(
         self,
         frame_idx: int,
-        result: FrameResult,
+        result: HostResult,
         frame: Frame | None = None,
         time: float | None = None,
     ) -> None:
@@ -84,12 +90,12 @@ class TrackResults:
             frame: its pixels, for the overlay; None if `draw` will make that afterwards.
             time: seconds since the first frame, where frames may be missing.
         """
-        obj_ids = result.obj_ids
-        logits = dict(zip(obj_ids, result.logits.cpu().numpy()[:, 0], strict=True))
-        scores = dict(zip(obj_ids, result.object_scores.tolist(), strict=True))
+        labels = np.array([0, *result.obj_ids], np.uint8)[result.labels]
+        masks = dict(zip(result.obj_ids, result.masks, strict=True))
+        scores = dict(zip(result.obj_ids, result.object_scores.tolist(), strict=True))
         with undivided():
-            labels = self._masks.write(frame_idx, logits)
-            self._tracks.write(frame_idx, {k: m > 0 for k, m in logits.items()}, scores, time)
+            write_labels(self._masks.path(frame_idx), labels)
+            self._tracks.write(frame_idx, masks, scores, time)
             if frame is not None:
                 self._draw(frame, labels, time)
             self.written.append(frame_idx)

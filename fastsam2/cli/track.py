@@ -20,6 +20,7 @@ from fastsam2.cli.request import TrackRequest
 from fastsam2.cli.results import TrackResults, count_of
 from fastsam2.data.sources import FrameSource, open_frames
 from fastsam2.errors import InputError
+from fastsam2.predictors.results import one_behind
 
 __all__ = ["track"]
 
@@ -79,17 +80,19 @@ def _do(predictor: Any, jobs: list[_Job], errors: ErrorList) -> None:
 
 def _encode_next(predictor: Any, runs: list[_Run]) -> None:
     clock = time.perf_counter()
-    predictor.encode_frames([(run.state, run.next_frame) for run in runs])
+    wanted = [(run.state, run.next_frame) for run in runs if run.next_frame is not None]
+    if wanted:
+        predictor.encode_frames(wanted)
     for run in runs:
         run.seconds += (time.perf_counter() - clock) / len(runs)
 
 
 def _step(run: _Run, errors: ErrorList, progress: Any) -> bool:
     """One more frame of a video; whether there are others."""
-    goes_on = False
+    goes_on, written = False, len(run.job.results.written)
     with errors.put_off(run.job.title, run.job.results.left_behind):
         goes_on = run.step()
-        progress.update()
+        progress.update(len(run.job.results.written) - written)
     if not goes_on:
         run.close()
     return goes_on
@@ -197,21 +200,21 @@ class _Run:
         self.job = job
         self.state = _session(predictor, job)
         self.seconds = 0.0
-        self._done = 0
+        self._begun = 0
         self._steps = self._go(predictor)
 
     @property
-    def next_frame(self) -> int:
-        """The frame that `step` tracks next."""
-        return self.job.frames[self._done]
+    def next_frame(self) -> int | None:
+        """The frame that `step` tracks; None when it only writes the last one."""
+        return self.job.frames[self._begun] if self._begun < len(self.job.frames) else None
 
     def step(self) -> bool:
-        """Tracks one frame and writes what is found; whether there are more."""
+        """Begins a frame and writes what was found on the one before; whether there are more."""
         clock = time.perf_counter()
         next(self._steps)
-        self._done += 1
+        self._begun += 1
         self.seconds += time.perf_counter() - clock
-        if self._done < len(self.job.frames):
+        if self._begun <= len(self.job.frames):
             return True
         next(self._steps, None)  # completes the files
         return False
@@ -228,10 +231,12 @@ class _Run:
         reach = len(job.frames) - 1
         try:
             with results:
-                for result in predictor.propagate(self.state, job.begin, reach, reverse, _unseen):
-                    # A video is written in the order of time: going backward, afterwards.
-                    frame = None if job.reverse else job.source[result.frame_idx]
-                    results.write(result.frame_idx, result, frame)
+                found = predictor.propagate(self.state, job.begin, reach, reverse, _unseen)
+                for result in one_behind(found):
+                    if result is not None:
+                        # A video is written in the order of time: going backward, afterwards.
+                        frame = None if job.reverse else job.source[result.frame_idx]
+                        results.write(result.frame_idx, result, frame)
                     yield
         finally:
             if job.reverse:

@@ -7,6 +7,8 @@ which is as exact on a GPU as it is on the CPU, and lets a frame travel as bytes
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from PIL import Image
@@ -48,8 +50,15 @@ def normalize_frame(image: Tensor) -> Tensor:
     return _look_up(image)
 
 
+@cache
+def _table_on(device: torch.device) -> Tensor:
+    # Used in and out of inference mode.
+    with torch.inference_mode(False):
+        return _TABLE.to(device)
+
+
 def _look_up(image: Tensor) -> Tensor:
-    table = _TABLE.to(image.device)
+    table = _table_on(image.device)
     indices = image.permute(2, 0, 1).to(torch.int32)
     return torch.stack([table[channel][plane] for channel, plane in enumerate(indices)])
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 from torch.fx.experimental import _config as shape_config
 
 from fastsam2.engine.memory_pool import Pages
@@ -19,8 +22,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_MANY = 1024
+
+
 class Compiled(Generic[P, T]):
-    """A function of tensors compiled whole, once for any number of objects and of what they read.
+    """A function of tensors compiled whole: once for any number of objects and of what they read,
+    and once for each size of images.
 
     Args:
         function: such as a `TrackStep`.
@@ -28,15 +35,28 @@ class Compiled(Generic[P, T]):
     """
 
     def __init__(self, function: Callable[P, T], **options: Any) -> None:
+        _keep_on_disk()
         self._run = torch.compile(function, fullgraph=True, **options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         for argument in args:
             if isinstance(argument, Pages | ReadTables):
                 _mark_dynamic(argument)
-        # One object is a batch of one: sizes of 0 and 1 are sizes as any other.
-        with shape_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+            elif isinstance(argument, Tensor):
+                torch._dynamo.mark_static(argument)
+        with (
+            # One object is a batch of one: sizes of 0 and 1 are sizes as any other.
+            shape_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
+            # PyTorch counts what is compiled of all models of a program together.
+            torch._dynamo.config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY),
+        ):
             return self._run(*args, **kwargs)
+
+
+def _keep_on_disk() -> None:
+    """Where a restart of the machine does not delete it: PyTorch takes a temporary folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "fastsam2" / "compiled"))
 
 
 #: Dimensions of the fields of these records that change from frame to frame, the first by default.

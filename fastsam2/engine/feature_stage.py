@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from fastsam2.engine.features import encode_image, features_key
+from fastsam2.engine.streams import Mark, lane, mark
+from fastsam2.engine.tree import tensors
 from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = ["DEFAULT_FEATURE_BYTES", "Encoded", "FeatureStage", "Frames", "encode_together"]
@@ -69,7 +71,7 @@ class FeatureStage:
         self._ahead = ahead
         self._lock = threading.Lock()
         self._key: object = None  # of the weights that made what is kept
-        self._kept: OrderedDict[int, Encoded] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[Encoded, Mark]] = OrderedDict()
         self._coming: dict[int, Future[None]] = {}
 
     def get(self, model: SAM2Base, frame_idx: int, then: Sequence[int] = ()) -> Encoded:
@@ -102,18 +104,22 @@ class FeatureStage:
             if self._key is not key or frame_idx not in self._kept:
                 return None
             self._kept.move_to_end(frame_idx)
-            return self._kept[frame_idx]
+            encoded, done = self._kept[frame_idx]
+        done.wait(tensors(encoded))
+        return encoded
 
     def keep(self, key: object, encoded: dict[int, Encoded]) -> None:
-        """Keep the features of some frames, and let go of those used least recently."""
+        """Keep the features of some frames, encoded in the lane that the caller is in, and let go
+        of those used least recently."""
+        done = mark(next(tensors(list(encoded.values()))).device)
         with self._lock:
             if self._key is not key:
                 self._key = key
                 self._kept.clear()
-            self._kept.update(encoded)
-            size = sum(x.nbytes for x in self._kept.values())
+            self._kept.update({t: (x, done) for t, x in encoded.items()})
+            size = sum(x.nbytes for x, _ in self._kept.values())
             while size > self._max_bytes and len(self._kept) > 2 * self._ahead + 1:
-                size -= self._kept.popitem(last=False)[1].nbytes
+                size -= self._kept.popitem(last=False)[1][0].nbytes
 
     def _look_ahead(self, model: SAM2Base, key: object, then: Sequence[int]) -> None:
         """Have a batch of coming frames encoded, once enough of them are missing for one."""
@@ -123,12 +129,16 @@ class FeatureStage:
             if len(missing) < min(self._ahead, len(then)) or not missing:
                 return
             batch = missing[: self._ahead]
-            work = _background().submit(_as_here(model, self._encode_ahead), model, batch)
+            # The model and its folded weights are what the caller's lane has made of them so far.
+            begun = mark(model.device)
+            work = _background().submit(_as_here(model, self._encode_ahead), model, batch, begun)
             self._coming.update(dict.fromkeys(batch, work))
 
-    def _encode_ahead(self, model: SAM2Base, batch: Sequence[int]) -> None:
+    def _encode_ahead(self, model: SAM2Base, batch: Sequence[int], begun: Mark) -> None:
         try:
-            encode_together(model, [(self, t) for t in batch])
+            with lane(model.device, "encoder").enter():
+                begun.wait()
+                encode_together(model, [(self, t) for t in batch])
         except Exception:
             # It shows again when the frame is asked for, by whoever can be told.
             pass
@@ -167,7 +177,8 @@ def _encode(model: SAM2Base, images: Sequence[Tensor]) -> list[Encoded]:
             batch[i : i + 1],
             {
                 "vision_features": out["vision_features"][i : i + 1],
-                "vision_pos_enc": [x[:1] for x in out["vision_pos_enc"]],
+                # Strides of its own, as of one image: a compiler looks at them.
+                "vision_pos_enc": [x[0][None] for x in out["vision_pos_enc"]],
                 "backbone_fpn": [x[i : i + 1] for x in out["backbone_fpn"]],
             },
         )

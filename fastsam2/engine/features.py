@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from fastsam2.engine.folding import fold_high_res
 from fastsam2.engine.functions import ready
 from fastsam2.engine.pieces import in_pieces, rows_in_cache
 from fastsam2.engine.plain import Shortcut
+from fastsam2.engine.plan import Plan
 from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from fastsam2.modeling.sam2_base import SAM2Base
 
@@ -50,13 +52,26 @@ def encode_image(model: SAM2Base, images: Tensor) -> dict[str, Any]:
     if folded is None:
         return model.forward_image(images)
     run = ready(model, "image encoder", _Encode(model.image_encoder, folded), (folded,))
-    features = run(images.to(model.dtype))
+    features = run(_rounded_up(model, images.to(model.dtype)))
+    features = [x[: len(images)] for x in features]
     neck = cast(FpnNeck, model.image_encoder.neck)
     return {
         "vision_features": features[-1],
         "vision_pos_enc": [neck.position_encoding(x) for x in features],
         "backbone_fpn": features,
     }
+
+
+def _rounded_up(model: SAM2Base, images: Tensor) -> Tensor:
+    """One image, or as many as are encoded ahead, or twice as many, and so on: what has been
+    compiled or recorded for a size serves that size only."""
+    plan: Plan | None = getattr(model, "plan", None)
+    if plan is None or not (plan.compile or plan.graphs) or len(images) == 1:
+        return images
+    size = max(1, plan.encoder_batch)
+    while size < len(images):
+        size *= 2
+    return torch.cat([images, images[-1:].expand(size - len(images), -1, -1, -1)])
 
 
 class _Encode:

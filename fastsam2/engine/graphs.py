@@ -23,6 +23,8 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 #: Recordings that are kept of a function, those used last.
 _KEPT = 32
+#: One recording at a time: while one is made, another may not wait for the device.
+_RECORDING = threading.Lock()
 
 
 class Recorder(Protocol):
@@ -68,7 +70,8 @@ class _Recording(Generic[T]):
         self._inputs = list(tensors(own))
         # No more than known, so that pages which nobody needs any longer can go.
         self._fixed = [weakref.ref(x) for x in fixed_tensors(args)]
-        self._replay, self._out = by.record(lambda: function(*own))
+        with _RECORDING:
+            self._replay, self._out = by.record(lambda: function(*own))
 
     def fits(self, args: tuple[Any, ...]) -> bool:
         """Whether what is fixed still lies where it lay."""

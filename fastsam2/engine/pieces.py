@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastsam2.modeling.constants import is_traced
+
 __all__ = ["by_rows", "in_pieces", "objects_in_cache", "rows_in_cache"]
 
 #: Of one channel, for each thread: some hundred channels of it fit an L2 cache.
@@ -21,7 +23,7 @@ _TOKENS = 4096
 
 def in_pieces(x: Tensor) -> bool:
     """Whether to work in pieces: where `x` is, and unless a compiler makes its own schedule."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not is_traced()
 
 
 def rows_in_cache(x: Tensor) -> int:

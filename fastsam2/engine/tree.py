@@ -1,4 +1,4 @@
-"""Tensors within records, tuples and lists."""
+"""Tensors within records, tuples, lists and dictionaries."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ def map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
     elif isinstance(value, tuple | list):
         parts = [map_tensors(part, function) for part in value]
         out = type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    elif isinstance(value, dict):
+        out = {key: map_tensors(part, function) for key, part in value.items()}
     return out
 
 
@@ -57,3 +59,5 @@ def _parts(value: object) -> Iterator[object]:
             yield getattr(value, field.name)
     elif isinstance(value, tuple | list):
         yield from value
+    elif isinstance(value, dict):
+        yield from value.values()

@@ -6,13 +6,22 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
-__all__ = ["Constant", "fingerprint"]
+__all__ = ["Constant", "fingerprint", "is_traced"]
 
 
 def fingerprint(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
     """Changes when one of them is replaced, moved, cast, or written to."""
     return tuple((w.data_ptr(), -1 if w.is_inference() else w._version) for w in weights)
+
+
+def is_traced() -> bool:
+    """Whether PyTorch traces what runs here. `torch.compiler.is_compiling` alone says so too while
+    another thread compiles."""
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    return torch.compiler.is_compiling() and detect_fake_mode() is not None
 
 
 class Constant:
@@ -29,7 +38,7 @@ class Constant:
     ) -> Tensor:
         """What `compute` returns, now or the last time."""
         learning = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
-        if learning or torch.compiler.is_compiling():
+        if learning or is_traced():
             return compute()
         now = fingerprint(weights)
         before, value = self._kept.get(size, (None, None))

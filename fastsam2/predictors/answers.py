@@ -78,7 +78,7 @@ def frame_outputs(
         masks = fill_holes(masks, model.fill_hole_area)
     if model.dtype != torch.float32:
         masks = masks.half()  # which holds what a model of half precision says
-    masks = masks.to(session.storage_device, non_blocking=True)
+    masks = masks.to(session.storage_device)
     # An inference tensor would not tell the pool when a client edits it in place.
     with torch.inference_mode(False):
         obj_ptr = found.obj_ptr.clone()
@@ -107,7 +107,7 @@ def keep_memory(
 ) -> None:
     with torch.inference_mode(False):
         device, dtype = session.storage_device, model.memory_dtype
-        stored = memory.to(device, dtype, non_blocking=True, copy=True)
+        stored = memory.to(device, dtype, copy=True)
     # The same for every frame and object: one copy serves all.
     if "maskmem_pos_enc" not in session.constants:
         session.constants["maskmem_pos_enc"] = [place[:1].clone() for place in pos_enc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastsam2.engine.feature_stage import FeatureStage, Frames
+from fastsam2.engine.host_copy import Leaving
 from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.errors import InputError, StateError
@@ -115,11 +117,12 @@ class VideoSession(DictRecord):
     """How many of the frames passed last are remembered, those that can be read at least; None for
     all."""
     _pool: MemoryPool | None = field(default=None, repr=False)
+    _leaving: Leaving | None = field(default=None, repr=False)
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy encodes its frames itself, and has no tensor that the pool knows by its identity.
-        return {**self.__dict__, "features": None, "_pool": None}
+        return {**self.__dict__, "features": None, "_pool": None, "_leaving": None}
 
     @property
     def obj_id_to_idx(self) -> OrderedDict[Any, int]:
@@ -155,18 +158,22 @@ class VideoSession(DictRecord):
             self._pool = model.pools.lend(model, self)
         return self._pool
 
-    def let_go(self, obj: ObjectState, rules: SelectionRules) -> None:
-        """Move what can no longer be read to the CPU, and forget what history leaves out."""
+    def let_go(self, objects: Sequence[ObjectState], rules: SelectionRules) -> None:
+        """Move what can no longer be read to the CPU, or forget it where history leaves it out."""
+        if self._leaving is not None:
+            self._leaving.finish()
+            self._leaving = None
         # A correction reads what the frame itself has read.
         unread = rules.reach + 1
-        aged = obj.passed(unread)
-        output = None if aged is None else obj.memory.non_cond_frame_outputs.get(aged)
-        if output is not None:
-            output.move_to(torch.device("cpu"))
+        if self.history is None or self.history > unread:
+            aged = [(obj, obj.passed(unread)) for obj in objects]
+            outputs = [obj.memory.non_cond_frame_outputs.get(t) for obj, t in aged if t is not None]
+            self._leaving = Leaving([output for output in outputs if output is not None])
         if self.history is not None:
-            outdated = obj.passed(max(self.history, unread))
-            if outdated is not None:
-                obj.forget_tracked(outdated)
+            for obj in objects:
+                outdated = obj.passed(max(self.history, unread))
+                if outdated is not None:
+                    obj.forget_tracked(outdated)
 
     def find(self, obj_id: Any) -> ObjectState | None:
         # As a dictionary finds it: == between ids of different kinds need not be a truth value.

@@ -243,7 +243,7 @@ def track_frame(
         if frame_idx in obj.memory.cond_frame_outputs:
             _forget_outdated(model, obj, frame_idx)
         obj.mark_tracked(frame_idx, reverse)
-        session.let_go(obj, rules)
+    session.let_go(objects, rules)
     return result_of(
         model, session, frame_idx, objects, [obj.memory.output(frame_idx) for obj in objects]
     )

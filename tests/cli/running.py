@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from fastsam2.cli.main import app
 from fastsam2.cli.models import ModelChoice
+from fastsam2.predictors.results import FrameResult
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,11 @@ def tracks(folder: Path) -> Any:
     return json.loads((folder / "tracks.json").read_text())
 
 
-class Result(NamedTuple):
-    """What the program reads of a `FrameResult`."""
-
-    frame_idx: int
-    obj_ids: list[int]
-    logits: torch.Tensor
-    object_scores: torch.Tensor
+def frame_result(frame_idx: int, obj_ids: list[int], logits: torch.Tensor) -> FrameResult:
+    """Objects with these logits `[O, 1, H, W]` at the size of the video."""
+    scores = torch.tensor(obj_ids, dtype=torch.float32)
+    height, width = logits.shape[-2:]
+    return FrameResult(frame_idx, obj_ids, logits, scores, scores, (height, width))
 
 
 class FakePredictor:
@@ -70,19 +69,18 @@ class FakePredictor:
 
     def propagate(
         self, state: Any, begin: int, count: int, reverse: bool, progress: Any
-    ) -> Iterator[Result]:
+    ) -> Iterator[FrameResult]:
         step = -1 if reverse else 1
         for frame_idx in progress(range(begin, begin + step * (count + 1), step)):
             self.act(frame_idx)
             state["source"][frame_idx]
             yield self.result(frame_idx, state["obj_ids"])
 
-    def result(self, frame_idx: int, obj_ids: list[int]) -> Result:
+    def result(self, frame_idx: int, obj_ids: list[int]) -> FrameResult:
         masks = np.zeros((0, *self.size), np.float32)
         if obj_ids:
             masks = np.stack([self.logits(frame_idx, obj_id) for obj_id in obj_ids])
-        scores = torch.tensor(obj_ids, dtype=torch.float32).sigmoid()
-        return Result(frame_idx, list(obj_ids), torch.from_numpy(masks)[:, None], scores)
+        return frame_result(frame_idx, list(obj_ids), torch.from_numpy(masks)[:, None])
 
     def _object(self, state: Any, obj_id: int) -> None:
         if obj_id not in state["obj_ids"]:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from fastsam2.cli.models import ModelChoice
-from tests.cli.running import Result, fastsam2
+from tests.cli.running import fastsam2, frame_result
 from tests.evaluation.folders import Labels, Oracle, squares, write_davis
 
 LABELS = {"bear": squares() + squares(obj_id=2, last=3), "motorcyclist": squares(5)}
@@ -32,7 +31,7 @@ def _use(monkeypatch: pytest.MonkeyPatch, predictor: Oracle) -> Oracle:
         for frame_idx, obj_ids, logits in progress(
             predictor.propagate_in_video(state, begin, count)
         ):
-            yield Result(frame_idx, obj_ids, logits, torch.empty(0))
+            yield frame_result(frame_idx, obj_ids, logits)
 
     monkeypatch.setattr(ModelChoice, "video_predictor", lambda choice: predictor)
     monkeypatch.setattr(predictor, "propagate", propagate, raising=False)

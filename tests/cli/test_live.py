@@ -18,7 +18,8 @@ from fastsam2.data.rle import decode_rle
 from fastsam2.data.sources import open_frames
 from fastsam2.data.writers import read_labels
 from fastsam2.errors import VideoError
-from tests.cli.running import FakePredictor, Result, fake_model, fastsam2, tracks
+from fastsam2.predictors.results import FrameResult
+from tests.cli.running import FakePredictor, fake_model, fastsam2, tracks
 from tests.data.videos import Frames, decode_in_order, moving_frames, write_jpegs, write_video
 
 __all__ = ["fake_model"]
@@ -38,26 +39,26 @@ class FakeStream:
     def start(self) -> FakeStream:
         return self
 
-    def step(self, frame: Any) -> Result:
+    def step(self, frame: Any) -> FrameResult:
         self.predictor.act(len(self.frames))
         self.predictor.size = frame.shape[:2]
         self.frames.append(frame)
         return self._result()
 
-    def add_object(self, obj_id: int, **prompt: Any) -> Result:
+    def add_object(self, obj_id: int, **prompt: Any) -> FrameResult:
         self.obj_ids.append(obj_id)
         return self._asked("add", obj_id, prompt)
 
-    def correct(self, obj_id: int, **prompt: Any) -> Result:
+    def correct(self, obj_id: int, **prompt: Any) -> FrameResult:
         assert obj_id in self.obj_ids
         return self._asked("correct", obj_id, prompt)
 
-    def _asked(self, what: str, obj_id: int, prompt: dict[str, Any]) -> Result:
+    def _asked(self, what: str, obj_id: int, prompt: dict[str, Any]) -> FrameResult:
         kinds = "+".join(kind for kind, value in prompt.items() if value is not None)
         self.asked.append((what, len(self.frames) - 1, obj_id, kinds))
         return self._result()
 
-    def _result(self) -> Result:
+    def _result(self) -> FrameResult:
         return self.predictor.result(len(self.frames) - 1, self.obj_ids)
 
 

@@ -183,9 +183,10 @@ def test_states_of_videos_that_are_done_do_not_stay(
     fake_model.init_state = remember  # type: ignore[method-assign]
     fake_model.act = look
     assert fastsam2("track", *videos, *POINT, "-o", tmp_path / "out").code == 0
-    assert alive == [3] * 9 + [2] * 4 + [1] * 7
+    # Each stays until its last frame has been written, while the others begin their next one.
+    assert alive == [3] * 11 + [2] * 3 + [1] * 6
     del states[:], alive[:]
     monkeypatch.setattr("fastsam2.cli.track._OPEN_AT_ONCE", 2)
     assert fastsam2("track", *videos, *POINT, "-o", tmp_path / "again").code == 0
-    assert alive == [2] * 10 + [1] * 7 + [1] * 3
+    assert alive == [2] * 11 + [1] * 6 + [1] * 3
     assert len(_frames(tmp_path / "again" / "third")) == 3

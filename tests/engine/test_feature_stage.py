@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,3 +192,64 @@ def test_autocast_holds_for_what_is_encoded_ahead(model: SAM2VideoPredictor) -> 
         for t in range(3):
             found = stage.get(model, t, range(t + 1, 3))
             assert found.backbone_out["backbone_fpn"][0].dtype == torch.bfloat16
+
+
+def test_the_tracker_waits_for_what_is_encoded_beside_it(
+    model: SAM2VideoPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames ahead go into a lane of their own, after what the caller's lane has begun, and are
+    handed out behind the mark set after them."""
+    lanes = FakeLanes()
+    monkeypatch.setattr(feature_stage, "lane", lanes.lane)
+    monkeypatch.setattr(feature_stage, "mark", lanes.mark)
+
+    def spy(model: Any, images: Tensor) -> Any:
+        lanes.log.append(("encode", lanes.current, len(images)))
+        return encode_image(model, images)
+
+    monkeypatch.setattr(feature_stage, "encode_image", spy)
+    stage = FeatureStage(Frames(), ahead=2)
+    for t in range(4):
+        stage.get(model, t, then=range(t + 1, 4))
+    begun, ahead = ("wait", "encoder", "caller 1"), ("encode", "encoder", 2)
+    assert lanes.log.count(ahead) == 1
+    assert lanes.log.index(begun) < lanes.log.index(ahead)
+    # Frames 1 to 3 come from the other lane, each with all that was made of it.
+    made = [name for what, where, name in lanes.log if (what, where) == ("mark", "encoder")]
+    assert len(made) == 3
+    for name in made:
+        assert lanes.log.count(("wait", "caller", name)) == 1
+        assert lanes.used[name] == 8  # the image, the features twice, and their positions
+
+
+class FakeLanes:
+    """Lanes that note what is done in them."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str, Any]] = []
+        self.used: dict[str, int] = {}
+        self._local = threading.local()
+        self._marks = count()
+
+    @property
+    def current(self) -> str:
+        return getattr(self._local, "name", "caller")
+
+    def lane(self, device: torch.device, name: str) -> Any:
+        @contextmanager
+        def enter() -> Iterator[None]:
+            self._local.name = name
+            yield
+            del self._local.name
+
+        return SimpleNamespace(enter=enter)
+
+    def mark(self, device: torch.device) -> Any:
+        name = f"{self.current} {next(self._marks)}"
+        self.log.append(("mark", self.current, name))
+
+        def wait(used: Iterable[Tensor] = ()) -> None:
+            self.log.append(("wait", self.current, name))
+            self.used[name] = self.used.get(name, 0) + len(list(used))
+
+        return SimpleNamespace(wait=wait)

@@ -14,6 +14,7 @@ from fastsam2_kernels import dispatch
 from fastsam2_kernels.memory_attention import memory_attention
 from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
 from fastsam2_kernels.memory_attention.reference import memory_attention_reference
+from fastsam2_kernels.memory_attention.sdpa import memory_attention_sdpa
 from tests.kernels.accuracy import DTYPES, assert_accurate, error, poisoned
 
 pytest.importorskip("triton")
@@ -99,6 +100,15 @@ def test_ragged(dtype: torch.dtype, splits: int) -> None:
     arguments = inputs(*RAGGED, dtype)
     check(arguments, splits)
     assert not exact(arguments, 0.1)[-1].any(), "of no memory: zeros"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_without_triton(dtype: torch.dtype) -> None:
+    arguments = inputs(*RAGGED, dtype)
+    scale = arguments[0].shape[2] ** -0.5
+    out = memory_attention_sdpa(*arguments, scale)  # type: ignore[call-arg, misc]
+    plain = memory_attention_reference(*arguments, scale)  # type: ignore[call-arg, misc]
+    assert_accurate(out, exact(arguments, scale), plain)
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 45, 64])

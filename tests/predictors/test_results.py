@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,10 @@ from pycocotools import mask as coco
 from torch import Tensor
 
 from fastsam2 import SAM2VideoPredictor
+from fastsam2.data.writers import label_image
 from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
 from fastsam2.predictors import results
-from fastsam2.predictors.results import FrameResult
+from fastsam2.predictors.results import FrameResult, HostResult, one_behind
 from tests.predictors.nano import nano_predictor
 from tests.support import frames_rgb
 
@@ -107,3 +111,43 @@ def test_of_a_session(model: SAM2VideoPredictor) -> None:
             assert torch.equal(found.low_res_masks[i], output["pred_masks"][0])
         if found.frame_idx == 0:
             assert found.predicted_iou[1] == 1  # a given mask is taken as it is
+
+
+@pytest.mark.parametrize("non_overlap", [False, True])
+def test_on_the_host(non_overlap: bool) -> None:
+    found = result(non_overlap)
+    host = found.to_host()
+    np.testing.assert_array_equal(host.masks, found.masks.numpy())
+    np.testing.assert_array_equal(host.object_scores, found.object_scores.numpy())
+    assert (host.frame_idx, host.obj_ids) == (7, [1, "a", 3])
+    # Where objects overlap, the pixel goes to the one that is surer of it.
+    logits = dict(enumerate(found.logits[:, 0].numpy(), 1))
+    np.testing.assert_array_equal(host.labels, label_image(logits))
+
+
+def test_nobody_on_the_host() -> None:
+    none = torch.zeros(0)
+    host = FrameResult(0, [], torch.zeros(0, 1, 32, 32), none, none, SIZE).to_host()
+    assert (host.masks.shape, host.labels.shape) == ((0, *SIZE), SIZE)
+    assert not host.labels.any()
+
+
+def test_a_frame_is_handed_out_once_the_next_has_begun() -> None:
+    begun: list[int] = []
+
+    def results(stop: int) -> Iterator[FrameResult]:
+        for t in range(stop):
+            begun.append(t)
+            yield dataclasses.replace(result(), frame_idx=t)
+        raise ValueError("frame is damaged")
+
+    known: list[tuple[int | None, int]] = []
+
+    def look(hosts: Iterable[HostResult | None]) -> None:
+        known.extend((host and host.frame_idx, len(begun)) for host in hosts)
+
+    with pytest.raises(ValueError, match="damaged"):
+        look(one_behind(results(3)))
+    assert known == [(None, 1), (0, 2), (1, 3), (2, 3)]  # what came before the error is not lost
+    look(one_behind(itertools.islice(results(9), 2)))
+    assert known[4:] == [(None, 4), (0, 5), (1, 5)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from fastsam2 import SAM2VideoPredictor
 from fastsam2.engine import step
+from fastsam2.engine.host_copy import Leaving
 from fastsam2.engine.memory_bank import SelectionRules
+from fastsam2.engine.plan import Plan
 from fastsam2.engine.step import TrackStep
 from fastsam2.errors import InputError, VideoError
+from fastsam2.predictors import session as session_module
 from fastsam2.types import FrameOutput
 from tests.predictors.nano import nano_predictor
 from tests.support import frames_rgb, relative_error
@@ -252,9 +256,11 @@ def test_encoding_ahead_changes_nothing_but_rounding(
     model: SAM2VideoPredictor, clip: np.ndarray
 ) -> None:
     expected = tracked_alone(model, clip, start_frame_idx=0)
-    state = model.init_state(clip, encode_ahead=3, feature_bytes=0)
-    prompt(model, state, list(PROMPTS))
-    assert_close(track(model, state, start_frame_idx=0), expected)
+    ahead = copy.deepcopy(model)
+    ahead.plan = Plan(encoder_batch=3)
+    state = ahead.init_state(clip, feature_bytes=0)
+    prompt(ahead, state, list(PROMPTS))
+    assert_close(track(ahead, state, start_frame_idx=0), expected)
 
 
 def test_sessions_encoded_in_one_batch(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
@@ -308,7 +314,12 @@ def test_what_can_no_longer_be_read_leaves_the_device(
 ) -> None:
     """Frame by frame; what was prompted stays. There is no other device here: the calls tell."""
     moved: list[FrameOutput] = []
-    monkeypatch.setattr(FrameOutput, "move_to", lambda output, device: moved.append(output))
+
+    def leaving(outputs: list[FrameOutput]) -> Leaving:
+        moved.extend(outputs)
+        return Leaving(outputs)
+
+    monkeypatch.setattr(session_module, "Leaving", leaving)
     state = model.init_state(clip)
     prompt(model, state, [1])
     memory = state["output_dict_per_obj"][0]
@@ -324,7 +335,6 @@ def test_what_can_no_longer_be_read_leaves_the_device(
     [
         ({"history": "all"}, "not 'all'"),
         ({"history": -1}, "not -1"),
-        ({"encode_ahead": -1}, "but is -1"),
     ],
 )
 def test_settings_that_make_no_sense(

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 from fastsam2_kernels.dispatch import Impl, uses_triton
 from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
 from fastsam2_kernels.memory_attention.reference import memory_attention_reference
+from fastsam2_kernels.memory_attention.sdpa import memory_attention_sdpa
 
 __all__ = ["memory_attention"]
 
@@ -171,7 +172,7 @@ def _memory_attention(
 ) -> Tensor:
     fast = uses_triton("auto", q) and _fits(q, latents)
     memory = (keys, latents, slots, reads, num_reads, pointer_keys, pointer_latents, num_pointers)
-    return (_launch if fast else memory_attention_reference)(q, *memory, cos, sin, scale)
+    return (_launch if fast else memory_attention_sdpa)(q, *memory, cos, sin, scale)
 
 
 _memory_attention.register_kernel("cpu")(memory_attention_cpu)
