@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bench.peers import Ours, Peer, Sam2, Setting
 from bench.rows import Row
@@ -33,8 +33,9 @@ def rungs() -> Iterator[Peer]:
 RUNGS: dict[str, Peer] = {rung.name: rung for rung in rungs()}
 
 
-def ladder_rows(peers: list[Peer], setting: Setting, frames: int) -> Iterator[Row]:
+def ladder_rows(
+    peers: Sequence[Peer], setting: Setting, objects: Sequence[int], frames: int
+) -> Iterator[Row]:
     """Frames a second of each rung, and the IoU of nano's masks on it."""
-    for peer in peers:
-        yield from accuracy_rows([peer], setting, frames=24 if frames > 4 else 4)
-    yield from track_rows(peers, setting, frames, kind="ladder")
+    yield from track_rows(peers, setting, objects, frames)
+    yield from accuracy_rows(peers, setting, frames=24 if frames > 4 else 4)

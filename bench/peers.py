@@ -117,17 +117,14 @@ class _Official:
             f"{self.package}.sam2_video_predictor.load_video_frames",
             return_value=(frames, *clip.size),
         ):
-            state = self.init(model, clip)
+            state = model.init_state(clip)
         with self.precision(setting):
             for obj_id, box in enumerate(clip.boxes):
                 model.add_new_points_or_box(state, 0, obj_id, box=box)
         return state
 
-    def init(self, model: Any, video: Any) -> Any:
-        return model.init_state(video)
-
     def go(self, model: Any, state: Any, setting: Setting, start: int) -> Iterator[Tensor]:
-        with quiet():
+        with quiet(), _kept_casts():
             frames = model.propagate_in_video(state, start_frame_idx=start)
             while True:
                 # Around each frame: what is left open here would hold for who asks.
@@ -169,7 +166,7 @@ class Ours(_Official):
     def missing(self, setting: Setting) -> str:
         cuda = setting.device.type == "cuda"
         if self._adds in _CUDA_ONLY and not cuda:
-            return f"{self._adds} is for CUDA"
+            return f"{self._adds}: for CUDA only"
         if self.plan(setting).compile and not cuda and shutil.which("g++") is None:
             return "torch.compile needs g++"
         return ""
@@ -183,9 +180,6 @@ class Ours(_Official):
         )
         model.load_state_dict(weights(setting.model))
         return model
-
-    def init(self, model: Any, video: Any) -> Any:
-        return model.init_state(video, encode_ahead=model.plan.encoder_batch)
 
     def precision(self, setting: Setting) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
@@ -202,7 +196,7 @@ class Sam2(_Official):
 
     def missing(self, setting: Setting) -> str:
         if self._compiled and setting.device.type != "cuda":
-            return "vos_optimized is compiled for CUDA"
+            return "for CUDA only"
         return _import_error("tests.reference")
 
     def build(self, setting: Setting) -> Any:
@@ -346,6 +340,17 @@ class Transformers:
     def outputs(self, state: Any) -> Iterator[dict[int, Any]]:
         for outputs in state.output_dict_per_obj.values():
             yield outputs["non_cond_frame_outputs"]
+
+
+@contextlib.contextmanager
+def _kept_casts() -> Iterator[None]:
+    """What autocast has made of the weights is kept between frames, as in one long block."""
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -114,7 +115,13 @@ def _read(kind: str, text: str) -> Any:
 
 @functools.cache
 def commit() -> str:
-    """The commit of this checkout, with a + where files differ from it; "unknown" without git."""
+    """The commit of this checkout, with a + where files differ from it.
+
+    The variable `FASTSAM2_COMMIT` names it where there is no git.
+    """
+    named = os.environ.get("FASTSAM2_COMMIT")
+    if named:
+        return named
     here = Path(__file__).parent
 
     def git(*words: str) -> str:

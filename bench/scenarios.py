@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,11 @@ PEERS: dict[str, Peer] = {
 }
 VIDEO = (720, 1280)  #: height and width of what is tracked
 #: Of one peer on a GPU: frames before those that are timed, and seconds that either may take.
-_WARM, _SECONDS = 10, 6.0
+_WARM, _SECONDS = 10, 4.0
 
 
 def track_rows(
-    peers: Sequence[Peer], setting: Setting, frames: int, kind: str = "track"
+    peers: Sequence[Peer], setting: Setting, objects: Sequence[int], frames: int
 ) -> Iterator[Row]:
     """Frames with full memory, prepared beforehand: what `sam2/benchmark.py` times.
 
@@ -46,35 +47,54 @@ def track_rows(
     # On a GPU each has the device to itself, so that its memory can be told.
     alone = setting.device.type == "cuda"
     for group in [[peer] for peer in peers] if alone else [list(peers)]:
-        yield from _race(group, setting, frames, kind)
+        reset_peak(setting.device)
+        models: dict[str, Any] = {}
+        for peer in group:
+            reason = peer.missing(setting)
+            if not reason:
+                try:
+                    models[peer.name] = peer.build(setting)
+                except Exception as error:  # one that fails must not lose the others
+                    reason = failed(error)
+            if reason:
+                yield from (
+                    _row("track", "frame", peer, replace(setting, objects=n), note=reason)
+                    for n in objects
+                )
+        present = [peer for peer in group if peer.name in models]
+        for n in objects:
+            yield from _race(present, models, replace(setting, objects=n), frames)
+            _free(setting.device)
+            reset_peak(setting.device)
+        del models, present
         _free(setting.device)
 
 
-def _race(peers: Sequence[Peer], setting: Setting, frames: int, kind: str) -> Iterator[Row]:
-    clip = make_video(setting.objects, HISTORY + _WARM + 2 * frames + 16, VIDEO)
+def _race(
+    peers: Sequence[Peer], models: dict[str, Any], setting: Setting, frames: int
+) -> Iterator[Row]:
+    clip = make_video(setting.objects, HISTORY + _WARM + frames + 8, VIDEO)
     tracks: dict[str, Iterator[Tensor]] = {}
+    faults: dict[str, str] = {}
+    times: dict[str, Times] = {}
     for peer in peers:
-        reason = peer.missing(setting)
-        if not reason:
-            try:
-                reset_peak(setting.device)
-                tracks[peer.name] = track(peer, peer.build(setting), setting, clip)
-                frames = min(frames, _warm_up(tracks[peer.name], setting.device))
-            except Exception as error:  # one that fails must not lose the others
-                tracks.pop(peer.name, None)
-                reason = failed(error)
-        if reason:
-            yield _row(kind, "frame", peer, setting, note=reason)
+        try:
+            tracks[peer.name] = track(peer, models[peer.name], setting, clip)
+            frames = min(frames, _warm_up(tracks[peer.name], setting.device))
+        except Exception as error:
+            tracks.pop(peer.name, None)
+            faults[peer.name] = failed(error)
     try:
         times = time_frames(tracks, frames, setting.device)
     except Exception as error:
-        yield from (_row(kind, "frame", p, setting, note=failed(error)) for p in peers)
-        return
+        faults |= dict.fromkeys(tracks, failed(error))
     for peer in peers:
-        if peer.name in times:
-            found = times[peer.name]
+        found = times.get(peer.name)
+        if found is None:
+            yield _row("track", "frame", peer, setting, note=faults[peer.name])
+        else:
             yield _row(
-                kind, "frame", peer, setting, frames=frames, peak_mb=peak_mb(setting.device),
+                "track", "frame", peer, setting, frames=frames, peak_mb=peak_mb(setting.device),
                 **found.fields, **_work(peer, setting, found),
             )  # fmt: skip
 
@@ -174,7 +194,7 @@ def _file_to_files(
     writer = MaskPngWriter(folder / "masks")
     begin = time.perf_counter()
     with quiet():
-        state = peer.init(model, str(video))
+        state = model.init_state(str(video))
     with peer.precision(setting):
         for obj_id, box in enumerate(clip.boxes):
             model.add_new_points_or_box(state, 0, obj_id, box=box)

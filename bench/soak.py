@@ -23,7 +23,7 @@ from fastsam2 import SAM2StreamPredictor, SAM2VideoPredictor, build_sam2_video_p
 from fastsam2.data.source import Frame, FrameSource
 from fastsam2.nano.synthetic import make_clip
 
-__all__ = ["held_bytes", "main"]
+__all__ = ["held_bytes", "main", "resident_bytes", "samples"]
 
 #: Growth of resident memory that counts as none, from the frame on at which all is warm.
 _FLAT, _WARM = 0.02, 500
@@ -114,6 +114,22 @@ def tracked(model: SAM2VideoPredictor, video: Loop, objects: int, history: Any) 
         yield state.objects, state.pool(model)
 
 
+def samples(mode: str, frames: int, objects: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """Some twenty times: the frame, bytes of the process, and bytes held of the objects."""
+    model = build_sam2_video_predictor(
+        "nano", device="cpu", hydra_overrides_extra=[f"++model.image_size={size}"]
+    )
+    video = Loop(frames, size)
+    if mode == "stream":
+        run = streamed(model, video, objects)
+    else:
+        run = tracked(model, video, objects, mode)
+    warm = min(_WARM, frames // 4)
+    for frame_idx, session in enumerate(run):
+        if frame_idx >= warm and (frame_idx - warm) % max(1, frames // 20) == 0:
+            yield frame_idx, resident_bytes(), held_bytes(session)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; 1 where memory that must be flat has grown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -122,24 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--objects", type=int, default=3)
     parser.add_argument("--size", type=int, default=256, help="of the image, in pixels")
     options = parser.parse_args(arguments)
-    model = build_sam2_video_predictor(
-        "nano", device="cpu", hydra_overrides_extra=[f"++model.image_size={options.size}"]
-    )
-    video = Loop(options.frames, options.size)
-    if options.mode == "stream":
-        run = streamed(model, video, options.objects)
-    else:
-        run = tracked(model, video, options.objects, options.mode)
     rows: list[tuple[int, int, int]] = []
-    warm = min(_WARM, options.frames // 4)
     print(f"{options.mode}, {options.objects} objects, {options.size} pixels")
     print("  frame  resident MB  session MB")
-    for frame_idx, session in enumerate(run):
-        if frame_idx >= warm and (frame_idx - warm) % max(1, options.frames // 20) == 0:
-            rows.append((frame_idx, resident_bytes(), held_bytes(session)))
-            print(
-                f"{frame_idx:7}  {rows[-1][1] / 1e6:11.1f}  {rows[-1][2] / 1e6:10.2f}", flush=True
-            )
+    for row in samples(options.mode, options.frames, options.objects, options.size):
+        rows.append(row)
+        print(f"{row[0]:7}  {row[1] / 1e6:11.1f}  {row[2] / 1e6:10.2f}", flush=True)
     (first, *before), (last, *after) = rows[0], rows[-1]
     growth = [b / a - 1 for a, b in zip(before, after, strict=True)]
     each = (after[1] - before[1]) / ((last - first) * options.objects)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 
 import fastsam2_kernels
+from bench.state import read_state, update_state
 
 __all__ = ["OPS", "Verdict", "main", "ops_of", "read_verdicts", "verify"]
 
@@ -34,6 +34,7 @@ OPS = tuple(sorted(path.parent.name for path in _KERNELS.glob("*/kernel.py")))
 class Verdict:
     """What the tests of an op said."""
 
+    op: str
     passed: bool
     summary: str  #: the last line of pytest
     sources: str  #: a digest of what was tested
@@ -47,10 +48,8 @@ def ops_of(kind: str, name: str) -> tuple[str, ...]:
 
 def read_verdicts(folder: Path, device: str) -> dict[str, Verdict]:
     """The verdicts in a folder that still hold, for a kind of device, `cpu` or `cuda`."""
-    path = folder / "verified.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    verdicts = {key.partition(" ")[0]: Verdict(**v) for key, v in known.items() if device in key}
-    return {op: v for op, v in verdicts.items() if v.sources == _digest(op)}
+    known = [Verdict(**entry) for entry in read_state(folder, "verdicts").values()]
+    return {v.op: v for v in known if v.device == device and v.sources == _digest(v.op)}
 
 
 def verify(
@@ -62,19 +61,13 @@ def verify(
         device: `cpu`, where kernels are interpreted, or `cuda`.
         limit: seconds; tests that are not done by then have not passed.
     """
-    known = read_verdicts(folder, device)
-    missing = [op for op in ops if op not in known]
+    verdicts = read_verdicts(folder, device)
+    missing = [op for op in ops if op not in verdicts]
     # On a GPU it is mostly the compiler that works; on a CPU others may want a core.
     with ThreadPoolExecutor(8 if device == "cuda" else 1) as pool:
-        fresh = dict(
-            zip(missing, pool.map(lambda op: _run(op, device, limit), missing), strict=True)
-        )
-    verdicts = known | fresh
-    if fresh:
-        path = folder / "verified.json"
-        text = json.loads(path.read_text()) if path.is_file() else {}
-        text |= {f"{op} {device}": asdict(verdict) for op, verdict in fresh.items()}
-        path.write_text(json.dumps(text, indent=1) + "\n")
+        for verdict in pool.map(lambda op: _run(op, device, limit), missing):
+            verdicts[verdict.op] = verdict
+            update_state(folder, "verdicts", {f"{verdict.op} on {device}": asdict(verdict)})
     return verdicts
 
 
@@ -82,20 +75,21 @@ def _run(op: str, device: str, limit: float) -> Verdict:
     sources = _digest(op)
     path = _TESTS / f"test_{op}.py"
     if not path.is_file():
-        return Verdict(False, f"there is no {path.name}", sources, device)
+        return Verdict(op, False, f"there is no {path.name}", sources, device)
     marks = ["-m", "cuda" if device == "cuda" else "not cuda"]
     command = [sys.executable, "-m", "pytest", str(path), "-q", "--no-header", "--tb=line", *marks]
+    command += ["-p", "no:cacheprovider"]
     try:
         done = subprocess.run(
             command, cwd=_ROOT, env=_environment(device), capture_output=True, text=True,
             timeout=limit,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return Verdict(False, f"not done after {limit:.0f} s", sources, device)
+        return Verdict(op, False, f"not done after {limit:.0f} s", sources, device)
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
     # Tests that were all skipped show nothing.
     passed = done.returncode == 0 and " passed" in lines[-1]
-    return Verdict(passed, lines[-1].strip("= "), sources, device)
+    return Verdict(op, passed, lines[-1].strip("= "), sources, device)
 
 
 def _environment(device: str) -> Mapping[str, str]:
@@ -123,13 +117,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("op", nargs="*", help=f"by default all: {', '.join(OPS)}")
     parser.add_argument("--out", type=Path, default=Path("bench_out"), help="where verdicts are")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds (default: 600)")
     args = parser.parse_args(arguments)
     unknown = [op for op in args.op if op not in OPS]
     if unknown:
         parser.error(f"no such op: {', '.join(unknown)}; there are {', '.join(OPS)}")
     args.out.mkdir(parents=True, exist_ok=True)
     ops = args.op or OPS
-    verdicts = verify(ops, args.out, torch.device(args.device).type)
+    verdicts = verify(ops, args.out, torch.device(args.device).type, args.limit)
     for op in ops:
         print(f"{op:22} {'passed' if verdicts[op].passed else 'FAILED'}: {verdicts[op].summary}")
     return int(not all(verdicts[op].passed for op in ops))

@@ -1,0 +1,185 @@
+"""Everything that needs a GPU, in one call: `python -m bench.gpu --out DIR`.
+
+Part after part, the most valuable first, each in a process of its own with its own limit, in under
+nine minutes. What is done is remembered: a second call goes on where the first one stopped, and a
+part that fails loses only itself. All is written to at most eight files in DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import report
+from bench.rows import Row, commit, conditions, measured_on, read_rows
+from bench.state import read_state, update_state
+
+__all__ = ["Part", "main", "parts"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+#: Seconds that are left for the report.
+_REPORT = 15.0
+_FEWEST = 5.0  #: seconds that are worth beginning a part for
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module that is run with arguments, for so many seconds at most."""
+
+    name: str
+    seconds: float
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+def parts(out: Path, device: str, quick: bool) -> list[Part]:
+    """What is run, in order; `quick`: all of it, at sizes that say nothing."""
+    where = ("--out", str(out), "--device", device)
+    tune = ("bench.tune", "--out", str(out))
+    run = ("bench.run", *where, "--no-verify")
+    if quick:
+        small = (*run, "--dtype", "fp32", "--objects", "1", "--image-size", "64", "--frames", "2")
+        interpreted = (("TRITON_INTERPRET", "1"),) if device == "cpu" else ()
+        return [
+            Part("tests", 60, ("bench.verify", "memory_keys", *where)),
+            Part("roofline", 60, (*small, "roof")),
+            Part("ladder", 60, (*small, "ladder", "--impl", "sam2", "folded, batched", "+ graphs")),
+            Part("scenarios", 60, (*small, "track", "video", "memory", "--impl", "fastsam2")),
+            Part("kernels", 60, (*small, "op", "stage", "--impl", "kernel", "fastsam2")),
+            Part("tuning", 60, (*tune, "--op", "memory_keys", "--dtype",
+                 "fp32", "--image-size", "64", "--objects", "1", "--workers", "1", "--most", "1"),
+                 interpreted),
+            Part("compiled", 60, (*small, "track", "--impl", "sam2 vos_optimized")),
+            Part("cold", 60, (*small, "cold", "--impl", "fastsam2", "--model", "nano")),
+        ]  # fmt: skip
+    tiny, large = ("--model", "sam2.1-tiny"), ("--model", "sam2.1-large")
+    few, many = ("--objects", "1", "8", "16"), ("--objects", "1", "4", "8", "16", "64", "128")
+    rungs = ("folded, batched", "+ kernels", "+ encoding ahead", "+ graphs")
+    return [
+        Part("tests", 100, ("bench.verify", *where, "--limit", "90")),
+        Part("roofline", 30, (*run, "roof", "--dtype", "bf16", "fp32")),
+        Part("ladder", 110, (*run, "ladder", *few, "--impl", "sam2", *rungs)),
+        Part("many", 60, (*run, "track", *tiny, *many, "--impl", "fastsam2")),
+        Part("large", 60, (*run, "track", *large, *many, "--impl", "fastsam2")),
+        Part("compiled", 150, (*run, "track", *few, "--impl", "sam2 vos_optimized")),
+        Part("kernels", 60, (*run, "op", "stage", *few, "--impl", "kernel", "reference", "sam2",
+             "fastsam2")),
+        Part("tuning", 100, (*tune, "--seconds", "80", "--objects", "1",
+             "8", "16")),
+        Part("top rung", 120, (*run, "ladder", "--objects", "1", "16", "--impl", "+ compiled")),
+        Part("files", 40, (*run, "video", "--objects", "1", "8", "--impl", "sam2", "fastsam2")),
+        Part("cold", 40, (*run, "cold", "--objects", "1", "--impl", "sam2", "fastsam2")),
+        Part("peers", 90, (*run, "track", "--objects", "4", "64", "128", "--impl", "sam2")),
+        Part("peers large", 60, (*run, "track", *large, *few, "--impl", "sam2", "transformers")),
+        Part("transformers", 40, (*run, "track", *few, "--impl", "transformers")),
+    ]  # fmt: skip
+
+
+def _run(part: Part, seconds: float, log: Path) -> str:
+    """Run a part; how it ended, `done` where all went well."""
+    paths = [str(_ROOT), str(_ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        # Where the sources come without their history, the rows still say what they are of.
+        "FASTSAM2_COMMIT": commit(),
+        **dict(part.environment),
+    }
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"\n### {part.name}: {' '.join(part.command)}\n")
+        file.flush()
+        # A group of its own, so that what it has begun ends with it.
+        process = subprocess.Popen(
+            [sys.executable, "-m", *part.command], cwd=_ROOT, env=environment, stdout=file,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = process.wait(timeout=seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            return f"stopped after {seconds:.0f} s"
+    return "done" if status == 0 else f"failed with status {status}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is not done; 1 where a part has failed."""
+    has_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to; it is made")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu together with --quick")
+    parser.add_argument("--quick", action="store_true", help="all at sizes that say nothing")
+    parser.add_argument("--part", nargs="+", help="only these, even if they are done")
+    parser.add_argument("--seconds", type=float, default=520.0, help="of all parts (default: 520)")
+    parser.add_argument("--commit", help="what the rows call this version, where git is missing")
+    args = parser.parse_args(arguments)
+    if args.device not in ("cuda", "cpu"):
+        parser.error(f"--device must be cuda or cpu, not {args.device}")
+    if args.device == "cpu" and not args.quick:
+        parser.error("on a CPU only --quick; `python -m bench.run` measures there")
+    if args.device == "cuda" and not has_gpu:
+        parser.error(f"PyTorch {torch.__version__} sees no GPU; --device cpu --quick needs none")
+    if args.commit:
+        os.environ["FASTSAM2_COMMIT"] = args.commit
+        commit.cache_clear()
+    end = time.monotonic() + args.seconds
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    todo = parts(out, args.device, args.quick)
+    names = [part.name for part in todo]
+    if args.part and not set(args.part) <= set(names):
+        parser.error(f"no such part: {', '.join(set(args.part) - set(names))}; there are {names}")
+    print(conditions([Row("", "", "", **measured_on(torch.device(args.device)))]), flush=True)
+    for part in todo:
+        if args.part and part.name not in args.part:
+            continue
+        if not args.part and read_state(out, "parts").get(part.name) == "done":
+            print(f"{part.name:14} done before")
+            continue
+        left = end - _REPORT - time.monotonic()
+        begin = time.monotonic()
+        how = "no time left"
+        if left > _FEWEST:
+            how = _run(part, min(part.seconds, left), out / "log.txt")
+        update_state(out, "parts", {part.name: how})
+        print(f"{part.name:14} {how}, {time.monotonic() - begin:.0f} s", flush=True)
+    ended = read_state(out, "parts")
+    return max(_report(out), int(any(ended.get(name) != "done" for name in names)))
+
+
+def _report(out: Path) -> int:
+    """Tables and plots of all there is, and a short table at the end."""
+    if not (out / "rows.csv").is_file():
+        print("nothing was measured; see log.txt")
+        return 1
+    with (out / "log.txt").open("a", encoding="utf-8") as file:
+        command = [sys.executable, "-m", "bench.report", str(out)]
+        try:
+            subprocess.run(
+                command, cwd=_ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=60, check=False
+            )
+        except subprocess.TimeoutExpired:
+            file.write("\nno report after 60 s\n")
+    for row in report.latest(read_rows(out / "rows.csv")):
+        if (row.kind in ("roof", "track", "accuracy") and row.p50_ms) or row.iou is not None:
+            what = f"{row.model} {row.objects or ''}".strip() or row.name
+            print(f"{what:20} {row.dtype:5} {row.impl:20} {report.brief(row)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
