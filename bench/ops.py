@@ -35,7 +35,7 @@ def op_rows(
                 flops, moved = case.work()
                 calls = case.calls()
             except Exception as error:  # one op that fails must not lose the others
-                yield Row("op", name, "kernel", note=failed(error), **about)  # type: ignore[arg-type]
+                yield Row("op", name, "kernel", note=failed(error), **about)
                 continue
             least = 1e3 * limits.least_seconds(flops, moved)
             for impl in impls:
@@ -44,9 +44,9 @@ def op_rows(
                 try:
                     times = time_call(calls[impl], device)
                 except Exception as error:
-                    yield Row("op", name, impl, note=failed(error), **about)  # type: ignore[arg-type]
+                    yield Row("op", name, impl, note=failed(error), **about)
                     continue
                 yield Row(
                     "op", name, impl, gflop=flops / 1e9, of_roof=least / times.p50,
-                    **times.fields, **about,  # type: ignore[arg-type]
+                    **times.fields, **about,
                 )  # fmt: skip

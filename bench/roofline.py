@@ -46,7 +46,7 @@ def roof_rows(device: torch.device, dtype: torch.dtype) -> list[Row]:
         ("matrix product", "TFLOP/s", _product(device, dtype)),
     ):
         fields = times.fields | {"per_second": rate}
-        rows.append(Row("roof", what, unit, dtype=name, **fields, **where))  # type: ignore[arg-type]
+        rows.append(Row("roof", what, unit, dtype=name, **fields, **where))
     return rows
 
 

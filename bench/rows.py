@@ -52,7 +52,7 @@ class Row:
     commit: str = ""
 
 
-def measured_on(device: torch.device) -> dict[str, str]:
+def measured_on(device: torch.device) -> dict[str, Any]:
     """The fields of a row that say on what it was measured."""
     return {
         "device": _device_name(device),

@@ -137,10 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(row)
             # At once: whoever stops this keeps what was measured.
             append_rows(args.out / "rows.csv", [row])
-            print(
-                f"  {row.kind} {row.name}, {row.impl}, {row.objects}: {report.brief(row)}",
-                flush=True,
-            )
+            of = report.count_of(row) if row.objects else row.dtype
+            print(f"{row.name}, {row.impl}, {of}: {report.brief(row)}", flush=True)
     kind = args.device.type
     if args.verify:
         ops = {op for row in rows if row.per_second and row.kind not in ("roof", "memory")

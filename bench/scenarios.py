@@ -104,7 +104,7 @@ def _warm_up(frames: Iterator[Tensor], device: torch.device) -> int:
     if device.type != "cuda":
         next(frames)
         return sys.maxsize
-    spent = []
+    spent: list[float] = []
     while len(spent) < 3 or (len(spent) < _WARM and sum(spent[1:]) < _SECONDS):
         begin = time.perf_counter()
         next(frames)

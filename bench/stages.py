@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -67,8 +68,8 @@ def _repeated(run: Callable[[], object], times: int) -> Callable[[], object]:
     return all_objects
 
 
-def _row(peer: Peer, setting: Setting, name: str, **fields: object) -> Row:
+def _row(peer: Peer, setting: Setting, name: str, **fields: Any) -> Row:
     return Row(
         "stage", name, peer.name, setting.model, setting.image_size, setting.objects,
-        setting.dtype, **fields, **measured_on(setting.device),  # type: ignore[arg-type]
+        setting.dtype, **fields, **measured_on(setting.device),
     )  # fmt: skip

@@ -39,7 +39,7 @@ class Times:
         return cls(p20, p50, p80, 1e3 * len(milliseconds) / whole)
 
     @property
-    def fields(self) -> dict[str, float]:
+    def fields(self) -> dict[str, Any]:
         """The fields of a row."""
         return {
             "p20_ms": self.p20,
@@ -81,8 +81,8 @@ def time_call(function: Callable[[], object], device: torch.device, rounds: int 
     if device.type == "cuda":
         from triton.testing import do_bench
 
-        found = do_bench(function, warmup=25, rep=100, quantiles=(0.2, 0.5, 0.8))
-        return Times(*found, per_second=1e3 / found[1])
+        p20, p50, p80 = do_bench(function, warmup=25, rep=100, quantiles=(0.2, 0.5, 0.8))
+        return Times(p20, p50, p80, 1e3 / p50)
     spent = []
     for _ in range(rounds):
         begin = now()

@@ -151,8 +151,8 @@ def _check(about: tuple[str, str, str, int], launch: Launch, objects: int) -> st
             found = case.run("triton")
     except Exception as error:  # too much shared memory, or whatever else the compiler says
         return failed(error)
-    error = _distance(found, case.run("reference"))
-    return "" if error <= _ERROR[dtype] else f"wrong: relative error {error:.1e}"
+    distance = _distance(found, case.run("reference"))
+    return "" if distance <= _ERROR[dtype] else f"wrong: relative error {distance:.1e}"
 
 
 def _distance(found: Any, expected: Any) -> float:
@@ -195,7 +195,7 @@ def _time(
             calls[when] = asked[-1]
             times.setdefault((when, _key(launch)), []).append(found.p50)
             row = Row("tuning", name, kind, "", image_size, n, dtype, note=_key(launch))
-            rows.append(replace(row, **found.fields, **measured_on(device)))  # type: ignore[arg-type]
+            rows.append(replace(row, **found.fields, **measured_on(device)))
 
     measure({}, "rule")
     best: dict[str, Launch] = {}

@@ -120,8 +120,8 @@ def count_theirs(name: str, objects: int, image_size: int = 1024) -> dict[str, i
 @functools.cache
 def count_ours(name: str, objects: int, image_size: int = 1024) -> dict[str, int]:
     """The same in fastsam2."""
-    options = {"hydra_overrides_extra": [f"++model.image_size={image_size}"]}
-    model = build_sam2_video_predictor(name, device="cpu", **options).to("meta")
+    size = [f"++model.image_size={image_size}"]
+    model = build_sam2_video_predictor(name, device="cpu", hydra_overrides_extra=size).to("meta")
     stages = our_stages(model, objects)
     del stages[STEP]
     return _count(stages)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 try:
-    import torchvision  # noqa: F401
+    import torchvision  # type: ignore[import-untyped]  # noqa: F401
 except RuntimeError:
     # The CPU build of torch has no matching torchvision binary; its import asks for these two.
     for _name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:

@@ -51,7 +51,9 @@ class Case(NamedTuple):
 
     def calls(self) -> dict[str, Callable[[], Any]]:
         """Who can do it here: the kernel, the reference, that compiled, and `sam2`."""
-        calls = {name: partial(self.run, impl) for name, impl in _IMPLS.items()}
+        calls: dict[str, Callable[[], Any]] = {
+            name: partial(self.run, impl) for name, impl in _IMPLS.items()
+        }
         if self.compiles and shutil.which("g++") is not None:
             calls["compiled"] = partial(torch.compile(self.run), "reference")
         if self.theirs is not None:
@@ -102,7 +104,8 @@ def _rope_attention(make: _Make, grid: int, objects: int) -> Case:
 
     def sam2() -> Tensor:
         turned = theirs.apply_rotary_enc(q[:, None], k[:, None], freqs_cis=turn)
-        return F.scaled_dot_product_attention(*turned, v[:, None])
+        turned_q, turned_k = turned
+        return F.scaled_dot_product_attention(turned_q, turned_k, v[:, None])
 
     run = partial(rope_attention, q, k, v, cos, sin, DIM**-0.5)
     return Case("rope_attention", _by(run), [q, k, v, cos, sin], sam2 if theirs else None)
@@ -168,10 +171,12 @@ def _cx_block(make: _Make, grid: int, objects: int) -> Case:
         (block.gamma[:, None] * block.pwconv2.weight).data,
         (block.gamma * block.pwconv2.bias).data,
     ]
-    norm = [block.dwconv.bias, block.norm.weight, block.norm.bias]
+    assert block.dwconv.bias is not None
+    norm = [block.dwconv.bias.data, block.norm.weight.data, block.norm.bias.data]
     image = make(objects, DIM, grid, grid)
     x = image.permute(0, 2, 3, 1).contiguous()
-    run = partial(cx_block, x, weight, *(p.data for p in norm), block.norm.eps, *linear)
+    arguments: list[Any] = [x, weight, *norm, block.norm.eps, *linear]
+    run = partial(cx_block, *arguments)
     module = _official("memory_encoder")
     theirs = None
     if module is not None:
@@ -183,7 +188,8 @@ def _cx_block(make: _Make, grid: int, objects: int) -> Case:
 def _mask_downsample(make: _Make, grid: int, objects: int) -> Case:
     """From mask logits at a quarter of the image's size to features of the mask."""
     ours = MaskDownSampler(DIM, MaskDownSamplerConfig()).to(make.device, make.dtype)
-    *layers, last = ours.encoder
+    layers: list[Any] = list(ours.encoder)
+    last = layers.pop()
     stages = tuple(
         DownsampleStage(*(p.data for p in (conv.weight, conv.bias, norm.weight, norm.bias)))
         for conv, norm in zip(layers[::3], layers[1::3], strict=True)
