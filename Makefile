@@ -30,14 +30,14 @@ check:
 	PYTHONPATH=.:kernels $(BIN)/lint-imports
 	$(MAKE) kernels
 	$(BIN)/python -m pytest bench/kernels -q --image-size 128 --benchmark-disable
-	PYTHONPATH=.:kernels $(BIN)/python -m bench.cpu --image-size 128 --objects 2 --frames 1
+	PYTHONPATH=.:kernels $(BIN)/python -m bench.gpu --device cpu --quick --out $$(mktemp -d)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 kernels:
 	PYTHONPATH=.:kernels $(BIN)/python -m bench.compile --check --jobs $(JOBS)
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(OUT) bench_out build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # torch goes first and pinned: whatever follows finds it there and fetches no other build of it.
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt

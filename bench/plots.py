@@ -98,7 +98,8 @@ def _round_numbers(values: Sequence[float]) -> list[float]:
 def _ladder(rows: Sequence[Row]) -> Any:
     used = [r for r in rows if r.kind == "track" and r.per_second and r.impl in RUNGS]
     groups = list(dict.fromkeys((r.model, r.image_size, r.dtype, r.objects) for r in used))
-    groups = [g for g in groups if sum(_group(r) == g for r in used) > 1]
+    # Where there is none of ours, there is no ladder.
+    groups = [g for g in groups if any(_group(r) == g and r.impl not in PEERS for r in used)]
     if not groups:
         return None
     names = [name for name in RUNGS if any(r.impl == name for r in used)]

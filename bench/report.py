@@ -233,6 +233,11 @@ def _memory(rows: Sequence[Row], _: Mapping[str, Verdict]) -> Table:
     return used, ["mode", "frames", "MB of the process, first", "last"], lines
 
 
+def _undone(rows: Sequence[Row], _: Mapping[str, Verdict]) -> Table:
+    used = [r for r in rows if r.kind == "part" and r.note != "done"]
+    return used, ["part of bench.gpu", "how it ended"], [[r.name, r.note] for r in used]
+
+
 _TABLES: dict[str, Make] = {
     "What the machine can do": _roofs,
     "Frames a second, at full memory": _frames("track"),
@@ -243,6 +248,7 @@ _TABLES: dict[str, Make] = {
     "Ops": _parts("op", "reference", "sam2"),
     "Launches that were tried": _tuning,
     "Memory": _memory,
+    "What was not done": _undone,
 }
 
 

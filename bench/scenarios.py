@@ -167,7 +167,7 @@ def video_rows(peers: Sequence[Peer], setting: Setting, frames: int) -> Iterator
                         spent = _file_to_files(peer, model, setting, clip, video, Path(folder))
                 yield _row(
                     "video", "file to masks", peer, setting, frames=frames, note=f"from {form}",
-                    **Times.of([1e3 * spent / frames] * frames).fields,
+                    p50_ms=1e3 * spent / frames, per_second=frames / spent,
                 )  # fmt: skip
             except Exception as error:
                 reason = failed(error)
@@ -206,7 +206,7 @@ def _file_to_files(
 
 
 def cold_rows(peers: Sequence[Peer], setting: Setting) -> Iterator[Row]:
-    """Seconds from the start of a process to the first mask of the second frame."""
+    """From the start of a process to the first mask that was tracked, on the second frame."""
     for peer in peers:
         reason = peer.missing(setting)
         if reason:
@@ -223,7 +223,7 @@ def cold_rows(peers: Sequence[Peer], setting: Setting) -> Iterator[Row]:
             lines = done.stderr.strip().splitlines() or ["no message"]
             yield _row("cold", "first mask", peer, setting, note=f"failed: {lines[-1]}")
         else:
-            yield _row("cold", "first mask", peer, setting, **Times.of([spent]).fields)
+            yield _row("cold", "first mask", peer, setting, p50_ms=spent)
 
 
 def _first_mask(peer: Peer, setting: Setting) -> None:
@@ -275,7 +275,10 @@ def _free(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
+    from bench.ladder import RUNGS  # it needs this module itself
+
     _name, _model, _size, _objects, _dtype, _device = sys.argv[1:]
     _first_mask(
-        PEERS[_name], Setting(_model, int(_size), int(_objects), _dtype, torch.device(_device))
+        (PEERS | RUNGS)[_name],
+        Setting(_model, int(_size), int(_objects), _dtype, torch.device(_device)),
     )

@@ -241,7 +241,7 @@ def _connected_components(make: _Make, grid: int, objects: int) -> Case:
             np.bincount(labels.ravel(), minlength=n + 1)[labels]
 
     run = partial(connected_components, mask)
-    theirs = scipy if ndimage is not None else None
+    theirs = scipy if ndimage is not None and make.device.type == "cpu" else None
     return Case("connected_components", _by(run), [mask], theirs, compiles=False)
 
 

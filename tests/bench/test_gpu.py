@@ -56,7 +56,7 @@ def test_no_part_begins_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert read_state(tmp_path, "parts") == {"late": "no time left"}
 
 
-def test_all_fits_the_budget_and_the_files(tmp_path: Path) -> None:
+def test_parts_have_names_of_their_own(tmp_path: Path) -> None:
     names = [part.name for part in gpu.parts(tmp_path, "cuda", quick=False)]
     assert len(names) == len(set(names))
     assert names[0] == "tests"
