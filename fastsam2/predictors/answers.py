@@ -12,7 +12,7 @@ from torch import Tensor
 from fastsam2.engine.feature_stage import Encoded, encode_together
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.postprocess import fill_holes
-from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, MaskOutput
+from fastsam2.modeling.mask_answers import NO_OBJ_SCORE, MaskOutput
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import ObjectState, VideoSession
