@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsam2.engine.autocast import in_callers_precision
 from fastsam2.engine.feature_stage import Encoded, encode_together
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.postprocess import fill_holes
@@ -52,6 +53,7 @@ def encoded_frame(
     return cached
 
 
+@in_callers_precision
 def encode_frames(model: VideoModel, wanted: Sequence[tuple[VideoSession, int]]) -> None:
     """Encode frames of several sessions in one batch, ahead of tracking them.
 
