@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastsam2.config import SAM2Config
 from fastsam2.errors import StateError
 from fastsam2.predictors import video
 from fastsam2.predictors.model import VideoModel
@@ -32,8 +31,8 @@ class SAM2CameraPredictor(VideoModel):
     frame while it is the last one given.
     """
 
-    def __init__(self, config: SAM2Config, memory_dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__(config, memory_dtype)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._stream = StreamSession(self)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from fastsam2.build_sam import build_sam2, build_sam2_video_predictor
+from fastsam2.engine.plan import Plan
 from fastsam2.errors import ConfigError, DeviceError
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 
@@ -57,11 +59,8 @@ def test_coordinates_stay_float32() -> None:
     assert {b.dtype for b in model.buffers()} == {torch.float32}
 
 
-def test_compiled_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_image_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling takes minutes and waits for the first frame: here it is only recorded."""
-    plain = build_sam2_video_predictor("sam2.1-tiny", device="cpu")
-    assert plain.compiled is None
-    assert build_sam2_video_predictor("sam2.1-tiny", device="cpu", vos_optimized=True).compiled
     compiled = []
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self, **kwargs: compiled.append(type(self).__name__)
@@ -72,16 +71,34 @@ def test_compiled_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled == ["ImageEncoder"]
 
 
-def test_kernels_that_cannot_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(impl: Any) -> SAM2VideoPredictor:
-        return build_sam2_video_predictor("nano", device="cpu", impl=impl)
+def test_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(**kwargs: Any) -> SAM2VideoPredictor:
+        return build_sam2_video_predictor("nano", device="cpu", **kwargs)
 
-    assert build("reference").impl == "reference"
-    with pytest.raises(ConfigError, match="'cuda'"):
-        build("cuda")
+    assert build().plan == Plan()
+    assert build(vos_optimized=True).plan == Plan(compile=True)
+    plan = Plan(torch.bfloat16, encoder_batch=2)
+    model = build(plan=plan, impl="reference")
+    assert model.plan == replace(plan, impl="reference")
+    assert (model.dtype, model.impl) == (torch.bfloat16, "reference")
+    assert build(plan=plan, dtype=torch.float16).dtype == torch.float16
+    for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("fastsam2.engine.plan._cpu_multiplies_bf16", lambda fast=fast: fast)
+        assert build(plan="auto").plan == Plan(dtype)
+
+
+def test_plans_that_cannot_be_carried_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(**kwargs: Any) -> SAM2VideoPredictor:
+        return build_sam2_video_predictor("nano", device="cpu", **kwargs)
+
+    for kwargs, match in (({"impl": "cuda"}, "'cuda'"), ({"plan": "fast"}, "not 'fast'")):
+        with pytest.raises(ConfigError, match=match):
+            build(**kwargs)
+    with pytest.raises(DeviceError, match="not cpu"):
+        build(plan=Plan(graphs=True))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(DeviceError, match="cpu"):
-        build("triton")
+        build(impl="triton")
 
 
 LOAD = """

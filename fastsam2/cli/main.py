@@ -15,6 +15,7 @@ from fastsam2.cli.options import (
     Checkpoint,
     Device,
     Dtype,
+    Fast,
     ImageSize,
     Mask,
     Model,
@@ -126,8 +127,9 @@ def track(
     model: Model = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     image_size: ImageSize = None,
+    fast: Fast = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Track objects through videos, or through a live source.
@@ -154,7 +156,7 @@ def track(
         TrackRequest(
             videos=videos,
             output=output,
-            model=ModelChoice(model, checkpoint, device, dtype, image_size),
+            model=ModelChoice(model, checkpoint, device, dtype, image_size, fast),
             points=point or [],
             boxes=box or [],
             masks=mask or [],
@@ -178,7 +180,7 @@ def segment(
     model: Model = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     image_size: ImageSize = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -239,8 +241,9 @@ def evaluate(
     model: Model = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = None,
     image_size: ImageSize = None,
+    fast: Fast = False,
 ) -> None:
     """Measure tracking on annotated videos, as DAVIS 2017 does.
 
@@ -262,7 +265,7 @@ def evaluate(
     run(
         EvaluationRequest(
             folder=folder,
-            model=ModelChoice(model, checkpoint, device, dtype, image_size),
+            model=ModelChoice(model, checkpoint, device, dtype, image_size, fast),
             prompt=prompt,
             json_file=json_file,
             limit=limit,

@@ -29,15 +29,17 @@ class ModelChoice:
         name: a name or a path as `resolve_model` takes it; with a `checkpoint`, the configuration.
         checkpoint: a file of weights. With neither, it is the bundled nano.
         device: such as `cuda`, `cuda:1` or `cpu`; None for CUDA where there is one.
-        dtype: `float32`, `bfloat16` or `float16`.
+        dtype: `float32`, `bfloat16` or `float16`; None for float32, or what is fast on the device.
         image_size: side of the square that images are resized to; None for the model's own.
+        fast: videos run by the plan that is the fastest on the device.
     """
 
     name: str | None = None
     checkpoint: Path | None = None
     device: str | None = None
-    dtype: str = "float32"
+    dtype: str | None = None
     image_size: int | None = None
+    fast: bool = False
 
     @property
     def title(self) -> str:
@@ -61,6 +63,8 @@ class ModelChoice:
             FastSAM2Error: there is no such model, checkpoint or device, or they do not fit.
         """
         config, weights, options = self._arguments()
+        if self.fast:
+            options["plan"] = "auto"
         return build_sam2_video_predictor(config, weights, **options)
 
     def image_model(self) -> Any:
@@ -69,13 +73,15 @@ class ModelChoice:
         return build_sam2(config, weights, **options)
 
     def _arguments(self) -> tuple[str | None, Path, dict[str, Any]]:
-        if self.dtype not in _DTYPES:
+        if self.dtype is not None and self.dtype not in _DTYPES:
             raise InputError(f"unknown --dtype {self.dtype}: choose one of {', '.join(_DTYPES)}")
         if self.checkpoint is not None:
             config, weights = self.name, self.checkpoint
         else:
             config, weights = resolve_model(self.title)
-        options: dict[str, Any] = {"device": self.device, "dtype": _DTYPES[self.dtype]}
+        options: dict[str, Any] = {"device": self.device}
+        if self.dtype is not None:
+            options["dtype"] = _DTYPES[self.dtype]
         if self.image_size is not None:
             options["hydra_overrides_extra"] = [f"++model.image_size={self.image_size}"]
         return config, weights, options

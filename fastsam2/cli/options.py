@@ -16,6 +16,7 @@ __all__ = [
     "Checkpoint",
     "Device",
     "Dtype",
+    "Fast",
     "ImageSize",
     "Mask",
     "Model",
@@ -83,9 +84,21 @@ Device = Annotated[
     ),
 ]
 Dtype = Annotated[
-    str,
+    Optional[str],  # noqa: UP045
     typer.Option(
-        metavar="float32|bfloat16|float16", help="Precision of the model.", rich_help_panel=MODEL
+        metavar="float32|bfloat16|float16",
+        help="Precision of the model.",
+        show_default="float32",
+        rich_help_panel=MODEL,
+    ),
+]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Run as fast as the device can: in half precision where it is made for that, and on "
+        "CUDA as graphs.",
+        rich_help_panel=MODEL,
     ),
 ]
 ImageSize = Annotated[

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fastsam2.engine.pieces import objects_in_cache
 from fastsam2.engine.plain import Shortcut
-from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, MaskOutput, SAM2Base
+from fastsam2.modeling.mask_answers import NO_OBJ_SCORE, MaskOutput
+from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.modeling.sam2_utils import LayerNorm2d, at_least_float32
 
 __all__ = ["ObjectDecoder", "object_decoder"]

@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fastsam2.engine.precision import without_autocast
 from fastsam2.modeling.constants import fingerprint
 from fastsam2.modeling.sam2_base import SAM2Base
 
@@ -55,8 +56,8 @@ class Shortcut(Generic[T]):
         source = (model.impl, fingerprint(weights))
         made = self._made.get(model)
         if made is None or made[0] != source:
-            # Kept longer than this call: it must serve under autograd too.
-            with torch.inference_mode(False), torch.no_grad():
+            # Kept longer than this call: it must serve under autograd and without autocast too.
+            with torch.inference_mode(False), torch.no_grad(), without_autocast(model.device):
                 made = (source, self._build(model))
             self._made[model] = made
         return made[1]

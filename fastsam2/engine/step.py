@@ -19,8 +19,9 @@ from fastsam2.engine.memory_writer import MemoryWriter, memory_writer
 from fastsam2.engine.object_decoder import ObjectDecoder, object_decoder
 from fastsam2.engine.read_tables import ReadTables, Room, read_tables
 from fastsam2.engine.tree import Fixed, map_tensors
+from fastsam2.modeling.mask_answers import MaskOutput
 from fastsam2.modeling.memory_tokens import memory_tokens
-from fastsam2.modeling.sam2_base import MaskOutput, SAM2Base
+from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.types import PointPrompt
 
 __all__ = [

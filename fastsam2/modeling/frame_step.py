@@ -17,7 +17,8 @@ from fastsam2.modeling.memory_tokens import memory_tokens
 from fastsam2.modeling.sam2_utils import at_least_float32, logits_of_mask
 
 if TYPE_CHECKING:
-    from fastsam2.modeling.sam2_base import MaskOutput, SAM2Base
+    from fastsam2.modeling.mask_answers import MaskOutput
+    from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = [
     "encode_new_memory",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,31 +15,20 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from fastsam2.config import SAM2Config
-from fastsam2.modeling import frame_step
+from fastsam2.modeling import frame_step, mask_answers
 from fastsam2.modeling.backbones.hieradet import Hiera
 from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+from fastsam2.modeling.mask_answers import NO_OBJ_SCORE, MaskOutput
 from fastsam2.modeling.memory_attention import MemoryAttention
 from fastsam2.modeling.memory_encoder import MemoryEncoder
 from fastsam2.modeling.position_encoding import PositionEmbeddingSine
 from fastsam2.modeling.sam.mask_decoder import MaskDecoder
 from fastsam2.modeling.sam.prompt_encoder import PromptEncoder
 from fastsam2.modeling.sam.transformer import TwoWayTransformer
-from fastsam2.modeling.sam2_utils import MLP, at_least_float32, logits_of_mask, without_overlap
+from fastsam2.modeling.sam2_utils import MLP, without_overlap
 from fastsam2_kernels.dispatch import Impl
 
 __all__ = ["NO_OBJ_SCORE", "MaskOutput", "SAM2Base"]
-
-#: Mask logit wherever an object is absent.
-NO_OBJ_SCORE = -1024.0
-
-
-class MaskOutput(NamedTuple):
-    """What one frame says of B objects."""
-
-    low_res_masks: Tensor  #: logits `[B, 1, S / 4, S / 4]`, float32
-    ious: Tensor  #: predicted IoU `[B, M]` of all candidate masks
-    obj_ptr: Tensor  #: object pointer `[B, C]`
-    object_score_logits: Tensor  #: presence logits `[B, 1]`
 
 
 class SAM2Base(nn.Module):
@@ -116,6 +105,13 @@ class SAM2Base(nn.Module):
         self._build_pointer_heads(config)
         #: Class and children of every part, as built: what a client replaces differs.
         self.built = {name: (type(m), tuple(m._modules)) for name, m in self.named_modules()}
+
+    decode_masks = mask_answers.decode_masks
+    decode_all_masks = mask_answers.decode_all_masks
+    choose_mask = mask_answers.choose_mask
+    mask_as_output = mask_answers.mask_as_output
+    _object_pointer = mask_answers.object_pointer
+    _mix_no_object = mask_answers.mix_no_object
 
     # The interface of `sam2` to a single frame: dictionaries in and out.
     track_step = frame_step.track_step
@@ -217,127 +213,10 @@ class SAM2Base(nn.Module):
         token_pos = self.no_mem_pos_enc.expand(1, batch, self.mem_dim)
         return self.attend_to_memory(pix_feat, pix_pos, token, token_pos, 0)
 
-    def decode_masks(
-        self,
-        pix_feat: Tensor,
-        high_res_features: list[Tensor] | None,
-        points: tuple[Tensor, Tensor] | None = None,
-        mask_prompt: Tensor | None = None,
-        multimask_output: bool = False,
-    ) -> MaskOutput:
-        """Prompt encoder and mask decoder.
-
-        Args:
-            pix_feat: features, conditioned on memory, `[B, C, H, W]`.
-            high_res_features: maps of strides 4 and 8.
-            points: (x, y) in pixels of the model's input `[B, P, 2]`, and labels `[B, P]`.
-            mask_prompt: mask logits `[B, 1, h, w]`, resized if they are not S / 4 wide.
-            multimask_output: choose the best of three masks by predicted IoU.
-        """
-        decoded = self.decode_all_masks(
-            pix_feat, high_res_features, points, mask_prompt, multimask_output
-        )
-        return self.choose_mask(*decoded, multimask_output)
-
-    def decode_all_masks(
-        self,
-        pix_feat: Tensor,
-        high_res_features: list[Tensor] | None,
-        points: tuple[Tensor, Tensor] | None,
-        mask_prompt: Tensor | None,
-        multimask_output: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `decode_masks`, without a choice.
-
-        Returns:
-            Mask logits `[B, M, S / 4, S / 4]`, predicted IoU `[B, M]`, output tokens `[B, M, C]` or
-            `[B, 1, C]`, presence logits `[B, 1]`.
-        """
-        batch, device = len(pix_feat), pix_feat.device
-        if points is None:
-            coords = torch.zeros(batch, 1, 2, device=device)
-            points = (coords, torch.full((batch, 1), -1, dtype=torch.int32, device=device))
-        size = self.sam_prompt_encoder.mask_input_size
-        if mask_prompt is not None and mask_prompt.shape[-2:] != size:
-            mask_prompt = F.interpolate(
-                at_least_float32(mask_prompt), size, mode="bilinear", antialias=True
-            )
-        sparse, dense = self.sam_prompt_encoder(points=points, boxes=None, masks=mask_prompt)
-        masks, ious, tokens, presence = self.sam_mask_decoder(
-            image_embeddings=pix_feat,
-            image_pe=self.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-            repeat_image=False,
-            high_res_features=high_res_features,
-        )
-        masks = at_least_float32(masks)
-        if self.pred_obj_scores:
-            masks = torch.where(presence[..., None, None] > 0, masks, NO_OBJ_SCORE)
-        return masks, ious, tokens, presence
-
-    def choose_mask(
-        self, masks: Tensor, ious: Tensor, tokens: Tensor, presence: Tensor, multimask_output: bool
-    ) -> MaskOutput:
-        """The best of what `decode_all_masks` returned."""
-        token = tokens[:, 0]
-        if multimask_output:
-            best, rows = ious.argmax(-1), torch.arange(len(ious), device=ious.device)
-            masks = masks[rows, best].unsqueeze(1)
-            if tokens.shape[1] > 1:
-                token = tokens[rows, best]
-        return MaskOutput(
-            low_res_masks=masks,
-            ious=ious,
-            obj_ptr=self._object_pointer(token, presence),
-            object_score_logits=presence,
-        )
-
     def upsample_masks(self, low_res_masks: Tensor) -> Tensor:
         """Mask logits `[B, 1, h, w]` at the model's input size `[B, 1, S, S]`."""
         size = (self.image_size, self.image_size)
         return F.interpolate(low_res_masks, size, mode="bilinear", align_corners=False)
-
-    def _object_pointer(self, token: Tensor, presence: Tensor) -> Tensor:
-        """The pointer `[B, C]` of an output token, or the no-object pointer."""
-        pointer = self.obj_ptr_proj(token)
-        if not self.pred_obj_scores:
-            return pointer
-        present = presence.sigmoid() if self.soft_no_obj_ptr else (presence > 0).to(pointer.dtype)
-        return self._mix_no_object(pointer, present)
-
-    def _mix_no_object(self, pointer: Tensor, present: Tensor) -> Tensor:
-        if self.fixed_no_obj_ptr:
-            pointer = present * pointer
-        return pointer + (1 - present) * self.no_obj_ptr
-
-    def mask_as_output(
-        self, pix_feat: Tensor, high_res_features: list[Tensor] | None, mask: Tensor
-    ) -> MaskOutput:
-        """Take a given mask `[B, 1, S, S]`, 1 inside and 0 outside, for the answer.
-
-        The decoder only serves to make a pointer of it; the object is present where the mask is not
-        empty.
-        """
-        mask = at_least_float32(mask)
-        high_res = logits_of_mask(mask)
-        size = [n // 4 for n in high_res.shape[-2:]]
-        low_res = F.interpolate(high_res, size, mode="bilinear", antialias=True)
-        present = mask.flatten(1).gt(0).any(1, keepdim=True).to(self.dtype)
-        if self.use_obj_ptrs_in_encoder:
-            prompt = self.mask_downsample(mask.to(self.mask_downsample.weight.dtype))
-            pointer = self.decode_masks(pix_feat, high_res_features, mask_prompt=prompt).obj_ptr
-        else:
-            pointer = pix_feat.new_zeros(len(mask), self.hidden_dim)
-        if self.pred_obj_scores:
-            pointer = self._mix_no_object(pointer, present)
-        return MaskOutput(
-            low_res_masks=low_res,
-            ious=torch.ones_like(present),
-            obj_ptr=pointer,
-            object_score_logits=logits_of_mask(present),
-        )
 
     def encode_memory(
         self,

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsam2.engine.autocast import in_callers_precision
 from fastsam2.engine.feature_stage import Encoded, encode_together
 from fastsam2.engine.features import FrameFeatures
 from fastsam2.engine.postprocess import fill_holes
-from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, MaskOutput
+from fastsam2.modeling.mask_answers import NO_OBJ_SCORE, MaskOutput
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import ObjectState, VideoSession
@@ -52,6 +53,7 @@ def encoded_frame(
     return cached
 
 
+@in_callers_precision
 def encode_frames(model: VideoModel, wanted: Sequence[tuple[VideoSession, int]]) -> None:
     """Encode frames of several sessions in one batch, ahead of tracking them.
 
@@ -134,30 +136,36 @@ def result_of(
     outputs: Sequence[FrameOutput | None],
 ) -> FrameResult:
     """Outputs of the objects; one that has none is absent."""
-    device, size = session.device, model.sam_prompt_encoder.mask_input_size
-    nothing = torch.full((1, 1, *size), NO_OBJ_SCORE, device=device)
+    device = session.device
+    nothing = torch.full(
+        (1, 1, *model.sam_prompt_encoder.mask_input_size), NO_OBJ_SCORE, device=device
+    )
     unknown = torch.full((1,), torch.nan, device=device)
-    masks, presence, ious = [nothing[:0]], [nothing[:0, :, 0, 0]], [unknown[:0]]
+
+    def joined(found: list[Tensor], default: Tensor) -> Tensor:
+        # In one piece first: a hundred objects are a hundred of everything else.
+        return torch.cat([x.to(device, non_blocking=True) for x in found] or [default[:0]]).float()
+
+    masks, presence, ious = [], [], []
     for output in outputs:
         if output is None:
             masks.append(nothing)
-            presence.append(nothing[..., 0, 0])
+            presence.append(nothing[0, 0, :1, :1])
             ious.append(unknown)
             continue
-        masks.append(output.pred_masks.to(device, torch.float32, non_blocking=True))
+        masks.append(output.pred_masks)
         # Clients that make an output themselves may leave out what is not read.
-        score = output.object_score_logits
-        presence.append((unknown[None] if score is None else score).to(device, torch.float32))
-        iou = unknown if output.predicted_iou is None else output.predicted_iou
-        ious.append(iou.to(device, torch.float32))
+        score, iou = output.object_score_logits, output.predicted_iou
+        presence.append(unknown[None] if score is None else score)
+        ious.append(unknown if iou is None else iou)
     every = list(objects) == session.objects
     return FrameResult(
         frame_idx,
         # The session's own list, which clients compare with what the session says.
         obj_ids=session.obj_ids if every else [obj.obj_id for obj in objects],
-        low_res_masks=torch.cat(masks),
-        object_score_logits=torch.cat(presence)[:, 0],
-        predicted_iou=torch.cat(ious),
+        low_res_masks=joined(masks, nothing),
+        object_score_logits=joined(presence, unknown[None])[:, 0],
+        predicted_iou=joined(ious, unknown),
         video_size=(session.video_height, session.video_width),
         non_overlap=model.non_overlap_masks,
         impl=model.impl,

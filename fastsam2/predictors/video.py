@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsam2.engine.autocast import in_callers_precision
 from fastsam2.engine.memory_bank import SelectionRules
 from fastsam2.engine.step import Prompt, answer_prompt, encode_memory, track_objects
 from fastsam2.errors import InputError, StateError
@@ -80,6 +81,7 @@ def add_mask(
     return _answer_prompt(model, session, obj, frame_idx, mask=prompt)
 
 
+@in_callers_precision
 def _answer_prompt(
     model: VideoModel,
     session: VideoSession,
@@ -149,6 +151,7 @@ def commit_prompts(model: VideoModel, session: VideoSession) -> None:
             obj.memory.non_cond_frame_outputs.pop(frame_idx, None)
 
 
+@in_callers_precision
 def _encode_pending(model: VideoModel, session: VideoSession) -> None:
     """Make memory of pending answers, of all objects of a frame at once."""
     if model.num_maskmem == 0:
@@ -212,6 +215,7 @@ def propagate(
         yield track_frame(model, session, objects, frame_idx, reverse=reverse, then=then)
 
 
+@in_callers_precision
 def track_frame(
     model: VideoModel,
     session: VideoSession,

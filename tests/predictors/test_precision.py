@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from fastsam2.build_sam import build_sam2_video_predictor
+from tests.predictors.nano import nano_predictor
 from tests.predictors.video_script import box, play, points, propagate
+from tests.reference import randomise_
 from tests.support import Pair
 
 SCRIPT = [
@@ -68,6 +70,35 @@ def test_float32_weights_within_autocast(
     with torch.autocast("cpu", torch.bfloat16):
         logits = logits_of(play(tiny_pair.ours, clip, SCRIPT))
     assert 0 < error(logits, exact) <= allowed
+
+
+def test_autocast_costs_what_half_precision_costs(clip: Path) -> None:
+    """A copy in the caller's dtype runs, with the weights and options of the moment."""
+    single, half = nano_predictor(), nano_predictor(dtype=torch.bfloat16)
+    for change in (None, "weights", "options"):
+        if change == "weights":
+            for model in (single, half):
+                randomise_(model, seed=1)
+        if change == "options":
+            single.fill_hole_area = half.fill_hole_area = 0
+        expected = play(half, clip, SCRIPT)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = play(single, clip, SCRIPT)
+        assert single.dtype == torch.float32
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_hooks_run_within_autocast(clip: Path) -> None:
+    model = nano_predictor()
+    seen: list[bool] = []
+    model.memory_encoder.register_forward_hook(
+        lambda *_: seen.append(torch.is_autocast_enabled("cpu"))
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        play(model, clip, SCRIPT)
+    assert seen
+    assert all(seen)
 
 
 def test_bfloat16_memory_costs_little(tiny_pair: Pair, clip: Path, exact: torch.Tensor) -> None:
