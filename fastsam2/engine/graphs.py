@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fastsam2.engine.streams import Mark, mark
+from fastsam2.engine.streams import Mark, mark, on
 from fastsam2.engine.tree import fixed_tensors, map_tensors, tensors
 
 __all__ = ["CudaRecorder", "Graphed", "Recorder"]
@@ -108,13 +108,14 @@ class Graphed(Generic[P, T]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """What the function returns, on tensors of one device."""
-        with self._lock:
+        device = next(tensors(args)).device
+        with self._lock, on(device):
             if self._fails:
                 return self._function(*args, **kwargs)
             if self._last is not None:
                 self._last.wait()
             out = self._run(args)
-            self._last = mark(next(tensors(args)).device)
+            self._last = mark(device)
             return out
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Lane", "Mark", "lane", "mark"]
+__all__ = ["Lane", "Mark", "lane", "mark", "on"]
 
 
 class Mark(Protocol):
@@ -84,6 +84,11 @@ class _Stream:
 def mark(device: torch.device) -> Mark:
     """The point after all that the caller has had the device do, in the lane that it is in."""
     return _Event(device) if device.type == "cuda" else _Done()
+
+
+def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Inside, `device` is the one that is used where none is named."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @cache

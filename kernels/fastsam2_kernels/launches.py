@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 __all__ = [
     "CAPABILITIES",
@@ -24,8 +25,12 @@ __all__ = [
     "family",
     "gpu_slug",
     "measured",
+    "on_its_device",
     "processors",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: GPUs whose launches are checked ahead of time.
 CAPABILITIES = (80, 86, 89, 90, 100)
@@ -52,6 +57,20 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def on_its_device(function: Callable[P, T]) -> Callable[P, T]:
+    """`function` on the GPU of its first argument: Triton launches on the current one."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        x = args[0]
+        if not isinstance(x, Tensor) or x.device.type != "cuda":
+            return function(*args, **kwargs)
+        with torch.cuda.device(x.device):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def family(capability: int) -> int:

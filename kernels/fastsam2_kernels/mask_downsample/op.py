@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
+from fastsam2_kernels.launches import on_its_device
 from fastsam2_kernels.mask_downsample.reference import (
     DownsampleStage,
     MaskDownsampleWeights,
@@ -113,6 +114,7 @@ def _fake(
     return out.permute(0, 3, 1, 2)
 
 
+@on_its_device
 def _triton(
     logits: Tensor,
     weights: list[Tensor],

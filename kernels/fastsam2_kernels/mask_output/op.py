@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
+from fastsam2_kernels.launches import on_its_device
 from fastsam2_kernels.mask_output.reference import (
     RunLengths,
     mask_bits_reference,
@@ -145,6 +146,7 @@ def _mask_fake(logits: Tensor, height: int, width: int, threshold: float, packed
     return logits.new_empty(logits.shape[0], height, width, dtype=torch.bool)
 
 
+@on_its_device
 def _mask_triton(logits: Tensor, height: int, width: int, threshold: float, packed: bool) -> Tensor:
     from fastsam2_kernels.mask_output.kernel import launch_bits, launch_bool
 
@@ -179,6 +181,7 @@ def _runs_fake(logits: Tensor, height: int, width: int, threshold: float) -> tup
     )
 
 
+@on_its_device
 def _runs_triton(
     logits: Tensor, height: int, width: int, threshold: float
 ) -> tuple[Tensor, Tensor]:

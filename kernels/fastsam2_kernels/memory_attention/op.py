@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
+from fastsam2_kernels.launches import on_its_device
 from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
 from fastsam2_kernels.memory_attention.reference import memory_attention_reference
 from fastsam2_kernels.memory_attention.sdpa import memory_attention_sdpa
@@ -135,6 +136,7 @@ def _fits(q: Tensor, latents: Tensor) -> bool:
     return known and powers and 32 <= dim <= 256 and 16 <= width <= 128
 
 
+@on_its_device
 def _launch(
     q: Tensor,
     keys: Tensor,

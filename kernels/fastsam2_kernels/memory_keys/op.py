@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
+from fastsam2_kernels.launches import on_its_device
 from fastsam2_kernels.memory_keys.cpu import memory_keys_cpu
 from fastsam2_kernels.memory_keys.reference import memory_keys_reference
 
@@ -115,6 +116,7 @@ def _fits(latents: Tensor, weight: Tensor) -> bool:
     return known and powers and dim >= 32 and width >= 16
 
 
+@on_its_device
 def _launch(*args: Tensor) -> Tensor:
     from fastsam2_kernels.memory_keys.kernel import launch
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
+from fastsam2_kernels.launches import on_its_device
 from fastsam2_kernels.rope_attention.reference import rope_attention_reference
 from fastsam2_kernels.rope_attention.tuning import DIMS
 
@@ -83,6 +84,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: flo
         raise ValueError(f"scale must be positive and finite, got {scale}")
 
 
+@on_its_device
 def _launch(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
     from fastsam2_kernels.rope_attention.kernel import launch
 
