@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from bench.clips import Clip, make_video, write_jpegs
-from bench.peers import HISTORY, Ours, Peer, Sam2, Setting, Transformers, quiet, track
+from bench.hf import Transformers
+from bench.peers import HISTORY, Ours, Peer, Sam2, Setting, quiet, track
 from bench.roofline import measure_limits
 from bench.rows import NAMES, Row, measured_on
 from bench.timing import Times, peak_mb, reset_peak, synchronize, time_frames
