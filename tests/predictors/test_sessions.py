@@ -105,11 +105,11 @@ def record_batches(monkeypatch: pytest.MonkeyPatch, most: int = 100) -> list[int
     sizes: list[int] = []
     run = TrackStep.__call__
 
-    def spy(self: TrackStep, features: Any, places: Any, tables: Any) -> Any:
+    def spy(self: TrackStep, features: Any, places: Any, pages: Any, tables: Any) -> Any:
         sizes.append(tables.reads.shape[0])
         if sizes[-1] > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run(self, features, places, tables)
+        return run(self, features, places, pages, tables)
 
     monkeypatch.setattr(step.TrackStep, "__call__", spy)
     return sizes

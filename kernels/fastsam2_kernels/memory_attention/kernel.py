@@ -234,7 +234,7 @@ def launch(
     if out.numel() == 0:
         return out
     if params is None:
-        params = tuned(queries, tokens, dim, q.dtype, q.device)
+        params = tuned(objects, queries, tokens, dim, q.dtype, q.device)
     q_tiles = triton.cdiv(queries, params.block_m)
     if splits is None:
         tiles = most_reads * triton.cdiv(tokens, params.block_n)

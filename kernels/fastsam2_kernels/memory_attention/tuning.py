@@ -72,8 +72,10 @@ def choose_splits(programs: int, tiles: int, multiprocessors: int) -> int:
 
 
 @functools.cache
-def tuned(queries: int, tokens: int, dim: int, dtype: torch.dtype, device: torch.device) -> Launch:
+def tuned(
+    objects: int, queries: int, tokens: int, dim: int, dtype: torch.dtype, device: torch.device
+) -> Launch:
     """What was measured on this GPU for such a call, or else the rule's choice."""
-    call = {"queries": queries, "tokens": tokens, "dim": dim, "dtype": dtype}
+    call = {"objects": objects, "queries": queries, "tokens": tokens, "dim": dim, "dtype": dtype}
     chosen = choose(queries, tokens, dim, dtype, capability_of(device))
     return replace(chosen, **measured("memory_attention", device, **call))
