@@ -51,16 +51,20 @@ def draw(rows: Sequence[Row], folder: Path) -> Iterator[Path]:
 
 
 def _figure(used: Sequence[Row], panels: int, height: float = 4.0) -> tuple[Any, list[Any]]:
-    """With the conditions at its foot."""
-    figure, axes = plt.subplots(
-        1, panels, figsize=(max(7.0, 5.5 * panels), height), layout="constrained", squeeze=False
-    )
+    """Two panels a row, and the conditions at its foot."""
+    columns = min(2, panels)
+    lines = -(-panels // columns)
+    size = (max(7.0, 5.5 * columns), lines * height)
+    figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
     figure.supxlabel(conditions(used), fontsize=7, color="#666666")
-    for axis in axes[0]:
+    axes = list(grid.flat)
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
         axis.set_axisbelow(True)
-    return figure, list(axes[0])
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    return figure, axes[:panels]
 
 
 def _frames_per_second(rows: Sequence[Row]) -> Any:
@@ -104,7 +108,7 @@ def _ladder(rows: Sequence[Row]) -> Any:
         return None
     names = [name for name in RUNGS if any(r.impl == name for r in used)]
     figure, axes = _figure(used, len(groups), 1.4 + 0.45 * len(names))
-    for axis, group in zip(axes, groups, strict=True):
+    for i, (axis, group) in enumerate(zip(axes, groups, strict=True)):
         here = {r.impl: r for r in used if _group(r) == group}
         rates = [here[name].per_second or 0.0 if name in here else 0.0 for name in names]
         colours = [_COLOURS.get(name, "#0072B2") for name in names]
@@ -118,7 +122,7 @@ def _ladder(rows: Sequence[Row]) -> Any:
         axis.margins(x=0.35)
         axis.grid(visible=False, axis="y")
         axis.set(xlabel="frames a second", title=_title(group))
-        if axis is not axes[0]:
+        if i % 2:
             axis.set_yticklabels([])
     return figure
 
