@@ -6,6 +6,7 @@ the same outcome.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,9 +29,15 @@ Outcome = list[np.ndarray]
 Client = Callable[[Any, Any, Any], Outcome]
 
 
+#: The official constructor parses Python, which CPython 3.11 cannot do in several threads
+#: (github.com/python/cpython/issues/106905).
+PARSING = threading.Lock()
+
+
 class WorkingOfficialPredictor(OfficialPredictor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        with PARSING:
+            super().__init__(*args, **kwargs)
         let_work(self, self.model.image_size)
 
 
