@@ -129,7 +129,7 @@ def _frames(*kinds: str) -> Make:
         used.sort(key=lambda r: (r.name, r.model, r.dtype, r.objects or 0))
         lines = [
             [
-                f"{r.model}, {r.image_size} px, {r.dtype}", _number(r.objects, "d"), r.impl,
+                r.name, f"{r.model}, {r.image_size} px, {r.dtype}", _number(r.objects, "d"), r.impl,
                 _number(r.per_second), _number(r.p20_ms), _number(r.p50_ms), _number(r.p80_ms),
                 *(speedup(r, base, rows, verdicts) for base in _OTHERS[:2]),
                 _number(r.peak_mb, ".0f"), _percent(r.of_roof), r.note,
@@ -137,7 +137,7 @@ def _frames(*kinds: str) -> Make:
             for r in used
         ]  # fmt: skip
         header = [
-            "model", "objects", "by", "frames/s", "p20 ms", "p50 ms", "p80 ms", "to sam2",
+            "what", "model", "objects", "by", "frames/s", "p20 ms", "p50 ms", "p80 ms", "to sam2",
             "to vos_optimized", "peak MB", "of roof", "",
         ]  # fmt: skip
         return used, header, lines
