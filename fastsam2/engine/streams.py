@@ -20,9 +20,6 @@ class Mark(Protocol):
         """Whatever the caller has the device do from now on waits for it; `used` are the tensors
         from before the mark that it uses."""
 
-    def reached(self) -> bool:
-        """Whether all before it has been done."""
-
     def synchronize(self) -> None:
         """Let the caller itself wait for it."""
 
@@ -39,9 +36,6 @@ class _Done:
 
     def wait(self, used: Iterable[Tensor] = ()) -> None:
         pass
-
-    def reached(self) -> bool:
-        return True
 
     def synchronize(self) -> None:
         pass
@@ -65,9 +59,6 @@ class _Event:
         for tensor in used:
             # Its memory must not go to the lane that made it while this one still reads it.
             tensor.record_stream(stream)
-
-    def reached(self) -> bool:
-        return bool(self._event.query())
 
     def synchronize(self) -> None:
         self._event.synchronize()

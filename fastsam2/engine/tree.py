@@ -19,21 +19,20 @@ class Fixed:
 
 def tensors(value: object) -> Iterator[Tensor]:
     """Those that may lie elsewhere at each call."""
-    if isinstance(value, Tensor):
-        yield value
-    elif not isinstance(value, Fixed):
-        for part in _parts(value):
-            yield from tensors(part)
+    return (x for x, fixed in _leaves(value, False) if not fixed)
 
 
 def fixed_tensors(value: object) -> Iterator[Tensor]:
     """Those of `Fixed` records."""
+    return (x for x, fixed in _leaves(value, False) if fixed)
+
+
+def _leaves(value: object, fixed: bool) -> Iterator[tuple[Tensor, bool]]:
+    """All tensors, and whether each is within a `Fixed` record."""
+    if isinstance(value, Tensor):
+        yield value, fixed
     for part in _parts(value):
-        if isinstance(part, Tensor):
-            if isinstance(value, Fixed):
-                yield part
-        else:
-            yield from fixed_tensors(part)
+        yield from _leaves(part, fixed or isinstance(value, Fixed))
 
 
 def map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
