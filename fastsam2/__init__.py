@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         build_sam2_video_predictor,
         build_sam2_video_predictor_hf,
     )
+    from fastsam2.engine.plan import Plan
     from fastsam2.errors import FastSAM2Error
     from fastsam2.sam2_image_predictor import SAM2ImagePredictor
     from fastsam2.sam2_stream_predictor import SAM2StreamPredictor
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FastSAM2Error",
+    "Plan",
     "SAM2AutomaticMaskGenerator",
     "SAM2ImagePredictor",
     "SAM2StreamPredictor",
@@ -38,6 +40,7 @@ __all__ = [
 
 _HOMES = {
     "FastSAM2Error": "errors",
+    "Plan": "engine.plan",
     "SAM2AutomaticMaskGenerator": "automatic_mask_generator",
     "SAM2ImagePredictor": "sam2_image_predictor",
     "SAM2StreamPredictor": "sam2_stream_predictor",

@@ -112,7 +112,7 @@ def build_sam2_video_predictor(
         vos_optimized: compile the image encoder and the whole step of tracking, once for any number
             of objects, and on CUDA record them as graphs; the first frames are slow.
         memory_dtype: in which spatial memory is kept between frames.
-        plan: how it runs, see `fastsam2.engine.plan.Plan`. "auto": the fastest way on this device
+        plan: how it runs, see `fastsam2.Plan`. "auto": the fastest way on this device
             that needs no compiler, in half precision where that is fast. None: in float32.
         dtype, impl: other values than the plan's.
     """
