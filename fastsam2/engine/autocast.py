@@ -37,8 +37,9 @@ def in_callers_precision(
         if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
             return function(model, *args, **kwargs)
         dtype = torch.get_autocast_dtype(kind)
-        twin = _copies(dtype)(model)
-        if twin is None:
+        # What is in that dtype already needs no copy.
+        twin = (_is_plain(model) and model) if model.dtype == dtype else _copies(dtype)(model)
+        if not twin:
             return function(model, *args, **kwargs)
         # Options are read at each call, and may have been changed since the last one.
         options = {k: v for k, v in vars(model).items() if k not in ("_modules", "_parameters")}
@@ -59,6 +60,9 @@ _PARTS = (
     "obj_ptr_proj",
     "obj_ptr_tpos_proj",
 )
+
+
+_is_plain = Shortcut(_PARTS, lambda model: True)
 
 
 @cache

@@ -21,7 +21,7 @@ __all__ = ["Compiled", "compile_image_encoder"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-
+#: More than is ever compiled: models, weights and sizes of images each count as one.
 _MANY = 1024
 
 

@@ -71,6 +71,8 @@ def _rounded_up(model: SAM2Base, images: Tensor) -> Tensor:
     size = max(1, plan.encoder_batch)
     while size < len(images):
         size *= 2
+    if size == len(images):
+        return images
     return torch.cat([images, images[-1:].expand(size - len(images), -1, -1, -1)])
 
 

@@ -123,7 +123,7 @@ class Graphed(Generic[P, T]):
         return len(self._recordings)
 
     def _run(self, args: tuple[Any, ...]) -> T:
-        key = (*map(_form, tensors(args)), *map(_place, fixed_tensors(args)))
+        key = (*map(_form, tensors(args)), *map(id, fixed_tensors(args)))
         recording = self._recordings.get(key)
         if recording is None or not recording.fits(args):
             self._forget()
@@ -149,7 +149,3 @@ class Graphed(Generic[P, T]):
 
 def _form(x: Tensor) -> Hashable:
     return x.shape, x.dtype, x.device
-
-
-def _place(x: Tensor) -> Hashable:
-    return id(x)

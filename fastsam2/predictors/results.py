@@ -79,8 +79,9 @@ class FrameResult:
 
     def to_host(self) -> HostResult:
         """Begin to copy labels, masks and scores to the CPU, while the device goes on."""
-        masks = self.masks
-        if not self.non_overlap:
+        if self.non_overlap:
+            masks = self.masks
+        else:
             masks = mask_output(
                 self.low_res_masks[:, 0], self.video_size, format="bits", impl=self.impl
             )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine import autocast
 from tests.predictors.nano import nano_predictor
 from tests.predictors.video_script import box, play, points, propagate
 from tests.reference import randomise_
@@ -87,6 +88,19 @@ def test_autocast_costs_what_half_precision_costs(clip: Path) -> None:
         assert single.dtype == torch.float32
         for a, b in zip(found, expected, strict=True):
             assert torch.equal(a, b)
+
+
+def test_what_is_in_half_precision_is_not_copied(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And tracks as it does without autocast."""
+    monkeypatch.setattr(autocast, "_in", None)
+    model = nano_predictor(dtype=torch.bfloat16)
+    expected = play(model, clip, SCRIPT)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = play(model, clip, SCRIPT)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_hooks_run_within_autocast(clip: Path) -> None:
