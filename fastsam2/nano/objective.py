@@ -6,7 +6,7 @@ objects a frame because they share its features, every mask token supervised for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,15 @@ class ClipBatch:
     images: Tensor  #: normalised, `[C, T, 3, S, S]`
     masks: Tensor  #: bool `[N, T, S, S]`
     clip: Tensor  #: the clip of each object, `[N]`
+    burn_in: int = 0  #: how many frames after the first are tracked only, and taught nothing of
+
+    def to(self, device: torch.device) -> ClipBatch:
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            clip=self.clip.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -84,44 +93,73 @@ def clip_losses(
 ) -> Losses:
     """Prompt every object on the first frame, track it through the rest, and sum the losses.
 
+    Burning in costs a third of what learning costs, and shows memories as old, and as far astray,
+    as those of a long video.
+
     Args:
         refine: how often the first answer is corrected by a click, as a fraction.
         masks: how often the prompts are the true masks.
     """
-    clips, frames = batch.images.shape[:2]
-    backbone = model.forward_image(batch.images.flatten(0, 1))
-    # Each object sees the features of its own clip.
-    levels = [
-        x.unflatten(0, (clips, frames))
-        for x in backbone["backbone_fpn"][-model.num_feature_levels :]
-    ]
-    position = backbone["vision_pos_enc"][-1][:1].expand(len(batch.clip), -1, -1, -1)
+    frames = batch.images.shape[1]
+    features, position = _features(model, batch)
+    position = position[:1].expand(len(batch.clip), -1, -1, -1)
     memory = ObjectMemory()
     rules = SelectionRules.of(model)
     terms: list[dict[str, Tensor]] = []
     by_mask = float(torch.rand((), generator=generator)) < masks
     for t in range(frames):
-        *high_res, pix_feat = (x[batch.clip, t] for x in levels)
+        # Each object sees the features of its own clip.
+        *high_res, pix_feat = (x[batch.clip] for x in features[t])
         truth = batch.masks[:, t]
-        answers: list[_Answer] = []
-        if t == 0 and by_mask:
-            answers.append(_given_mask(model, pix_feat, high_res, truth))
-        elif t == 0:
-            given = model.without_memory(pix_feat, position)
-            answers += _prompted(model, given, high_res, truth, generator, refine)
-        else:
-            selection = memory.select(t, rules, num_frames=None, reverse=False)
-            assert selection is not None
-            given = model.attend_to_memory(pix_feat, position, *memory_tokens(model, selection))
-            answers.append(_decode(model, given, high_res, None, None, multimask=None))
-        terms += [_frame_losses(answer, truth, tracked=t > 0) for answer in answers]
-        if t + 1 < frames:
-            answer = answers[-1]
-            exact = (1.0 if by_mask else 0.5) if t == 0 else None
-            output = _remember(model, answer, pix_feat, truth, exact=exact, generator=generator)
-            kept = memory.cond_frame_outputs if t == 0 else memory.non_cond_frame_outputs
-            kept[t] = output
+        learns = t == 0 or t > batch.burn_in
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            answers: list[_Answer] = []
+            if t == 0 and by_mask:
+                answers.append(_given_mask(model, pix_feat, high_res, truth))
+            elif t == 0:
+                given = model.without_memory(pix_feat, position)
+                answers += _prompted(model, given, high_res, truth, generator, refine)
+            else:
+                selection = memory.select(t, rules, num_frames=None, reverse=False)
+                assert selection is not None
+                tokens = memory_tokens(model, selection)
+                given = model.attend_to_memory(pix_feat, position, *tokens)
+                answers.append(_decode(model, given, high_res, None, None, multimask=None))
+            if learns:
+                terms += [_frame_losses(answer, truth, tracked=t > 0) for answer in answers]
+            if t + 1 < frames:
+                exact = (1.0 if by_mask else 0.5) if t == 0 else None
+                output = _remember(
+                    model,
+                    answers[-1],
+                    pix_feat,
+                    truth,
+                    exact=exact,
+                    told=0.5 if learns else 0.0,
+                    generator=generator,
+                )
+                kept = memory.cond_frame_outputs if t == 0 else memory.non_cond_frame_outputs
+                kept[t] = output
     return _sum(terms)
+
+
+def _features(model: SAM2Base, batch: ClipBatch) -> tuple[list[list[Tensor]], Tensor]:
+    """Of each frame, from high resolution to low, `[C, c, h, w]` each; and positions."""
+    clips, frames = batch.images.shape[:2]
+    features: list[list[Tensor]] = [[] for _ in range(frames)]
+
+    def encode(chosen: list[int]) -> Tensor:
+        backbone = model.forward_image(batch.images[:, chosen].flatten(0, 1))
+        for level in backbone["backbone_fpn"][-model.num_feature_levels :]:
+            for t, x in zip(chosen, level.unflatten(0, (clips, -1)).unbind(1), strict=True):
+                features[t].append(x)
+        return backbone["vision_pos_enc"][-1]
+
+    position = encode([0, *range(1 + batch.burn_in, frames)])
+    if batch.burn_in:
+        with torch.no_grad():
+            encode(list(range(1, 1 + batch.burn_in)))
+    return features, position
 
 
 def _decode(
@@ -208,11 +246,14 @@ def _remember(
     truth: Tensor,
     *,
     exact: float | None,
+    told: float,
     generator: torch.Generator,
 ) -> FrameOutput:
     """Memory of a frame: of the answer, or, as often as `exact` says, of the true mask.
 
-    `exact` is None on a frame without a prompt.
+    `exact` is None on a frame without a prompt. Absence must be learnt, so in as many cases as
+    `told` says it is the truth that hides a mask: the model's own verdict, wrong at first, would
+    leave nothing to track.
     """
     present = truth.flatten(1).any(1, keepdim=True)
     low_res = answer.mask
@@ -222,9 +263,7 @@ def _remember(
         mask = _shrink(truth, low_res.shape[-1]) * 20.0 - 10.0
         low_res = torch.where(given[..., None, None], mask, low_res)
         presence = torch.where(given, torch.where(present, 10.0, -10.0), presence)
-    # Absence must be learnt, so it is the truth that hides a mask in half of the cases: the model's
-    # own verdict, wrong at first, would leave nothing to track.
-    trust = torch.rand(len(truth), 1, generator=generator).to(truth.device) < 0.5
+    trust = torch.rand(len(truth), 1, generator=generator).to(truth.device) < told
     shown = torch.where(trust, torch.where(present, 10.0, -10.0), presence)
     hidden = torch.where(shown[..., None, None] > 0, low_res, -1024.0)
     features, pos_enc = model.encode_memory(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from fastsam2.nano.batches import Batches, Schedule
 from fastsam2.nano.objective import ClipBatch, _dice, _focal, clip_losses, resize_model
 from fastsam2.nano.train import Trainer
 
-TINY = Schedule(small_steps=0, easy_steps=1, frames=2, max_objects=4)
+TINY = Schedule(small_steps=0, easy_steps=1, frames=2, max_masks=8)
 
 
 def batch_of(frames: int, size: int = 64, objects: int = 3) -> ClipBatch:
@@ -46,16 +47,21 @@ def test_dice_of_a_perfect_and_of_a_disjoint_mask() -> None:
 
 
 def test_every_weight_learns() -> None:
-    """A clip of three frames reaches all parts; only what inference alone uses stays idle."""
+    """A clip of four frames reaches all parts; only what inference alone uses stays idle.
+
+    Memory attention runs for the first time while burning in: the weights that autocast then keeps
+    for later frames must learn all the same.
+    """
     torch.manual_seed(0)
     model = build_sam2("nano", device="cpu", mode="train")
     resize_model(model, 64)
-    batch = batch_of(3)
+    batch = replace(batch_of(4), burn_in=1)
     batch.masks[0, 1:] = False  # one object leaves: its embeddings learn as well
     for masks in (1.0, 0.0):
-        losses = clip_losses(
-            model, batch, torch.Generator().manual_seed(0), refine=1.0, masks=masks
-        )
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = clip_losses(
+                model, batch, torch.Generator().manual_seed(0), refine=1.0, masks=masks
+            )
         losses.total.backward()
     idle = {name for name, p in model.named_parameters() if p.grad is None}
     assert all(
@@ -63,6 +69,18 @@ def test_every_weight_learns() -> None:
     ), idle
     assert 0 <= losses.first_iou <= 1
     assert 0 <= losses.tracked_iou <= 1
+
+
+def test_nothing_is_learnt_from_frames_burnt_in() -> None:
+    torch.manual_seed(0)
+    model = build_sam2("nano", device="cpu", mode="train")
+    resize_model(model, 64)
+    batch = batch_of(5)
+    batch = replace(batch, images=batch.images.requires_grad_(), burn_in=2)
+    clip_losses(model, batch, torch.Generator().manual_seed(0)).total.backward()
+    assert batch.images.grad is not None
+    learnt_from = [bool(frame.any()) for frame in batch.images.grad[0]]
+    assert learnt_from == [True, False, False, True, True]
 
 
 def test_absent_objects_have_no_mask_to_learn() -> None:
@@ -106,6 +124,23 @@ def test_batches_are_the_same_for_a_step() -> None:
     assert torch.equal(a.masks, b.masks)
     assert a.masks[:, 0].flatten(1).any(1).all()  # every object can be prompted
     assert a.clip.max() < len(a.images)
+    assert a.masks.shape[1] == a.images.shape[1]
+
+
+def test_processes_share_a_step() -> None:
+    """Clips of their own, as long as those of the others."""
+    for step in range(4):
+        a, b = (Batches(10, TINY, share, 2)[step] for share in (0, 1))
+        assert a.images.shape == b.images.shape
+        assert a.burn_in == b.burn_in
+        assert not torch.equal(a.images, b.images)
+
+
+def test_long_clips_are_burnt_in() -> None:
+    batches = Batches(40, replace(TINY, max_masks=2))
+    burnt = [batch.burn_in for batch in map(batches.__getitem__, range(20)) if batch.burn_in]
+    assert len(set(burnt)) > 3
+    assert max(burnt) <= TINY.max_burn_in
 
 
 def test_exported_weights_load_by_name(tmp_path: Path) -> None:
