@@ -36,7 +36,7 @@ class Schedule:
         """Frames learnt from in each clip: stills and clips are mixed from the first step on."""
         late = self._late(step)
         chances = np.array(
-            [0.4 - 0.28 * late, 0.3 - 0.2 * late, 0.2 - 0.1 * late, 0.1 + 0.58 * late]
+            [0.4 - 0.15 * late, 0.3 - 0.05 * late, 0.2 - 0.1 * late, 0.1 + 0.3 * late]
         )
         return int(rng.choice([1, 2, 4, 6], p=chances / chances.sum()))
 
@@ -77,7 +77,12 @@ class Batches(Dataset[ClipBatch]):
         budget = schedule.frames * (2 if size < 256 else 1)
         images, masks, owner = [], [], []
         for c in range(max(1, budget // length)):
-            stride = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
+            # Short clips span as much time as long ones: things are to be known by their looks.
+            stride = int(
+                rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
+                if length > 4
+                else rng.integers(1, 1 + 24 // length)
+            )
             frames, labels = _drawn(
                 seed=((step * self.shares + self.share) * 32 + c) % HELD_OUT_SEEDS,
                 frames=length + burn_in,
