@@ -20,11 +20,12 @@ class Processes:
     count: int = 1
 
     @classmethod
-    def started(cls, device: torch.device) -> Processes:
+    def started(cls) -> Processes:
         """The processes `torchrun` has started, now connected."""
         if not dist.is_torchelastic_launched():
             return cls()
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # It takes tensors of the CPU and of CUDA; NCCL takes no flags that lie on the CPU.
+        dist.init_process_group("gloo")
         return cls(dist.get_rank(), dist.get_world_size())
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:

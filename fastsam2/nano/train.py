@@ -227,7 +227,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
         os.nice(10)
     schedule = Schedule(args.small_steps, args.easy_steps, args.frames, args.masks, args.burn_in)
-    processes = Processes.started(device)
+    processes = Processes.started()
     trainer = Trainer(args.state, device, args.lr, args.steps, args.anneal, processes)
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ def join(rank: int, folder: Path) -> None:
     """What `torchrun` would have set, and what one of two processes then does."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", TORCHELASTIC_RUN_ID="test")
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=(folder / "port").read_text())
-    processes = Processes.started(torch.device("cpu"))
+    processes = Processes.started()
     weights = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4))]
     weights[0].grad = torch.full((2, 3), float(rank))
     if rank == 0:
@@ -50,7 +50,7 @@ def test_gradients_are_averaged(tmp_path: Path) -> None:
 
 def test_one_process_keeps_its_gradients() -> None:
     weight = nn.Parameter(torch.zeros(2))
-    alone = Processes.started(torch.device("cpu"))
+    alone = Processes.started()
     alone.average_gradients([weight])
     assert weight.grad is None
     assert alone == Processes()
