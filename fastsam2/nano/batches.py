@@ -40,12 +40,20 @@ class Schedule:
         )
         return int(rng.choice([1, 2, 4, 6], p=chances / chances.sum()))
 
-    def burn_in(self, step: int, rng: np.random.Generator) -> int:
-        """Of the longest clips."""
+    def burn_in(self, step: int, length: int, rng: np.random.Generator) -> int:
+        """Frames between the first and those learnt from, in long clips."""
+        if length <= 4:
+            return 0
         return int(rng.integers(1 + round(self.max_burn_in * self._late(step))))
 
+    def stride(self, length: int, rng: np.random.Generator) -> int:
+        """Short clips span as much time as long ones: things are to be known by their looks."""
+        if length > 4:
+            return int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
+        return int(rng.integers(1, 1 + 24 // length))
+
     def level(self, step: int, rng: np.random.Generator) -> int:
-        easy = 0.8 - 0.7 * self._late(step)
+        easy = 0.8 - 0.6 * self._late(step)
         return int(rng.choice([1, 2, 3], p=[easy, 0.83 * (1 - easy), 0.17 * (1 - easy)]))
 
     def _late(self, step: int) -> float:
@@ -72,21 +80,15 @@ class Batches(Dataset[ClipBatch]):
         size = schedule.image_size(step)
         common = np.random.default_rng(step)
         length = schedule.length(step, common)
-        burn_in = schedule.burn_in(step, common) if length > 4 else 0
+        burn_in = schedule.burn_in(step, length, common)
         rng = np.random.default_rng((step, self.share))
         budget = schedule.frames * (2 if size < 256 else 1)
         images, masks, owner = [], [], []
         for c in range(max(1, budget // length)):
-            # Short clips span as much time as long ones: things are to be known by their looks.
-            stride = int(
-                rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])
-                if length > 4
-                else rng.integers(1, 1 + 24 // length)
-            )
             frames, labels = _drawn(
                 seed=((step * self.shares + self.share) * 32 + c) % HELD_OUT_SEEDS,
                 frames=length + burn_in,
-                stride=stride,
+                stride=schedule.stride(length, rng),
                 level=schedule.level(step, rng),
                 size=size,
             )
