@@ -2,7 +2,7 @@
 
 It can be stopped and started again at any time: DIR holds the state, and a log of the losses. The
 weights it writes are an exponential moving average. On N cores `torchrun --nproc-per-node N -m
-fastsam2.nano.train` trains with batches N times as large.
+fastsam2.nano.train` trains with batches N times as large. It takes PyTorch 2.9 or newer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,7 +38,7 @@ _LOSSES = [f.name for f in fields(Losses)]
 
 
 class Trainer:
-    """Model, average, optimiser and step, kept in a folder.
+    """Model, average, optimizers and step, kept in a folder.
 
     Args:
         folder: state and log.
@@ -64,13 +65,7 @@ class Trainer:
         torch.manual_seed(0)
         self.model = build_sam2("nano", device=device, mode="train", apply_postprocessing=False)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
-            lr=lr,
-            betas=(0.9, 0.98),
-        )
+        self.optimizers = _optimizers(self.model, lr)
         self.step = 0
         self.seconds = 0.0
         self.stopped = False
@@ -82,7 +77,8 @@ class Trainer:
         state = torch.load(self.folder / "state.pt", map_location=device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
@@ -92,7 +88,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -137,7 +133,7 @@ class Trainer:
         self.save()
 
     def _update(self, batch: ClipBatch) -> Losses:
-        for group in self.optimizer.param_groups:
+        for group in chain.from_iterable(o.param_groups for o in self.optimizers):
             group["lr"] = self.rate()
         for model in (self.model, self.average):
             resize_model(model, batch.images.shape[-1])
@@ -145,12 +141,13 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         losses = clip_losses(self.model, batch, generator)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         losses.total.backward()
         self.processes.average_gradients(list(self.model.parameters()))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if torch.isfinite(norm):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
         decay = min(0.999, (self.step + 1) / (self.step + 20))
         with torch.no_grad():
             for mean, value in zip(
@@ -175,6 +172,25 @@ class Trainer:
                 writer.writeheader()
             writer.writerow(row)
         print(*(f"{k} {v}" for k, v in row.items()), flush=True)
+
+
+def _optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon (arXiv 2502.16982) for the matrices of hidden layers, AdamW for all else.
+
+    Muon's steps are scaled to the size of AdamW's, so that one rate serves both.
+    """
+    weights = list(model.parameters())
+    # Tokens and output heads are of up to four rows: vectors rather than matrices.
+    matrices = [p for p in weights if p.ndim == 2 and min(p.shape) > 4]
+    others = [p for p in weights if p.ndim != 2 or min(p.shape) <= 4]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98)),
+    ]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fastsam2.build_sam import build_sam2
 from fastsam2.nano.batches import Batches, Schedule
@@ -103,6 +104,16 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
         run.step += 1
         last = float(run._update(batch).mask)
     assert last < 0.8 * first
+
+
+def test_every_weight_has_one_optimizer(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    muon, adam = ([p for g in o.param_groups for p in g["params"]] for o in run.optimizers)
+    assert sorted(map(id, muon + adam)) == sorted(map(id, run.model.parameters()))
+    linear = {id(m.weight): m for m in run.model.modules() if isinstance(m, nn.Linear)}
+    heads = [m for i, m in linear.items() if i not in set(map(id, muon))]
+    assert len(muon) + len(heads) == len(linear)
+    assert [m.out_features for m in heads] == [4, 1]  # predicted IoU, object score
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
