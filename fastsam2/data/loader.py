@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import weakref
 from collections.abc import Iterator
@@ -124,6 +125,11 @@ class _Reader:
                 self._cache.put(frame_idx, image)
         return image
 
+    def join(self, timeout: float) -> None:
+        """Waits until the thread has ended, if there is one, for so many seconds at most."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
     def stop(self) -> None:
         """Ends the thread, if there is one, without waiting for the frame it is at."""
         with self._changed:
@@ -152,6 +158,7 @@ class _Reader:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="fastsam2-prefetch", daemon=True)
             self._thread.start()
+            _reading_ahead.add(self)
         self._changed.notify_all()
 
     def _next(self) -> int | None:
@@ -184,3 +191,14 @@ class _Reader:
                     if error is not None:
                         self._errors[frame_idx] = error
                 self._changed.notify_all()
+
+
+_reading_ahead: weakref.WeakSet[_Reader] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """A thread that is within PyTorch when the interpreter is torn down would abort the process."""
+    for reader in list(_reading_ahead):
+        reader.stop()
+        reader.join(timeout=5.0)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from fastsam2.data.sources import open_frames
 from fastsam2.errors import VideoError
 from tests.data.videos import moving_frames
 
+ROOT = Path(__file__).parents[2]
 FRAMES = moving_frames(20)
 SIZE = 32
 IMAGE_BYTES = 3 * SIZE * SIZE
@@ -155,6 +159,34 @@ def test_the_thread_ends_with_the_loader() -> None:
     assert dropped() is None
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_the_thread_ends_before_the_interpreter() -> None:
+    """Otherwise it may be within PyTorch then, which ends the process by SIGABRT."""
+    script = """
+import atexit, threading, time
+
+def report():
+    print([t.name for t in threading.enumerate() if t.name == "fastsam2-prefetch"])
+
+atexit.register(report)  # the first to be registered is the last to run
+
+from tests.data.test_loader import SIZE, FrameLoader, _Source
+
+class Slow(_Source):
+    def _read(self, frame_idx):
+        time.sleep(0.3 if frame_idx else 0.0)
+        return super()._read(frame_idx)
+
+loader = FrameLoader(Slow(), SIZE)
+loader[0]
+report()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["['fastsam2-prefetch']", "[]"]
 
 
 def test_closing_ends_the_thread_and_leaves_the_frames() -> None:
