@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 from fastsam2.errors import FastSAM2Error, InputError
@@ -31,9 +32,7 @@ def prepare_folder(folder: Path, results: list[str], *, overwrite: bool) -> None
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".fastsam2-probe"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"cannot write to the folder {folder}: {reason}") from error
