@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
 from torch.fx.experimental import _config as shape_config
 
 from fastsam2.engine.memory_pool import Pages
@@ -36,14 +35,14 @@ class Compiled(Generic[P, T]):
 
     def __init__(self, function: Callable[P, T], **options: Any) -> None:
         _keep_on_disk()
-        self._run = torch.compile(function, fullgraph=True, **options)
+        # What is not marked as dynamic is static. Marks that said so would stay on the tensors,
+        # which other functions get too, and would be compiled for once more.
+        self._run = torch.compile(function, fullgraph=True, dynamic=False, **options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         for argument in args:
             if isinstance(argument, Pages | ReadTables):
                 _mark_dynamic(argument)
-            elif isinstance(argument, Tensor):
-                torch._dynamo.mark_static(argument)
         with (
             # One object is a batch of one: sizes of 0 and 1 are sizes as any other.
             shape_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
