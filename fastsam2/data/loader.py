@@ -199,6 +199,8 @@ _reading_ahead: weakref.WeakSet[_Reader] = weakref.WeakSet()
 @atexit.register
 def _end_threads() -> None:
     """A thread that is within PyTorch when the interpreter is torn down would abort the process."""
-    for reader in list(_reading_ahead):
+    readers = list(_reading_ahead)
+    for reader in readers:
         reader.stop()
+    for reader in readers:
         reader.join(timeout=5.0)
