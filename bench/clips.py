@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastsam2.data.frame_source import Frame, FrameSource
 from fastsam2.data.loader import FrameLoader
 from fastsam2.data.preprocess import preprocess_frame
-from fastsam2.data.source import Frame, FrameSource
 from fastsam2.nano.synthetic import make_clip
 
 __all__ = ["Clip", "Prepared", "make_video", "write_jpegs"]

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fastsam2_kernels
-from fastsam2_kernels.launches import CAPABILITIES, SHARED_MEMORY
-from fastsam2_kernels.variants import Variant
+from fastsam2_kernels.aot import Variant
+from fastsam2_kernels.launch_config import CAPABILITIES, SHARED_MEMORY
 
 __all__ = ["Result", "compile_variant", "main", "markdown"]
 

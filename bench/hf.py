@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.clips import Clip, Prepared
 from bench.peers import Setting, import_error, weights
 from bench.rows import NAMES
-from fastsam2.checkpoints_hf import convert_hf_state_dict
+from fastsam2.checkpoints.transformers_format import convert_hf_state_dict
 from fastsam2.config import CONFIGS
 
 __all__ = ["Transformers"]

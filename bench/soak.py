@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fastsam2 import SAM2StreamPredictor, SAM2VideoPredictor, build_sam2_video_predictor
-from fastsam2.data.source import Frame, FrameSource
+from fastsam2.data.frame_source import Frame, FrameSource
 from fastsam2.nano.synthetic import make_clip
 
 __all__ = ["held_bytes", "main", "resident_bytes", "samples"]

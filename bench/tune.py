@@ -30,7 +30,7 @@ from bench.rows import NAMES, Row, append_rows, measured_on
 from bench.scenarios import failed
 from bench.timing import time_call
 from fastsam2_kernels.dispatch import interpreting
-from fastsam2_kernels.launches import gpu_slug
+from fastsam2_kernels.launch_config import gpu_slug
 
 __all__ = ["CANDIDATES", "main", "tune"]
 
@@ -95,7 +95,7 @@ def tune(
     workers: int = 8,
     most: int | None = None,
 ) -> tuple[dict[str, list[dict[str, Any]]], list[Row]]:
-    """Tables as `fastsam2_kernels.launches` reads them, and the rows of what was timed.
+    """Tables as `fastsam2_kernels.launch_config` reads them, and the rows of what was timed.
 
     Args:
         seconds: what all ops share.

@@ -16,13 +16,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastsam2.build_sam import build_sam2_video_predictor
-from fastsam2.engine.features import encode_image
+from fastsam2.engine.block_tables import block_tables
+from fastsam2.engine.fused.image_encoder import encode_image
+from fastsam2.engine.fused.mask_decoder import object_decoder
+from fastsam2.engine.fused.memory_attention import memory_reader
+from fastsam2.engine.fused.memory_encoder import memory_writer
 from fastsam2.engine.memory_pool import MemoryPool
-from fastsam2.engine.memory_reader import memory_reader
-from fastsam2.engine.memory_writer import memory_writer
-from fastsam2.engine.object_decoder import object_decoder
-from fastsam2.engine.read_tables import read_tables
-from fastsam2.engine.step import track_objects
+from fastsam2.engine.track_step import track_objects
 from tests.engine.memories import features, selection
 
 __all__ = ["STEP", "count_ours", "count_theirs", "main", "our_stages", "their_stages"]
@@ -79,7 +79,7 @@ def our_stages(model: Any, objects: int) -> Stages:
         frame, images = features(model), torch.randn(1, 3, size, size)
         pool = MemoryPool(model)
         selections = [selection(model, MEMORIES, POINTERS) for _ in range(objects)]
-        memory = read_tables(model, pool, selections)
+        memory = block_tables(model, pool, selections)
         rope, image_pe = read.rope(frame.pix_feat), torch.randn_like(frame.pix_feat)
         seen = torch.randn(objects, *frame.pix_feat.shape[1:])
         masks = torch.randn(objects, 1, 4 * grid, 4 * grid)

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from fastsam2.checkpoints import infer_config, load_checkpoint, load_state_dict, resolve_model
-from fastsam2.checkpoints_hf import read_hf_options
+from fastsam2.checkpoints.load import infer_config, load_checkpoint, load_state_dict, resolve_model
+from fastsam2.checkpoints.transformers_format import read_hf_options
 from fastsam2.config import (
     CONFIGS,
     HF_MODEL_IDS,
@@ -21,8 +21,8 @@ from fastsam2.config import (
     find_config,
     yaml_name,
 )
-from fastsam2.engine.compile import compile_image_encoder
 from fastsam2.engine.plan import Plan
+from fastsam2.engine.runtime.compile import compile_image_encoder
 from fastsam2.errors import ConfigError, DeviceError
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.model import VideoModel
@@ -69,7 +69,7 @@ def build_sam2(
     Args:
         config_file: a short name (`sam2.1-tiny`), Hugging Face id or official YAML name; None to
             tell the model by its checkpoint.
-        ckpt_path: weights in any format `fastsam2.checkpoints` reads; None for random ones.
+        ckpt_path: weights in any format `fastsam2.checkpoints.load` reads; None for random ones.
         device: by default CUDA where there is one, else the CPU.
         mode: `"eval"` or `"train"`.
         hydra_overrides_extra: such as `["++model.image_size=512"]`.

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastsam2.errors import StateError
-from fastsam2.predictors import video
+from fastsam2.predictors import tracking
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
@@ -96,7 +96,7 @@ class SAM2CameraPredictor(VideoModel):
         known = session.find(obj_id)
         # A box may come with clear_old_points=False as long as there are no points to keep.
         nothing_old = known is None or frame_idx not in known.point_inputs
-        result = video.add_points(
+        result = tracking.add_points(
             self,
             session,
             frame_idx,
@@ -116,7 +116,7 @@ class SAM2CameraPredictor(VideoModel):
     @torch.inference_mode()
     def add_new_mask(self, frame_idx: int, obj_id: Any, mask: Any) -> tuple[int, list[Any], Tensor]:
         """Prompt an object with a mask `[H, W]`; returns and raises as `add_new_prompt`."""
-        return _with_frame(video.add_mask(self, self._at(frame_idx), frame_idx, obj_id, mask))
+        return _with_frame(tracking.add_mask(self, self._at(frame_idx), frame_idx, obj_id, mask))
 
     def track(self, img: Any) -> tuple[list[Any], Tensor]:
         """Go on to the next frame, as `load_first_frame` takes it.

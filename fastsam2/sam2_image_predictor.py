@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastsam2.engine.features import encode_image
+from fastsam2.engine.fused.image_encoder import encode_image
 from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.image_prompts import (

@@ -10,10 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastsam2.data.loader import FrameLoader
-from fastsam2.engine.feature_stage import DEFAULT_FEATURE_BYTES, FeatureStage, Frames
+from fastsam2.engine.feature_cache import DEFAULT_FEATURE_BYTES, FeatureCache, Frames
 from fastsam2.errors import InputError
-from fastsam2.predictors import answers, video
-from fastsam2.predictors.adopt import adopt
+from fastsam2.predictors import frame_outputs, tracking
+from fastsam2.predictors.dict_state import adopt
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
@@ -113,7 +113,7 @@ class SAM2VideoPredictor(VideoModel):
             # The frames of other loaders, which clients put in the place of ours, may change.
             own = isinstance(images, FrameLoader)
             ahead = self.plan.encoder_batch
-            features = FeatureStage(images, feature_bytes, ahead) if own else None
+            features = FeatureCache(images, feature_bytes, ahead) if own else None
         return VideoSession(
             images=images,
             num_frames=len(images),
@@ -156,7 +156,7 @@ class SAM2VideoPredictor(VideoModel):
         Raises:
             InputError: a prompt that makes no sense, or a frame that is not there.
         """
-        result = video.add_points(
+        result = tracking.add_points(
             self,
             adopt(inference_state),
             frame_idx,
@@ -178,7 +178,7 @@ class SAM2VideoPredictor(VideoModel):
         self, inference_state: State, frame_idx: int, obj_id: Any, mask: Any
     ) -> tuple[int, list[Any], Tensor]:
         """Prompt an object with a mask `[H, W]`; returns and raises as `add_new_points_or_box`."""
-        result = video.add_mask(self, adopt(inference_state), frame_idx, obj_id, mask)
+        result = tracking.add_mask(self, adopt(inference_state), frame_idx, obj_id, mask)
         return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
@@ -188,7 +188,7 @@ class SAM2VideoPredictor(VideoModel):
         Raises:
             StateError: an object, or all of them, has no prompt.
         """
-        video.commit_prompts(self, adopt(inference_state))
+        tracking.commit_prompts(self, adopt(inference_state))
 
     @torch.inference_mode()
     def propagate_in_video(
@@ -234,7 +234,7 @@ class SAM2VideoPredictor(VideoModel):
             torch.OutOfMemoryError: one object alone is too much for the device.
         """
         self.propagate_in_video_preflight(inference_state)
-        yield from video.propagate(
+        yield from tracking.propagate(
             self,
             adopt(inference_state),
             start_frame_idx,
@@ -252,7 +252,7 @@ class SAM2VideoPredictor(VideoModel):
         Args:
             wanted: sessions, each with one of its frames.
         """
-        answers.encode_frames(self, wanted)
+        frame_outputs.encode_frames(self, wanted)
 
     @torch.inference_mode()
     def clear_all_prompts_in_frame(
@@ -267,11 +267,11 @@ class SAM2VideoPredictor(VideoModel):
             StateError: there is no such object.
         """
         session = adopt(inference_state)
-        video.clear_prompts(session, frame_idx, session.get_object(obj_id))
+        tracking.clear_prompts(session, frame_idx, session.get_object(obj_id))
         if not need_output:
             return None
-        is_cond = video.pending_is_cond(session, frame_idx)
-        result = answers.shown(self, session, frame_idx, is_cond)
+        is_cond = tracking.pending_is_cond(session, frame_idx)
+        result = frame_outputs.shown(self, session, frame_idx, is_cond)
         return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
@@ -295,7 +295,7 @@ class SAM2VideoPredictor(VideoModel):
             StateError: no such object, with `strict`.
         """
         session = adopt(inference_state)
-        updated = video.remove_object(self, session, obj_id, strict, need_output)
+        updated = tracking.remove_object(self, session, obj_id, strict, need_output)
         return session.obj_ids, [(result.frame_idx, result.logits) for result in updated]
 
     @torch.inference_mode()
@@ -312,7 +312,7 @@ class SAM2VideoPredictor(VideoModel):
             The image `[B, 3, S, S]`, the image encoder's `backbone_fpn` and `vision_pos_enc`, and
             levels, positions and sizes as `track_step` takes them.
         """
-        image, encoded = answers.encoded_frame(self, adopt(inference_state), frame_idx)
+        image, encoded = frame_outputs.encoded_frame(self, adopt(inference_state), frame_idx)
         expanded: dict[str, Any] = {
             key: [x.expand(batch_size, -1, -1, -1) for x in encoded[key]]
             for key in ("backbone_fpn", "vision_pos_enc")

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from fastsam2.cli.output import prepare_folder
 from fastsam2.cli.reporting import undivided
+from fastsam2.data.frame_source import Frame, FrameSource
 from fastsam2.data.overlay import draw_overlay
-from fastsam2.data.source import Frame, FrameSource
 from fastsam2.data.writers import (
     MaskPngWriter,
     OverlayVideoWriter,
@@ -36,7 +36,7 @@ _FALLBACK_FPS = 25.0  # of image folders and of containers that do not know
 class TrackResults:
     """overlay.mp4, masks/ and tracks.json of one video, written frame by frame.
 
-    Leaving the `with` block completes the files, even after an error.
+    PendingOffload the `with` block completes the files, even after an error.
 
     Args:
         folder: where they go; made, and cleared of older results if `overwrite` is set.

@@ -18,7 +18,7 @@ from fastsam2.cli.prompts import Canvas, ObjectPrompt, check_given, collect_prom
 from fastsam2.cli.reporting import ErrorList, report_errors
 from fastsam2.cli.request import TrackRequest
 from fastsam2.cli.results import TrackResults, count_of
-from fastsam2.data.sources import FrameSource, open_frames
+from fastsam2.data.open_frames import FrameSource, open_frames
 from fastsam2.errors import InputError
 from fastsam2.predictors.results import one_behind
 

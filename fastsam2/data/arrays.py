@@ -10,8 +10,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from fastsam2.data.frame_source import Frame, FrameSource, check_array, check_size
 from fastsam2.data.images import read_image
-from fastsam2.data.source import Frame, FrameSource, check_array, check_size
 from fastsam2.errors import VideoError
 
 __all__ = ["ArraySource", "SpooledSource"]

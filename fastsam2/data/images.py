@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fastsam2.data.cache import FrameCache
-from fastsam2.data.source import DEFAULT_CACHE_BYTES, Frame, FrameSource, check_array
+from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, Frame, FrameSource, check_array
 from fastsam2.errors import VideoError
 
 __all__ = ["IMAGE_SUFFIXES", "ImageSource", "image_files", "read_image"]

@@ -11,8 +11,8 @@ from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from fastsam2.data.frame_source import check_size
 from fastsam2.data.live_inputs import LiveFrame, LiveInput, is_live, open_input
-from fastsam2.data.source import check_size
 from fastsam2.errors import InputError, VideoError
 
 if TYPE_CHECKING:

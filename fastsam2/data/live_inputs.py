@@ -12,9 +12,9 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from fastsam2.data.frame_source import Frame, check_array
 from fastsam2.data.picture import PictureConverter
 from fastsam2.data.pyav import av
-from fastsam2.data.source import Frame, check_array
 from fastsam2.data.video_index import packets_of, video_stream
 from fastsam2.errors import InputError, VideoError
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fastsam2.data.cache import FrameCache
+from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, FrameSource
 from fastsam2.data.preprocess import normalize_frame, resize_frame
-from fastsam2.data.source import DEFAULT_CACHE_BYTES, FrameSource
 
 __all__ = ["FrameLoader"]
 

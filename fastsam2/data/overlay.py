@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from fastsam2.data.frame_source import Frame, check_array
 from fastsam2.data.palette import object_color
 from fastsam2.data.rle import box_from_mask
-from fastsam2.data.source import Frame, check_array
 from fastsam2.errors import InputError
 
 __all__ = ["draw_overlay"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fastsam2.data.frame_source import Frame
 from fastsam2.data.pyav import Colorspace, VideoReformatter
-from fastsam2.data.source import Frame
 
 __all__ = ["PictureConverter"]
 

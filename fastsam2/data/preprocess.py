@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastsam2.data.source import Frame, check_array
+from fastsam2.data.frame_source import Frame, check_array
 
 __all__ = ["IMAGE_MEAN", "IMAGE_STD", "normalize_frame", "preprocess_frame", "resize_frame"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fastsam2.data.cache import FrameCache
+from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, Frame, FrameSource
 from fastsam2.data.picture import PictureConverter
 from fastsam2.data.pyav import av
-from fastsam2.data.source import DEFAULT_CACHE_BYTES, Frame, FrameSource
 from fastsam2.data.video_index import VideoIndex, packets_of, video_stream
 from fastsam2.errors import VideoError
 

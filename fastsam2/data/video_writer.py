@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastsam2.data.files import part_path
+from fastsam2.data.frame_source import Frame, check_array
 from fastsam2.data.pyav import Colorspace, VideoReformatter, av
-from fastsam2.data.source import Frame, check_array
 from fastsam2.errors import InputError
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastsam2.engine.tree import Fixed
-from fastsam2.engine.upload import upload
+from fastsam2.engine.runtime.pytree import StaticInputs
+from fastsam2.engine.runtime.upload import upload
 from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = ["MemoryPool", "Pages", "Pools", "SlotPool"]
@@ -26,7 +26,7 @@ _KEPT = 4
 
 
 @dataclass(frozen=True)
-class Pages(Fixed):
+class Pages(StaticInputs):
     """What is remembered, as frames read it: memories of HW tokens of M channels, and pointers."""
 
     latents: Tensor  #: memories `[S, HW, M]`

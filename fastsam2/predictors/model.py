@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from fastsam2.config import SAM2Config
-from fastsam2.engine.functions import Functions
 from fastsam2.engine.memory_pool import Pools
 from fastsam2.engine.plan import Plan
+from fastsam2.engine.runtime.runner import Runner
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2_kernels.dispatch import Impl
 
@@ -22,7 +22,7 @@ class VideoModel(SAM2Base):
     clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
     add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
     memory_dtype: torch.dtype  #: in which spatial memory is kept
-    functions: Functions  #: what runs on each frame, as the plan says
+    functions: Runner  #: what runs on each frame, as the plan says
     pools: Pools  #: where sessions bring what frames read
 
     def __init__(
@@ -33,7 +33,7 @@ class VideoModel(SAM2Base):
     ) -> None:
         super().__init__(config)
         self.memory_dtype = memory_dtype
-        self.functions = Functions(plan)
+        self.functions = Runner(plan)
         self.pools = Pools()
 
     @property
@@ -43,7 +43,7 @@ class VideoModel(SAM2Base):
 
     @plan.setter
     def plan(self, plan: Plan) -> None:
-        self.functions = Functions(plan)
+        self.functions = Runner(plan)
 
     @property
     def impl(self) -> Impl:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.data.rle import encode_rle, rle_from_counts
-from fastsam2.engine.host_copy import HostCopy
 from fastsam2.engine.postprocess import mask_boxes
+from fastsam2.engine.runtime.offload import HostCopy
 from fastsam2.modeling.sam2_utils import without_overlap
 from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.mask_output import mask_output

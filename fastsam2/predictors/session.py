@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsam2.engine.feature_stage import FeatureStage, Frames
-from fastsam2.engine.host_copy import Leaving
-from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
+from fastsam2.engine.feature_cache import FeatureCache, Frames
 from fastsam2.engine.memory_pool import MemoryPool
+from fastsam2.engine.runtime.offload import PendingOffload
 from fastsam2.errors import InputError, StateError
 from fastsam2.predictors.model import VideoModel
+from fastsam2.predictors.object_memory import ObjectMemory, SelectionRules
 from fastsam2.types import DictRecord, FrameOutput, PointPrompt, Prompts
 
 __all__ = ["ObjectState", "VideoSession"]
@@ -111,13 +111,13 @@ class VideoSession(DictRecord):
     cached_features: dict[int, tuple[Tensor, dict[str, Any]]] = field(default_factory=dict)
     """The image and the image encoder's output of the frame last worked on."""
     constants: dict[str, Any] = field(default_factory=dict)
-    features: FeatureStage | None = None
+    features: FeatureCache | None = None
     """Encodes and keeps the features of `images`; None where a client brings frames of its own."""
     history: int | None = None
     """How many of the frames passed last are remembered, those that can be read at least; None for
     all."""
     _pool: MemoryPool | None = field(default=None, repr=False)
-    _leaving: Leaving | None = field(default=None, repr=False)
+    _leaving: PendingOffload | None = field(default=None, repr=False)
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class VideoSession(DictRecord):
             self._pool = model.pools.lend(model, self)
         return self._pool
 
-    def let_go(self, objects: Sequence[ObjectState], rules: SelectionRules) -> None:
+    def evict(self, objects: Sequence[ObjectState], rules: SelectionRules) -> None:
         """Move what can no longer be read to the CPU, or forget it where history leaves it out."""
         if self._leaving is not None:
             self._leaving.finish()
@@ -168,7 +168,7 @@ class VideoSession(DictRecord):
         if self.history is None or self.history > unread:
             aged = [(obj, obj.passed(unread)) for obj in objects]
             outputs = [obj.memory.non_cond_frame_outputs.get(t) for obj, t in aged if t is not None]
-            self._leaving = Leaving([output for output in outputs if output is not None])
+            self._leaving = PendingOffload([output for output in outputs if output is not None])
         if self.history is not None:
             for obj in objects:
                 outdated = obj.passed(max(self.history, unread))

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastsam2.data.frame_source import check_array
 from fastsam2.data.preprocess import normalize_frame, resize_frame
-from fastsam2.data.source import check_array
 from fastsam2.errors import InputError, StateError
-from fastsam2.predictors import video
+from fastsam2.predictors import tracking
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
@@ -89,19 +89,19 @@ class StreamSession:
         session = self._session
         if session is None:
             self._session = session = _open(model, _Current(0, pixels), *image.shape[:2])
-            return video.track_frame(model, session, [], 0, reverse=False)
+            return tracking.track_frame(model, session, [], 0, reverse=False)
         if image.shape[:2] != (session.video_height, session.video_width):
             raise InputError(
                 f"the frame is {image.shape[1]}x{image.shape[0]} pixels, but the frames before it "
                 f"are {session.video_width}x{session.video_height}: reset() starts anew"
             )
         if session.objects:
-            video.commit_prompts(model, session)
+            tracking.commit_prompts(model, session)
         before = session.images, session.cached_features
         frame_idx = len(session.images)
         session.images, session.cached_features = _Current(frame_idx, pixels), {}
         try:
-            return video.track_frame(model, session, session.objects, frame_idx, reverse=False)
+            return tracking.track_frame(model, session, session.objects, frame_idx, reverse=False)
         except BaseException:
             session.images, session.cached_features = before
             raise
@@ -227,7 +227,7 @@ class StreamSession:
     ) -> FrameResult:
         frame_idx = len(session.images) - 1
         if mask is None:
-            return video.add_points(
+            return tracking.add_points(
                 self._model,
                 session,
                 frame_idx,
@@ -242,7 +242,7 @@ class StreamSession:
             raise InputError(
                 "a mask is a prompt of its own: give it without points, labels and box"
             )
-        return video.add_mask(self._model, session, frame_idx, obj_id, mask)
+        return tracking.add_mask(self._model, session, frame_idx, obj_id, mask)
 
 
 def _shape(model: VideoModel) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastsam2.engine.memory_bank import ObjectMemory
+from fastsam2.predictors.object_memory import ObjectMemory
 from fastsam2.predictors.session import ObjectState, VideoSession
 from fastsam2.types import FrameOutput, PointPrompt
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from fastsam2.data.loader import FrameLoader
+from fastsam2.data.open_frames import open_frames
 from fastsam2.data.preprocess import IMAGE_MEAN, IMAGE_STD
-from fastsam2.data.sources import open_frames
 from fastsam2.errors import InputError
 
 __all__ = [
@@ -43,7 +43,7 @@ def load_video_frames(
     """Open a video; frames are decoded when they are asked for, and a few ahead of that.
 
     Args:
-        video_path: whatever `fastsam2.data.sources.open_frames` takes.
+        video_path: whatever `fastsam2.data.open_frames.open_frames` takes.
         image_size: side S of the model's input.
         offload_video_to_cpu: hand frames out on the CPU instead of on `compute_device`.
         async_loading_frames: begin with the first frames at once.

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from fastsam2_kernels.launches import capability_of
+from fastsam2_kernels.launch_config import capability_of
 
 __all__ = ["Impl", "interpreting", "uses_triton"]
 

@@ -14,8 +14,8 @@ import pytest
 
 from fastsam2.data import live_inputs
 from fastsam2.data.live import LiveFrame, LiveSource
+from fastsam2.data.open_frames import open_frames
 from fastsam2.data.rle import decode_rle
-from fastsam2.data.sources import open_frames
 from fastsam2.data.writers import read_labels
 from fastsam2.errors import VideoError
 from fastsam2.predictors.results import FrameResult

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastsam2.data.open_frames import open_frames
 from fastsam2.data.rle import decode_rle
-from fastsam2.data.sources import open_frames
 from fastsam2.data.writers import read_labels
 from tests.cli.running import FakePredictor, fake_model, fastsam2, tracks
 from tests.data.videos import Frames, damage_frame, write_jpegs

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from fastsam2.data.frame_source import Frame, FrameSource
 from fastsam2.data.loader import FrameLoader
+from fastsam2.data.open_frames import open_frames
 from fastsam2.data.preprocess import preprocess_frame
-from fastsam2.data.source import Frame, FrameSource
-from fastsam2.data.sources import open_frames
 from fastsam2.errors import VideoError
 from tests.data.videos import moving_frames
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastsam2.data.open_frames import open_frames
 from fastsam2.data.preprocess import (
     IMAGE_MEAN,
     IMAGE_STD,
@@ -14,7 +15,6 @@ from fastsam2.data.preprocess import (
     normalize_frame,
     preprocess_frame,
 )
-from fastsam2.data.sources import open_frames
 from fastsam2.errors import VideoError
 from tests import reference  # noqa: F401  (lets sam2 be imported)
 from tests.data.videos import moving_frames, write_jpegs

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from fastsam2.data.sources import open_frames
+from fastsam2.data.open_frames import open_frames
 from fastsam2.data.video import VideoSource
 from fastsam2.errors import VideoError
 from tests.data.videos import (

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastsam2.data.open_frames import open_frames
 from fastsam2.data.palette import davis_palette
 from fastsam2.data.rle import decode_rle
-from fastsam2.data.sources import open_frames
 from fastsam2.data.writers import (
     MaskPngWriter,
     OverlayVideoWriter,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fastsam2.engine.features import FrameFeatures
-from fastsam2.engine.memory_bank import MemorySelection
+from fastsam2.engine.fused.image_encoder import FrameFeatures
 from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.predictors.object_memory import MemorySelection
 from fastsam2.types import FrameOutput
 
 

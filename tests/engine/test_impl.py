@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine.block_tables import block_tables
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.plan import Plan
-from fastsam2.engine.read_tables import read_tables
-from fastsam2.engine.step import TrackStep
+from fastsam2.engine.track_step import TrackStep
 from fastsam2_kernels import dispatch
 from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.rope_attention import op
@@ -33,7 +33,9 @@ def test_kernels_give_what_the_reference_gives(monkeypatch: pytest.MonkeyPatch) 
         )
         randomise_(model)
     frame = features(model)
-    memory = read_tables(model, MemoryPool(model), [selection(model, 2, 3), selection(model, 1, 1)])
+    memory = block_tables(
+        model, MemoryPool(model), [selection(model, 2, 3), selection(model, 1, 1)]
+    )
     found = {}
     impls: tuple[Impl, ...] = ("auto", "reference", "triton")
     for impl in impls:

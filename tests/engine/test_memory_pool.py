@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsam2.engine.memory_bank import ObjectMemory, SelectionRules
+from fastsam2.engine.block_tables import BlockTables, block_tables, pointer_tokens
 from fastsam2.engine.memory_pool import MemoryPool, Pages, SlotPool
-from fastsam2.engine.read_tables import ReadTables, pointer_tokens, read_tables
 from fastsam2.modeling import memory_tokens
+from fastsam2.predictors.object_memory import ObjectMemory, SelectionRules
 from fastsam2.types import FrameOutput
-from tests.engine.test_memory_bank import Case, stated
+from tests.predictors.test_object_memory import Case, stated
 
 FRAMES = 24
 RULES = SelectionRules(
@@ -110,7 +110,7 @@ class Session:
                 self.memory[obj].select(t, RULES, num_frames=FRAMES, reverse=reverse)
                 for obj in ready
             ]
-            pages, tables = read_tables(MODEL, self.pool, [x for x in chosen if x is not None])
+            pages, tables = block_tables(MODEL, self.pool, [x for x in chosen if x is not None])
             expected = [self._expected(obj, t, reverse) for obj in ready]
             assert list(what_is_read(pages, tables)) == expected
             self._check_pool(expected)
@@ -137,7 +137,7 @@ class Session:
             assert sorted(lent + pool._free) == list(range(len(pool.slots)))  # and none is lost
 
 
-def what_is_read(pages: Pages, tables: ReadTables) -> Iterator[Any]:
+def what_is_read(pages: Pages, tables: BlockTables) -> Iterator[Any]:
     pointers, places = pointer_tokens(MODEL, pages, tables)
     for n, size in enumerate(tables.num_reads.tolist()):
         reads = tables.reads[n, :size].long()

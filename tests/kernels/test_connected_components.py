@@ -13,7 +13,7 @@ from scipy import ndimage
 from fastsam2_kernels.connected_components import connected_components
 from fastsam2_kernels.connected_components.tuning import Launch
 from fastsam2_kernels.dispatch import Impl, interpreting
-from fastsam2_kernels.launches import CAPABILITIES
+from fastsam2_kernels.launch_config import CAPABILITIES
 
 pytest.importorskip("triton")
 from fastsam2_kernels.connected_components.kernel import launch, variants

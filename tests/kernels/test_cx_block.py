@@ -13,7 +13,7 @@ from fastsam2_kernels import dispatch
 from fastsam2_kernels.cx_block import CHANNELS, cx_block
 from fastsam2_kernels.cx_block.reference import cx_block_reference
 from fastsam2_kernels.cx_block.tuning import Launch, choose
-from fastsam2_kernels.launches import CAPABILITIES
+from fastsam2_kernels.launch_config import CAPABILITIES
 from tests.kernels.accuracy import DTYPES, assert_accurate, poisoned
 
 pytest.importorskip("triton")

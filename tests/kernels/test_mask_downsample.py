@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastsam2_kernels import dispatch
-from fastsam2_kernels.launches import CAPABILITIES
+from fastsam2_kernels.launch_config import CAPABILITIES
 from fastsam2_kernels.mask_downsample import (
     DownsampleStage,
     MaskDownsampleWeights,

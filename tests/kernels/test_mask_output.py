@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastsam2.data.rle import decode_rle, rle_counts
 from fastsam2_kernels.dispatch import Impl
-from fastsam2_kernels.launches import CAPABILITIES
+from fastsam2_kernels.launch_config import CAPABILITIES
 from fastsam2_kernels.mask_output import mask_output
 from fastsam2_kernels.mask_output.tuning import Launch
 

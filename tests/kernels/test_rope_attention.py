@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastsam2_kernels import dispatch
-from fastsam2_kernels.launches import CAPABILITIES
+from fastsam2_kernels.launch_config import CAPABILITIES
 from fastsam2_kernels.rope_attention import rope_attention
 from fastsam2_kernels.rope_attention.reference import rope_attention_reference
 from fastsam2_kernels.rope_attention.tuning import (

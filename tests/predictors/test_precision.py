@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastsam2.build_sam import build_sam2_video_predictor
-from fastsam2.engine import autocast
+from fastsam2.engine.runtime import autocast
 from tests.predictors.nano import nano_predictor
 from tests.predictors.video_script import box, play, points, propagate
 from tests.reference import randomise_

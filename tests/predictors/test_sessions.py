@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from fastsam2 import SAM2VideoPredictor
-from fastsam2.engine import step
-from fastsam2.engine.host_copy import Leaving
-from fastsam2.engine.memory_bank import SelectionRules
+from fastsam2.engine import track_step
 from fastsam2.engine.plan import Plan
-from fastsam2.engine.step import TrackStep
+from fastsam2.engine.runtime.offload import PendingOffload
+from fastsam2.engine.track_step import TrackStep
 from fastsam2.errors import InputError, VideoError
 from fastsam2.predictors import session as session_module
+from fastsam2.predictors.object_memory import SelectionRules
 from fastsam2.types import FrameOutput
 from tests.predictors.nano import nano_predictor
 from tests.support import frames_rgb, relative_error
@@ -111,7 +111,7 @@ def record_batches(monkeypatch: pytest.MonkeyPatch, most: int = 100) -> list[int
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(self, features, places, pages, tables)
 
-    monkeypatch.setattr(step.TrackStep, "__call__", spy)
+    monkeypatch.setattr(track_step.TrackStep, "__call__", spy)
     return sizes
 
 
@@ -315,11 +315,11 @@ def test_what_can_no_longer_be_read_leaves_the_device(
     """Frame by frame; what was prompted stays. There is no other device here: the calls tell."""
     moved: list[FrameOutput] = []
 
-    def leaving(outputs: list[FrameOutput]) -> Leaving:
+    def leaving(outputs: list[FrameOutput]) -> PendingOffload:
         moved.extend(outputs)
-        return Leaving(outputs)
+        return PendingOffload(outputs)
 
-    monkeypatch.setattr(session_module, "Leaving", leaving)
+    monkeypatch.setattr(session_module, "PendingOffload", leaving)
     state = model.init_state(clip)
     prompt(model, state, [1])
     memory = state["output_dict_per_obj"][0]

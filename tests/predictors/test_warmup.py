@@ -12,10 +12,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from fastsam2 import SAM2VideoPredictor
-from fastsam2.engine.functions import Functions
 from fastsam2.engine.plan import Plan
+from fastsam2.engine.runtime.runner import Runner
 from fastsam2.errors import InputError
-from tests.engine.recorder import FakeRecorder
+from tests.engine.runtime.recorder import FakeRecorder
 from tests.predictors.nano import nano_predictor
 from tests.support import frames_rgb
 
@@ -45,7 +45,7 @@ def test_nothing_is_compiled_after_it(model: SAM2VideoPredictor) -> None:
     counters.clear()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = copy.deepcopy(model)
-    compiled.functions = Functions(Plan(compile=True, encoder_batch=2), backend=counter)
+    compiled.functions = Runner(Plan(compile=True, encoder_batch=2), backend=counter)
     compiled.warmup(3, SIZE)
     known = counter.frame_count
     assert known == 3  # the step, and the encoder for one image and for two
@@ -62,7 +62,7 @@ def test_nothing_is_recorded_after_it(model: SAM2VideoPredictor) -> None:
         return recorders[-1]
 
     recorded = copy.deepcopy(model)
-    recorded.functions = Functions(Plan(graphs=True, encoder_batch=2), recorder)
+    recorded.functions = Runner(Plan(graphs=True, encoder_batch=2), recorder)
     recorded.warmup(3, SIZE)
     known = [x.recorded for x in recorders]
     assert sorted(known) == [2, 3]  # the encoder for 1 and 2 images; the step for 1, 2, 4 objects

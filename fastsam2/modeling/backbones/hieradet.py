@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsam2.modeling.backbones.utils import PatchEmbed, window_partition, window_unpartition
-from fastsam2.modeling.constants import Constant
+from fastsam2.modeling.cached_tensor import CachedTensor
 from fastsam2.modeling.sam2_utils import MLP, DropPath
 
 __all__ = ["Hiera", "MultiScaleAttention", "MultiScaleBlock", "do_pool"]
@@ -159,7 +159,7 @@ class Hiera(nn.Module):
         self.pos_embed_window = nn.Parameter(
             torch.zeros(1, embed_dim, window_spec[0], window_spec[0])
         )
-        self._positions = Constant()
+        self._positions = CachedTensor()
         self.blocks = nn.ModuleList()
         stage, dim = 0, embed_dim
         for i in range(depth):

@@ -33,8 +33,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.connected_components.tuning import Launch
-from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch", "variants"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastsam2_kernels.connected_components.reference import connected_components_reference
 from fastsam2_kernels.connected_components.tuning import choose
 from fastsam2_kernels.dispatch import Impl, uses_triton
-from fastsam2_kernels.launches import on_its_device
+from fastsam2_kernels.launch_config import on_its_device
 
 __all__ = ["Impl", "connected_components"]
 

@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.cx_block.tuning import CHANNELS, Launch, choose, launch_for
-from fastsam2_kernels.launches import TRITON_NAMES, dot_precision
-from fastsam2_kernels.variants import Variant
+from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision
 
 __all__ = ["launch", "variants"]
 

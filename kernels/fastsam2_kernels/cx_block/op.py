@@ -9,7 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 from fastsam2_kernels.cx_block.reference import cx_block_reference
 from fastsam2_kernels.cx_block.tuning import CHANNELS
 from fastsam2_kernels.dispatch import Impl, uses_triton
-from fastsam2_kernels.launches import on_its_device
+from fastsam2_kernels.launch_config import on_its_device
 
 __all__ = ["cx_block"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fastsam2_kernels.launches import capability_of, family, measured
+from fastsam2_kernels.launch_config import capability_of, family, measured
 
 __all__ = ["CHANNELS", "Launch", "choose", "launch_for"]
 

@@ -5,10 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsam2_kernels.launches import TRITON_NAMES, dot_precision
+from fastsam2_kernels.aot import Variant
+from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision
 from fastsam2_kernels.mask_downsample.reference import EPS, DownsampleStage
 from fastsam2_kernels.mask_downsample.tuning import Launch
-from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch", "launch_norm_gelu", "variants"]
 

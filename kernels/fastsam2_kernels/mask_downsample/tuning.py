@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fastsam2_kernels.launches import measured
+from fastsam2_kernels.launch_config import measured
 
 __all__ = ["Launch", "choose"]
 

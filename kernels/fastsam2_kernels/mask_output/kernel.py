@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.mask_output.reference import RunLengths, runs_from_changes
 from fastsam2_kernels.mask_output.tuning import Launch
-from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch_bits", "launch_bool", "launch_runs", "variants"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
-from fastsam2_kernels.launches import on_its_device
+from fastsam2_kernels.launch_config import on_its_device
 from fastsam2_kernels.mask_output.reference import (
     RunLengths,
     mask_bits_reference,

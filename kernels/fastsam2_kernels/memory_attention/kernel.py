@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsam2_kernels.launches import TRITON_NAMES, dot_precision, processors
+from fastsam2_kernels.aot import Variant
+from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision, processors
 from fastsam2_kernels.memory_attention.tuning import (
     COMBINE_ROWS,
     Launch,
@@ -15,7 +16,6 @@ from fastsam2_kernels.memory_attention.tuning import (
     choose_splits,
     tuned,
 )
-from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch", "variants"]
 

@@ -4,9 +4,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsam2_kernels.launches import TRITON_NAMES, dot_precision
+from fastsam2_kernels.aot import Variant
+from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision
 from fastsam2_kernels.memory_keys.tuning import Launch, choose, tuned
-from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch", "variants"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fastsam2_kernels.dispatch import Impl, uses_triton
-from fastsam2_kernels.launches import on_its_device
+from fastsam2_kernels.launch_config import on_its_device
 from fastsam2_kernels.memory_keys.cpu import memory_keys_cpu
 from fastsam2_kernels.memory_keys.reference import memory_keys_reference
 

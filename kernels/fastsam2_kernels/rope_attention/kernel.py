@@ -10,9 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsam2_kernels.launches import TRITON_NAMES, dot_precision
+from fastsam2_kernels.aot import Variant
+from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision
 from fastsam2_kernels.rope_attention.tuning import DIMS, Launch, launch_for, tile
-from fastsam2_kernels.variants import Variant
 
 __all__ = ["launch", "variants"]
 

@@ -1,0 +1,67 @@
+"""One way in: anything that holds video frames becomes a FrameSource."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fastsam2.data.arrays import ArraySource, SpooledSource
+from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, Frame, FrameSource
+from fastsam2.data.images import IMAGE_SUFFIXES, ImageSource, image_files
+from fastsam2.data.video import VideoSource
+from fastsam2.errors import VideoError
+
+__all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "open_frames"]
+
+
+def open_frames(video: Any, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> FrameSource:
+    """Opens frames for random access, without decoding more than the first.
+
+    Args:
+        video: one of
+
+            - a path (str or Path) to a video file, an image, or a folder of JPEG or PNG frames;
+            - the bytes of a video file;
+            - a list or tuple of image paths, PIL images and uint8 arrays `[H, W, 3]`;
+            - a uint8 array or tensor `[T, H, W, 3]`, in RGB order;
+            - an iterator of frames, which is run to its end into a temporary file;
+            - a FrameSource, which is returned as it is.
+        cache_bytes: decoded frames that are kept, in bytes (at least one frame is).
+
+    Raises:
+        VideoError: there are no frames to be had from it. A frame that turns out to be damaged
+            later raises VideoError when it is read, with its `frame_idx`.
+    """
+    if isinstance(video, FrameSource):
+        return video
+    if isinstance(video, (str, os.PathLike)):
+        return _open_path(Path(video), cache_bytes)
+    if isinstance(video, (bytes, bytearray, memoryview)):
+        if not len(video):
+            raise VideoError("the video is empty (0 bytes)")
+        return VideoSource(bytes(video), cache_bytes=cache_bytes)
+    if isinstance(video, (list, tuple)):
+        return ImageSource(video, cache_bytes=cache_bytes)
+    if hasattr(video, "shape") and hasattr(video, "dtype"):
+        return ArraySource(video)
+    if isinstance(video, Iterable) and not isinstance(video, (Image.Image, dict, set)):
+        return SpooledSource(video)
+    raise VideoError(f"cannot read frames from an object of type {type(video).__name__}")
+
+
+def _open_path(path: Path, cache_bytes: int) -> FrameSource:
+    if path.is_dir():
+        return ImageSource(image_files(path), str(path), cache_bytes)
+    if not path.exists():
+        raise VideoError(f"no such file or folder: {path}")
+    if not path.is_file():
+        raise VideoError(f"not a file: {path}")
+    if path.stat().st_size == 0:
+        raise VideoError(f"the file is empty (0 bytes): {path}")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageSource([path], str(path), cache_bytes)
+    return VideoSource(path, cache_bytes=cache_bytes)

@@ -1,0 +1,134 @@
+"""The mask decoder as it runs in tracking: objects without a prompt, the best of three masks.
+
+The prompt tokens are then constants of the model, and of the candidate masks only the one with the
+best predicted IoU is made.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastsam2.engine.fused.cpu_tiling import objects_in_cache
+from fastsam2.engine.fused.fast_path import FastPath
+from fastsam2.modeling.mask_answers import NO_OBJ_SCORE, MaskOutput
+from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.modeling.sam2_utils import LayerNorm2d, at_least_float32
+
+__all__ = ["FusedMaskDecoder", "object_decoder"]
+
+
+class FusedMaskDecoder:
+    """Finds N objects in what the frame looks like to each; made of the weights of a model.
+
+    Calling it is a pure function of tensors.
+    """
+
+    def __init__(self, model: SAM2Base) -> None:
+        decoder = model.sam_mask_decoder
+        self.decoder = decoder
+        nowhere = model.no_mem_embed.new_zeros(1, 1, 2, dtype=torch.float32)
+        labels = torch.full((1, 1), -1, dtype=torch.int32, device=nowhere.device)
+        sparse, _ = model.sam_prompt_encoder(points=(nowhere, labels), boxes=None, masks=None)
+        embeddings = [decoder.iou_token.weight, decoder.mask_tokens.weight, sparse[0]]
+        if decoder.pred_obj_scores:
+            embeddings.insert(0, decoder.obj_score_token.weight)
+        self.tokens = torch.cat(embeddings)
+        self.no_mask = model.sam_prompt_encoder.no_mask_embed.weight[..., None, None]
+        first, norm, _, second, _ = decoder.output_upscaling
+        self.norm = cast(LayerNorm2d, norm)
+        self.first = _as_linear(cast(nn.ConvTranspose2d, first))
+        self.second = _as_linear(cast(nn.ConvTranspose2d, second))
+
+    def __call__(
+        self,
+        model: SAM2Base,
+        seen: Tensor,
+        image_pe: Tensor,
+        high_res: list[Tensor] | None,
+    ) -> MaskOutput:
+        """Answers for N objects.
+
+        Args:
+            model: whose decoder it is.
+            seen: features conditioned on the memory of each, `[N, C, H, W]`.
+            image_pe: positions of the grid, `[1, C, H, W]`.
+            high_res: maps of strides 4 and 8, batch 1.
+        """
+        batches = seen.split(objects_in_cache(seen, seen.shape[0]))
+        found = [self._decode(model, batch, image_pe, high_res) for batch in batches]
+        return MaskOutput(*(torch.cat(field) for field in zip(*found, strict=True)))
+
+    def _decode(
+        self, model: SAM2Base, seen: Tensor, image_pe: Tensor, high_res: list[Tensor] | None
+    ) -> MaskOutput:
+        decoder, objects = self.decoder, seen.shape[0]
+        tokens = self.tokens.repeat(objects, 1, 1)
+        hidden, image = decoder.transformer(seen + self.no_mask, image_pe, tokens)
+        first = int(decoder.pred_obj_scores)
+        ious = decoder.iou_prediction_head(hidden[:, first])[:, 1:]
+        candidates = hidden[:, first + 2 : first + 1 + decoder.num_mask_tokens]
+        rows, best = torch.arange(objects, device=seen.device), ious.argmax(-1)
+        weights = torch.stack(
+            [mlp(candidates[:, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps[1:])],
+            dim=1,
+        )[rows, best]
+        upscaled = self._upscale(image.unflatten(1, seen.shape[-2:]), high_res)
+        masks = (upscaled.flatten(1, 2) @ weights[..., None]).reshape(
+            objects, 1, *upscaled.shape[1:3]
+        )
+        if decoder.pred_obj_scores:
+            presence = decoder.pred_obj_score_head(hidden[:, 0])
+        else:
+            presence = ious.new_full((objects, 1), 10.0)
+        low_res = at_least_float32(masks)
+        if model.pred_obj_scores:
+            low_res = torch.where(presence[..., None, None] > 0, low_res, NO_OBJ_SCORE)
+        chosen = candidates[rows, best]
+        token = chosen if decoder.use_multimask_token_for_obj_ptr else hidden[:, first + 1]
+        return MaskOutput(low_res, ious, model._object_pointer(token, presence), presence)
+
+    def _upscale(self, image: Tensor, high_res: list[Tensor] | None) -> Tensor:
+        """Channels last, `[N, H, W, C]` to `[N, 4 H, 4 W, C / 8]`."""
+        x = _enlarge(image, *self.first)
+        if high_res is not None:
+            x = x + high_res[1].permute(0, 2, 3, 1)
+        norm = self.norm
+        x = F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+        x = _enlarge(F.gelu(x), *self.second)
+        if high_res is not None:
+            x = x + high_res[0].permute(0, 2, 3, 1)
+        return F.gelu(x)
+
+
+def _as_linear(conv: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
+    """Weight `[4 C_out, C_in]` and bias: with stride 2, patches of 2x2 do not overlap."""
+    assert conv.bias is not None
+    return conv.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), conv.bias.repeat(4)
+
+
+def _enlarge(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`[N, H, W, C_in]` to `[N, 2 H, 2 W, C_out]`."""
+    patches = F.linear(x, weight, bias).unflatten(-1, (2, 2, -1))
+    return patches.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def _build(model: SAM2Base) -> FusedMaskDecoder | None:
+    decoder = model.sam_mask_decoder
+    first, norm, act1, second, act2 = decoder.output_upscaling
+    convs = [cast(nn.ConvTranspose2d, conv) for conv in (first, second)]
+    usual = all(conv.kernel_size == conv.stride == (2, 2) for conv in convs)
+    if not usual or not isinstance(norm, LayerNorm2d) or {type(act1), type(act2)} != {nn.GELU}:
+        return None
+    return FusedMaskDecoder(model)
+
+
+#: The decoder of a model; None where its own modules must run.
+object_decoder = FastPath(
+    ["sam_prompt_encoder", "sam_mask_decoder", "obj_ptr_proj"],
+    _build,
+    lambda model: [getattr(model, "no_obj_ptr", None)],
+)

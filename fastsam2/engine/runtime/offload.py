@@ -1,0 +1,83 @@
+"""Tensors that go to the CPU while the device goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastsam2.engine.runtime.streams import record_event, side_stream
+from fastsam2.types import FrameOutput
+
+__all__ = ["HostCopy", "PendingOffload"]
+
+
+class HostCopy:
+    """Tensors on their way to the CPU.
+
+    Args:
+        tensors: of one device.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._done = None
+        self._given = list(tensors)
+        if all(_on_host(x) for x in self._given):
+            return
+        device = self._given[0].device
+        begun = record_event(device)
+        with side_stream(device, "host").enter():
+            begun.wait(self._given)
+            # One copy for each dtype.
+            self._flat = {
+                dtype: _pinned(torch.cat([x.flatten() for x in self._given if x.dtype == dtype]))
+                for dtype in {x.dtype for x in self._given}
+            }
+            self._done = record_event(device)
+
+    def wait(self) -> list[Tensor]:
+        """The tensors on the CPU."""
+        if self._done is None:
+            return self._given
+        self._done.synchronize()
+        # Pinned memory is scarce: it serves the next copy.
+        rest = {dtype: flat.clone() for dtype, flat in self._flat.items()}
+        found = []
+        for x in self._given:
+            found.append(rest[x.dtype][: x.numel()].view(x.shape))
+            rest[x.dtype] = rest[x.dtype][x.numel() :]
+        return found
+
+
+def _on_host(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _pinned(x: Tensor) -> Tensor:
+    # Where nothing is pinned, the copy waits; elsewhere it does not.
+    pinned = x.device.type == "cuda"
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=pinned).copy_(x, non_blocking=pinned)
+
+
+class PendingOffload:
+    """Outputs on their way to the CPU; until `finish` they stay where they were.
+
+    Args:
+        outputs: those of a frame.
+    """
+
+    def __init__(self, outputs: Sequence[FrameOutput]) -> None:
+        self._places = [
+            (output, name, tensor)
+            for output in outputs
+            for name, tensor in output.tensors()
+            if not _on_host(tensor)
+        ]
+        self._copy = HostCopy([tensor for _, _, tensor in self._places])
+
+    def finish(self) -> None:
+        """Put the copies in the place of what was copied, unless a client has put others there."""
+        for (output, name, tensor), copy in zip(self._places, self._copy.wait(), strict=True):
+            if getattr(output, name) is tensor:
+                setattr(output, name, copy)

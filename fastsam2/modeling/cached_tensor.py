@@ -1,0 +1,50 @@
+"""Tensors that depend on weights and sizes alone, and need not be computed for every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch._guards import detect_fake_mode
+
+__all__ = ["CachedTensor", "fingerprint", "is_traced"]
+
+
+def fingerprint(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
+    """Changes when one of them is replaced, moved, cast, or written to."""
+    return tuple((w.data_ptr(), -1 if w.is_inference() else w._version) for w in weights)
+
+
+def is_traced() -> bool:
+    """Whether PyTorch traces what runs here. `torch.compiler.is_compiling` alone says so too while
+    another thread compiles."""
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    return torch.compiler.is_compiling() and detect_fake_mode() is not None
+
+
+class CachedTensor:
+    """Keeps such a tensor, one for each size, until the weights change.
+
+    Where gradients are wanted, and while PyTorch traces the model, it is computed anew.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, tuple[object, Tensor]] = {}
+
+    def __call__(
+        self, size: Hashable, weights: Sequence[Tensor], compute: Callable[[], Tensor]
+    ) -> Tensor:
+        """What `compute` returns, now or the last time."""
+        learning = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
+        if learning or is_traced():
+            return compute()
+        now = fingerprint(weights)
+        before, value = self._kept.get(size, (None, None))
+        if value is None or before != now:
+            # Kept longer than this call: it must serve under autograd too.
+            with torch.inference_mode(False), torch.no_grad():
+                value = compute()
+            self._kept[size] = (now, value)
+        return value

@@ -1,0 +1,51 @@
+"""What all compatibility tests share: both packages with the same weights, a checkpoint, clips."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import reference, support  # the reference first: see tests/reference.py
+from tests.compat.clients import SIZE, Package
+
+
+@pytest.fixture(scope="session")
+def packages() -> tuple[Package, Package]:
+    """`sam2` and fastsam2. Leave their predictors as they are; `fresh` has some to change."""
+    pair = support.make_pair("sam2.1-tiny", SIZE)
+    return Package("sam2", pair.ref), Package("fastsam2", pair.ours)
+
+
+@pytest.fixture
+def fresh(packages: tuple[Package, Package]) -> tuple[Package, Package]:
+    """Both packages with predictors of the test's own."""
+    ref, ours = (Package(p.name, copy.deepcopy(p.predictor)) for p in packages)
+    return ref, ours
+
+
+@pytest.fixture(scope="session")
+def weights(packages: tuple[Package, Package], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An official checkpoint file of those weights."""
+    path = tmp_path_factory.mktemp("weights") / "sam2.1_hiera_tiny.pt"
+    return reference.save_checkpoint(packages[0].predictor, path)
+
+
+@pytest.fixture(scope="session")
+def hub(packages: tuple[Package, Package], weights: Path) -> Callable[..., str]:
+    """Stands in for `huggingface_hub.hf_hub_download`, and serves that file alone."""
+
+    def download(repo_id: str, filename: str, **_: object) -> str:
+        assert repo_id == "facebook/sam2.1-hiera-tiny"
+        assert filename == weights.name
+        return str(weights)
+
+    return download
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five JPEG frames of 120 x 160."""
+    return support.write_clip(tmp_path_factory.mktemp("video"), frames=5)

@@ -1,0 +1,122 @@
+"""Compatibility with `sam2`: module globals that programs replace.
+
+They count only if they are looked up when they are needed. What it asks of the image predictor is
+in `tests/compat/test_image_predictor.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.compat.clients import SIZE, Client, Package, agree, click, logits_of
+
+Both = tuple[Package, Package]
+
+
+def replaced(package: Package, path: str, value: Any) -> Any:
+    """A patch as programs write it; it fails where the name does not exist."""
+    return mock.patch(f"{package.name}.{path}", value)
+
+
+def silent_progress(package: Package, video: Path) -> Any:
+    """supervisely runs without progress bars: each of its calls is decorated like this."""
+    calls: list[Any] = []
+
+    def notqdm(iterable: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append((list(iterable), args, kwargs))
+        return iterable
+
+    @replaced(package, "sam2_video_predictor.tqdm", notqdm)
+    @replaced(package, "utils.misc.tqdm", lambda iterable, *args, **kwargs: iterable)
+    def track() -> Any:
+        state = package.predictor.init_state(str(video))
+        click(package, state)
+        return logits_of(package.predictor.propagate_in_video(state, max_frame_num_to_track=1))
+
+    return track(), calls
+
+
+def progress_assigned(package: Package, video: Path) -> Any:
+    """Others assign, and their stand-in takes exactly the two arguments that it is given."""
+    module = package.module("sam2_video_predictor")
+    state = package.predictor.init_state(str(video))
+    click(package, state)
+    seen = []
+
+    def own_bar(x: Any, desc: str) -> Any:
+        for item in x:
+            seen.append((desc, item))
+            yield item
+
+    with mock.patch.object(module, "tqdm", module.tqdm):
+        module.tqdm = own_bar
+        frames = logits_of(package.predictor.propagate_in_video(state, max_frame_num_to_track=1))
+    return frames, seen
+
+
+class Frames:
+    """Frames as a client hands them over: a length, and tensors by index."""
+
+    def __init__(self, count: int) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.images = torch.randn(count, 3, SIZE, SIZE, generator=generator)
+        self.asked: list[int] = []
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.asked.append(index)
+        return self.images[index]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def own_frames(package: Package, video: Path) -> Any:
+    """fiftyone samples frames of its own; lazy loaders come in the same way."""
+    frames, given = Frames(3), {}
+
+    def load(video_path: Any, image_size: int, **kwargs: Any) -> Any:
+        given.update(kwargs, video_path=video_path, image_size=image_size)
+        return frames, 90, 140
+
+    with replaced(package, "sam2_video_predictor.load_video_frames", load):
+        state = package.predictor.init_state("not a file", offload_video_to_cpu=True)
+    assert state["images"] is frames
+    click(package, state, frame=1)
+    shown = logits_of(package.predictor.propagate_in_video(state, start_frame_idx=0))
+    given["compute_device"] = str(given["compute_device"])
+    sizes = state["num_frames"], state["video_height"], state["video_width"]
+    return dict(sorted(given.items())), sizes, shown, sorted(set(frames.asked))
+
+
+def own_frames_as_a_value(package: Package, video: Path) -> Any:
+    frames = Frames(2)
+    with mock.patch(
+        f"{package.name}.sam2_video_predictor.load_video_frames", return_value=(frames, 90, 140)
+    ):
+        state = package.predictor.init_state("in_memory")
+    return click(package, state)[2]
+
+
+CLIENTS: list[Client] = [silent_progress, progress_assigned, own_frames, own_frames_as_a_value]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_client(client: Client, packages: Both, video: Path) -> None:
+    result = agree(client, packages, video)
+    assert not isinstance(result, Exception), result
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["load_video_frames", "tqdm", "AsyncVideoFrameLoader", "_load_img_as_tensor"],
+)
+def test_names_to_replace_in_utils(packages: Both, name: str) -> None:
+    for package in packages:
+        with replaced(package, f"utils.misc.{name}", None):
+            assert getattr(package.module("utils.misc"), name) is None

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastsam2.data.open_frames import FrameSource, open_frames
+from fastsam2.errors import VideoError
+from tests.data.videos import moving_frames, write_jpegs
+
+FRAMES = moving_frames(12)
+
+
+def _pil(path: Path) -> np.ndarray[Any, Any]:
+    return np.array(Image.open(path).convert("RGB"))
+
+
+def test_a_folder_of_numbered_jpegs_is_sorted_by_number(tmp_path: Path) -> None:
+    names = [f"{index}.jpg" for index in range(12)]
+    write_jpegs(tmp_path, FRAMES, names)
+    source = open_frames(tmp_path)
+    assert len(source) == 12
+    for index, name in enumerate(names):
+        np.testing.assert_array_equal(source[index], _pil(tmp_path / name))
+
+
+def test_other_names_are_sorted_naturally(tmp_path: Path) -> None:
+    names = [f"frame_{index}.png" for index in range(12)]
+    write_jpegs(tmp_path, FRAMES, names)
+    np.testing.assert_array_equal(np.stack(list(open_frames(str(tmp_path)))), FRAMES)
+
+
+def test_what_is_no_frame_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+    write_jpegs(tmp_path, FRAMES[:2], ["0.jpg", "1.JPEG"])
+    (tmp_path / "._0.jpg").write_bytes(b"resource fork")
+    (tmp_path / "notes.txt").write_text("notes")
+    write_jpegs(tmp_path, FRAMES[:1], ["0.png"])
+    assert len(open_frames(tmp_path)) == 2
+
+
+def test_two_images_for_one_frame_are_refused(tmp_path: Path) -> None:
+    write_jpegs(tmp_path, FRAMES[:2], ["1.jpg", "01.jpg"])
+    with pytest.raises(VideoError, match=r"01\.jpg, 1\.jpg"):
+        open_frames(tmp_path)
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match=f"no JPEG or PNG images in the folder {tmp_path}"):
+        open_frames(tmp_path)
+
+
+def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(FRAMES[0]).save(tmp_path / "0.jpg", exif=exif)
+    assert open_frames(tmp_path)[0].shape == FRAMES[0].shape
+
+
+def _generator() -> Iterator[Any]:
+    yield from FRAMES
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: FRAMES,
+        lambda folder: torch.from_numpy(FRAMES),
+        lambda folder: list(FRAMES),
+        lambda folder: tuple(torch.from_numpy(FRAMES)),
+        lambda folder: [Image.fromarray(frame) for frame in FRAMES],
+        lambda folder: sorted(folder.iterdir()),
+        lambda folder: [str(path) for path in sorted(folder.iterdir())],
+        lambda folder: [*FRAMES[:6], *sorted(folder.iterdir())[6:]],
+        lambda folder: _generator(),
+        lambda folder: (Image.fromarray(frame) for frame in FRAMES),
+    ],
+    ids=["array", "tensor", "list", "tensors", "pil", "paths", "strings", "mixed", "it", "it-pil"],
+)
+def test_every_kind_of_source_gives_the_same_frames(tmp_path: Path, make: Any) -> None:
+    write_jpegs(tmp_path, FRAMES, [f"{index:02d}.png" for index in range(12)])
+    with open_frames(make(tmp_path)) as source:
+        assert (len(source), source.height, source.width, source.fps) == (12, 48, 64, None)
+        for frame_idx in (11, 0, 5, 5, 4):
+            np.testing.assert_array_equal(source[frame_idx], FRAMES[frame_idx])
+
+
+def test_a_source_is_passed_through() -> None:
+    source = open_frames(FRAMES)
+    assert open_frames(source) is source
+
+
+def test_an_array_in_a_list_stays_writeable() -> None:
+    frame = FRAMES[0].copy()
+    assert not open_frames([frame])[0].flags.writeable
+    frame[0] = 0
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        ([], "list of frames is empty"),
+        (iter([]), "iterator of frames is empty"),
+        (np.zeros((0, 8, 8, 3), np.uint8), r"empty: shape \[0, 8, 8, 3\]"),
+        (np.zeros((2, 8, 8, 3), np.float32), r"not float32 \[2, 8, 8, 3\]"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"not uint8 \[2, 3, 8, 8\]"),
+        (np.zeros((8, 8, 3), np.uint8), r"\[T, H, W, 3\], not uint8 \[8, 8, 3\]"),
+        ([np.zeros((8, 8), np.uint8)], r"frame 0 must .* not uint8 \[8, 8\]"),
+        ([np.zeros((8, 8, 3), np.uint8), 7], "frame 1 must .* not int"),
+        (7, "type int"),
+        ({"a": 1}, "type dict"),
+    ],
+)
+def test_what_is_no_video_is_named(video: Any, message: str) -> None:
+    with pytest.raises(VideoError, match=message):
+        open_frames(video)
+
+
+@pytest.mark.parametrize("kind", ["list", "iterator"])
+def test_frames_of_another_size_are_named_when_opened(kind: str) -> None:
+    frames = [FRAMES[0], FRAMES[1], FRAMES[2][:40]]
+    with pytest.raises(VideoError, match=r"frame 2 .* 64x40 .* 64x48") as caught:
+        open_frames(frames if kind == "list" else iter(frames))
+    assert caught.value.frame_idx == 2
+
+
+def test_a_file_of_another_size_is_named_when_read(tmp_path: Path) -> None:
+    write_jpegs(tmp_path, FRAMES[:3])
+    Image.fromarray(FRAMES[3][:, :32]).save(tmp_path / "00003.jpg")
+    source = open_frames(tmp_path)
+    assert source[2].shape == (48, 64, 3)
+    with pytest.raises(VideoError, match=r"frame 3 .* 32x48 .* 64x48") as caught:
+        source[3]
+    assert caught.value.frame_idx == 3
+
+
+def test_a_damaged_image_in_the_middle(tmp_path: Path) -> None:
+    write_jpegs(tmp_path, FRAMES)
+    damaged = tmp_path / "00005.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    source = open_frames(tmp_path)
+    for frame_idx in (4, 6):
+        np.testing.assert_array_equal(source[frame_idx], _pil(tmp_path / f"{frame_idx:05d}.jpg"))
+    with pytest.raises(VideoError, match=r"00005\.jpg") as caught:
+        source[5]
+    assert caught.value.frame_idx == 5
+
+
+def test_sixteen_bits_a_channel_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "0.png")
+    with pytest.raises(VideoError, match=r"0\.png: 8 bits a channel"):
+        open_frames(tmp_path)
+
+
+def test_an_iterator_lies_on_disk_not_in_memory() -> None:
+    source = open_frames(frame for frame in FRAMES)
+    base: Any = source[3]
+    while base.base is not None and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+
+
+def test_many_threads_read_the_right_frames(tmp_path: Path) -> None:
+    write_jpegs(tmp_path, FRAMES, [f"{index}.png" for index in range(12)])
+    source: FrameSource = open_frames(tmp_path, cache_bytes=3 * FRAMES[0].nbytes)
+    wrong: list[int] = []
+
+    def read(seed: int) -> None:
+        for frame_idx in np.random.default_rng(seed).integers(0, 12, 40):
+            if not np.array_equal(source[int(frame_idx)], FRAMES[frame_idx]):
+                wrong.append(int(frame_idx))
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -1,0 +1,134 @@
+"""What runs on each frame compiles whole, and once: memory and objects may come and go."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._pytree import tree_leaves
+
+from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine.block_tables import BlockTables, block_tables
+from fastsam2.engine.fused.memory_attention import memory_reader
+from fastsam2.engine.fused.memory_encoder import memory_writer
+from fastsam2.engine.memory_pool import MemoryPool, Pages
+from fastsam2.engine.plan import Plan
+from fastsam2.engine.runtime.compile import Compiled
+from fastsam2.engine.runtime.runner import Runner
+from fastsam2.engine.track_step import TrackStep
+from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+from tests.engine.memories import features, selection
+from tests.reference import randomise_
+from tests.support import frames_rgb, relative_error
+
+#: (memories, pointers) of each object: memory grows, objects come and go.
+HISTORY = [
+    [(1, 0)],
+    [(2, 1)],
+    [(7, 16)],
+    [(7, 16), (1, 0)],
+    [(3, 2), (7, 16), (9, 4)],
+    [(5, 6)],
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> SAM2VideoPredictor:
+    model = build_sam2_video_predictor(
+        "nano", device="cpu", hydra_overrides_extra=["++model.image_size=128"]
+    )
+    randomise_(model)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    torch._dynamo.reset()
+    with torch.no_grad():
+        yield
+
+
+def compiles_once(function: Callable[..., Any], calls: Iterator[tuple[Any, ...]]) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = Compiled(function, backend=counter)
+    for arguments in calls:
+        # Compiled, objects run in one batch; eagerly on a CPU, one after another.
+        outs = tree_leaves(compiled(*arguments)), tree_leaves(function(*arguments))
+        assert all(relative_error(a, b) <= 1e-5 for a, b in zip(*outs, strict=True))
+    assert counter.frame_count == 1
+
+
+def history(model: SAM2VideoPredictor) -> Iterator[tuple[Pages, BlockTables]]:
+    for sizes in HISTORY:
+        yield block_tables(model, MemoryPool(model), [selection(model, *size) for size in sizes])
+
+
+def test_memory_attention(model: SAM2VideoPredictor) -> None:
+    read = memory_reader(model)
+    assert read is not None
+    frame = features(model)
+    rope = read.rope(frame.pix_feat)
+    frame_of = model, frame.pix_feat, frame.pix_pos, rope
+    compiles_once(read, ((*frame_of, *memory) for memory in history(model)))
+
+
+def test_memory_encoder(model: SAM2VideoPredictor) -> None:
+    write = memory_writer(model)
+    assert write is not None
+    frame = features(model)
+
+    def call(masks: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
+        return write(frame.pix_feat, masks, presence, scale=20.0, bias=-10.0, binarize=False)
+
+    def calls() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for n in (1, 2, 5, 1):
+            masks, presence = torch.randn(n, 1, 32, 32), torch.randn(n, 1)
+            for x in (masks, presence):
+                torch._dynamo.mark_dynamic(x, 0)
+            yield masks, presence
+
+    compiles_once(call, calls())
+
+
+def test_whole_track_step(model: SAM2VideoPredictor) -> None:
+    step = TrackStep.of(model)
+    assert step is not None
+    frame = features(model)
+    places = step.places(frame)
+    compiles_once(step, ((frame, places, *memory) for memory in history(model)))
+
+
+def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
+    """The image encoder and the track step, however many objects and memories there are."""
+    clip = frames_rgb(12)
+
+    def logits(model: SAM2VideoPredictor) -> list[torch.Tensor]:
+        state = model.init_state(clip)
+        found = []
+        for begin, obj_id in ((0, 1), (4, 2), (7, 3)):
+            x, y = 50 + 10 * obj_id, 40 + 8 * obj_id
+            model.add_new_points_or_box(state, begin, obj_id, points=[[x, y]], labels=[1])
+            found += [r.logits for r in model.propagate(state, begin, 3)]
+        return found
+
+    def check(model: SAM2VideoPredictor) -> None:
+        found, compiled, model.functions = logits(model), model.functions, Runner(Plan())
+        for a, b in zip(found, logits(model), strict=True):
+            assert relative_error(a, b) <= 1e-3
+        model.functions = compiled
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = copy.deepcopy(model)
+    compiled.functions = Runner(Plan(compile=True), backend=counter)
+    check(compiled)
+    assert counter.frame_count == 2
+    # Other weights are other inputs of the same functions.
+    with torch.inference_mode(False):
+        randomise_(compiled, seed=1)
+    check(compiled)
+    check(copy.deepcopy(compiled))
+    assert counter.frame_count == 2

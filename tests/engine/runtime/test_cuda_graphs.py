@@ -1,0 +1,161 @@
+"""Recorded functions do what the functions do, with arguments that come from anywhere."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastsam2.build_sam import build_sam2_video_predictor
+from fastsam2.engine.plan import Plan
+from fastsam2.engine.runtime import cuda_graphs
+from fastsam2.engine.runtime.cuda_graphs import Graphed
+from fastsam2.engine.runtime.pytree import StaticInputs
+from fastsam2.engine.runtime.runner import Runner
+from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+from tests.engine.runtime.recorder import FakeRecorder
+from tests.reference import randomise_
+from tests.support import frames_rgb, relative_error
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Table(StaticInputs):
+    values: Tensor
+
+
+def look_up(rows: list[Tensor], table: Table) -> tuple[Tensor, None]:
+    return torch.cat([table.values[row] for row in rows]) * 2, None
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def test_a_shape_is_recorded_once_and_results_are_the_callers() -> None:
+    recorder = FakeRecorder()
+    graphed = Graphed(look_up, recorder)
+    table = Table(torch.randn(9))
+    calls = [[torch.randint(9, (n,)), torch.randint(9, (2,))] for n in (3, 5, 3, 3, 5)]
+    found = [graphed(rows, table)[0] for rows in calls]
+    for out, rows in zip(found, calls, strict=True):
+        assert torch.equal(out, look_up(rows, table)[0])
+    assert (recorder.recorded, recorder.replayed, len(graphed)) == (2, 5, 2)
+
+
+def test_what_is_fixed_is_read_where_it_lies() -> None:
+    recorder = FakeRecorder()
+    graphed = Graphed(look_up, recorder)
+    table, rows = Table(torch.randn(9)), [torch.arange(9)]
+    graphed(rows, table)
+    table.values.fill_(3)
+    assert graphed(rows, table)[0].tolist() == [6] * 9
+    assert recorder.recorded == 1
+    # Another one is another recording, also where it has come to lie at the same place.
+    other = Table(table.values.view(9))
+    other.values.fill_(4)
+    assert graphed(rows, other)[0].tolist() == [8] * 9
+    assert recorder.recorded == 2
+
+
+def test_recordings_go_with_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(FakeRecorder):
+        """Like a CUDA graph, does not keep what it has recorded alive."""
+
+        def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
+            return (lambda: None), run()
+
+    graphed = Graphed(look_up, Forgetful())
+    rows = [torch.arange(9)]
+    for _ in range(5):
+        graphed(rows, Table(torch.randn(9)))
+        gc.collect()
+    assert len(graphed) == 1
+    monkeypatch.setattr(cuda_graphs, "_KEPT", 3)
+    tables = [Table(torch.randn(9)) for _ in range(5)]
+    for table in tables:
+        graphed(rows, table)
+    assert len(graphed) == 3
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    class Unable:
+        def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
+            raise RuntimeError("operation not permitted when stream is capturing\nat ...")
+
+    graphed = Graphed(look_up, Unable())
+    table = Table(torch.randn(9))
+    with caplog.at_level(logging.WARNING):
+        for n in (2, 3):
+            rows = [torch.arange(n)]
+            assert torch.equal(graphed(rows, table)[0], look_up(rows, table)[0])
+    (record,) = caplog.records
+    assert record.message.endswith("operation not permitted when stream is capturing")
+
+
+def test_no_memory_is_said_to_the_caller() -> None:
+    class Full:
+        def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
+            raise torch.OutOfMemoryError("full")
+
+    graphed = Graphed(look_up, Full())
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            graphed([torch.arange(2)], Table(torch.randn(9)))
+
+
+@pytest.fixture(scope="module")
+def model() -> SAM2VideoPredictor:
+    with torch.inference_mode(False):
+        model = build_sam2_video_predictor(
+            "nano",
+            device="cpu",
+            hydra_overrides_extra=["++model.image_size=128"],
+            # In bfloat16 the last bit of a product can become one of 8 bits of a memory.
+            memory_dtype=torch.float32,
+        )
+        randomise_(model)
+    return model
+
+
+def test_a_recorded_session(model: SAM2VideoPredictor) -> None:
+    """Objects and memories come and go; the tables of what is read are rounded up."""
+    clip = frames_rgb(24)
+
+    def track() -> Iterator[Any]:
+        state = model.init_state(clip, history="window")
+        for begin, obj_id in ((0, 1), (6, 2), (12, 3)):
+            point = [[50 + 10 * obj_id, 40 + 8 * obj_id]]
+            model.add_new_points_or_box(state, begin, obj_id, points=point, labels=[1])
+            yield from model.propagate(state, begin, 5)
+        model.remove_object(state, 1)
+        yield from model.propagate(state, 18, 5)
+
+    expected = list(track())
+    recorders: list[FakeRecorder] = []
+
+    def recorder() -> FakeRecorder:
+        recorders.append(FakeRecorder())
+        return recorders[-1]
+
+    model.functions = Runner(Plan(graphs=True), recorder)
+    for _ in range(3):
+        for out, known in zip(track(), expected, strict=True):
+            assert out.obj_ids == known.obj_ids
+            for name in ("low_res_masks", "object_score_logits", "predicted_iou"):
+                assert relative_error(getattr(out, name), getattr(known, name)) <= 1e-4
+    encoder, step = recorders
+    assert encoder.recorded == 1
+    # For 1, 2 and 4 objects in the first video, and for 1 and 2 once more on pages that hold 4.
+    assert step.recorded == 5
+    assert step.replayed == encoder.replayed - 3  # nothing is tracked on the first frame
+    model.plan = Plan()

@@ -1,0 +1,257 @@
+"""Features are encoded once, ahead in batches where that is wanted, and kept within a budget."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastsam2 import SAM2VideoPredictor
+from fastsam2.engine import feature_cache
+from fastsam2.engine.feature_cache import Encoded, FeatureCache, encode_together
+from fastsam2.engine.fused.image_encoder import encode_image
+from tests.predictors.nano import nano_predictor
+from tests.reference import randomise_
+from tests.support import relative_error
+
+LENGTH = 20
+
+
+class Frames:
+    """Random frames; `broken` ones cannot be read."""
+
+    def __init__(self, broken: tuple[int, ...] = ()) -> None:
+        self.images = torch.randn(LENGTH, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+        self.broken = broken
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitem__(self, frame_idx: int) -> Tensor:
+        self.read.append(frame_idx)
+        if frame_idx in self.broken:
+            raise OSError(f"frame {frame_idx} is damaged")
+        return self.images[frame_idx]
+
+
+@pytest.fixture(scope="module")
+def model() -> SAM2VideoPredictor:
+    return nano_predictor()
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each call of the encoder got."""
+    sizes: list[int] = []
+
+    def spy(model: Any, images: Tensor) -> Any:
+        sizes.append(len(images))
+        return encode_image(model, images)
+
+    monkeypatch.setattr(feature_cache, "encode_image", spy)
+    return sizes
+
+
+def assert_right(model: SAM2VideoPredictor, encoded: Encoded, image: Tensor) -> None:
+    assert torch.equal(encoded.image[0], image)
+    expected = model.forward_image(image[None])
+    assert encoded.backbone_out.keys() == expected.keys()
+    for key in ("backbone_fpn", "vision_pos_enc"):
+        for a, b in zip(encoded.backbone_out[key], expected[key], strict=True):
+            assert relative_error(a, b) <= 1e-5
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_each_frame_is_encoded_once(
+    model: SAM2VideoPredictor, batches: list[int], ahead: int
+) -> None:
+    frames = Frames()
+    stage = FeatureCache(frames, ahead=ahead)
+    for t in range(LENGTH):
+        assert_right(model, stage.get(model, t, range(t + 1, LENGTH)), frames.images[t])
+    assert frames.read == list(range(LENGTH))
+    # The first frame does not wait for others; the last batch is what is left.
+    full, rest = divmod(LENGTH - 1, ahead) if ahead else (LENGTH - 1, 0)
+    assert batches == [1] + [ahead or 1] * full + [rest] * bool(rest)
+
+
+def test_backward(model: SAM2VideoPredictor, batches: list[int]) -> None:
+    frames = Frames()
+    stage = FeatureCache(frames, ahead=4)
+    for t in range(10, -1, -1):
+        assert_right(model, stage.get(model, t, range(t - 1, -1, -1)), frames.images[t])
+    assert batches == [1, 4, 4, 2]
+
+
+def test_kept_within_a_budget(model: SAM2VideoPredictor) -> None:
+    frames = Frames()
+    size = Encoded.of(model, frames.images[0]).nbytes
+    stage = FeatureCache(frames, max_bytes=3 * size + 1)
+    for t in (0, 1, 2, 0, 3):
+        stage.get(model, t)
+    frames.read.clear()
+    for t in (3, 0, 2):  # 1 was used least recently
+        stage.get(model, t)
+    assert frames.read == []
+    stage.get(model, 1)
+    assert frames.read == [1]
+    assert len(stage._kept) == 3
+
+
+def test_a_budget_of_nothing_keeps_the_batch_at_work(model: SAM2VideoPredictor) -> None:
+    stage = FeatureCache(Frames(), max_bytes=0, ahead=2)
+    for t in range(LENGTH):
+        stage.get(model, t, range(t + 1, LENGTH))
+        assert len(stage._kept) <= 5
+
+
+def test_changed_weights(batches: list[int]) -> None:
+    with torch.inference_mode(False):
+        model = nano_predictor()
+    frames = Frames()
+    stage = FeatureCache(frames)
+    stage.get(model, 0)
+    with torch.inference_mode(False):
+        randomise_(model, seed=1)
+    assert_right(model, stage.get(model, 0), frames.images[0])
+    assert batches == [1, 1]
+
+
+def test_a_hooked_encoder_runs_each_time() -> None:
+    with torch.inference_mode(False):
+        model = nano_predictor()
+    calls: list[int] = []
+    model.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    stage = FeatureCache(Frames(), ahead=2)
+    for t in (0, 1, 0):
+        stage.get(model, t, range(t + 1, 3))
+    assert len(calls) == 3
+
+
+def test_a_frame_that_cannot_be_read(model: SAM2VideoPredictor) -> None:
+    """It is raised when its turn comes, not by the frames before it."""
+    frames = Frames(broken=(3,))
+    stage = FeatureCache(frames, ahead=4)
+    for t in range(3):
+        stage.get(model, t, range(t + 1, LENGTH))
+    with pytest.raises(OSError, match="frame 3 is damaged"):
+        stage.get(model, 3, range(4, LENGTH))
+    frames.broken = ()
+    for t in range(3, LENGTH):
+        assert_right(model, stage.get(model, t, range(t + 1, LENGTH)), frames.images[t])
+
+
+def test_two_threads_share_a_stage(model: SAM2VideoPredictor) -> None:
+    frames, errors = Frames(), []
+    stage = FeatureCache(frames, ahead=2)
+
+    def run() -> None:
+        try:
+            with torch.inference_mode():
+                for t in range(LENGTH):
+                    found = stage.get(model, t, range(t + 1, LENGTH))
+                    assert_right(model, found, frames.images[t])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_videos_in_one_batch(model: SAM2VideoPredictor, batches: list[int]) -> None:
+    first, second = FeatureCache(Frames()), FeatureCache(Frames())
+    first.get(model, 5)
+    encode_together(model, [(first, 5), (first, 6), (second, 9)])
+    assert batches == [1, 2]
+    assert_right(model, first.get(model, 6), first.frames[6])
+    assert_right(model, second.get(model, 9), second.frames[9])
+    assert batches == [1, 2]
+
+
+def test_autocast_holds_for_what_is_encoded_ahead(model: SAM2VideoPredictor) -> None:
+    stage = FeatureCache(Frames(), ahead=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        for t in range(3):
+            found = stage.get(model, t, range(t + 1, 3))
+            assert found.backbone_out["backbone_fpn"][0].dtype == torch.bfloat16
+
+
+def test_the_tracker_waits_for_what_is_encoded_beside_it(
+    model: SAM2VideoPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames are encoded ahead on a side stream, which first waits for the caller's stream; whoever
+    gets them waits for the event recorded after them."""
+    streams = FakeStreams()
+    monkeypatch.setattr(feature_cache, "side_stream", streams.side_stream)
+    monkeypatch.setattr(feature_cache, "record_event", streams.record_event)
+
+    def spy(model: Any, images: Tensor) -> Any:
+        streams.log.append(("encode", streams.current, len(images)))
+        return encode_image(model, images)
+
+    monkeypatch.setattr(feature_cache, "encode_image", spy)
+    stage = FeatureCache(Frames(), ahead=2)
+    for t in range(4):
+        stage.get(model, t, then=range(t + 1, 4))
+    begun, ahead = ("wait", "encoder", "caller 1"), ("encode", "encoder", 2)
+    assert streams.log.count(ahead) == 1
+    assert streams.log.index(begun) < streams.log.index(ahead)
+    # Frames 1 to 3 come from the side stream, each with all that was made of it.
+    made = [
+        name for what, where, name in streams.log if (what, where) == ("record_event", "encoder")
+    ]
+    assert len(made) == 3
+    for name in made:
+        assert streams.log.count(("wait", "caller", name)) == 1
+        assert streams.used[name] == 8  # the image, the features twice, and their positions
+
+
+class FakeStreams:
+    """Lanes that note what is done in them."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str, Any]] = []
+        self.used: dict[str, int] = {}
+        self._local = threading.local()
+        self._marks = count()
+
+    @property
+    def current(self) -> str:
+        return getattr(self._local, "name", "caller")
+
+    def side_stream(self, device: torch.device, name: str) -> Any:
+        @contextmanager
+        def enter() -> Iterator[None]:
+            self._local.name = name
+            yield
+            del self._local.name
+
+        return SimpleNamespace(enter=enter)
+
+    def record_event(self, device: torch.device) -> Any:
+        name = f"{self.current} {next(self._marks)}"
+        self.log.append(("record_event", self.current, name))
+
+        def wait(used: Iterable[Tensor] = ()) -> None:
+            self.log.append(("wait", self.current, name))
+            self.used[name] = self.used.get(name, 0) + len(list(used))
+
+        return SimpleNamespace(wait=wait)

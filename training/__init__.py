@@ -1,0 +1,1 @@
+"""Training of the models that ship with fastsam2; not part of the wheel."""

@@ -1,0 +1,1 @@
+"""Training of nano on synthetic clips."""

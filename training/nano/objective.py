@@ -1,0 +1,340 @@
+"""What nano is trained on: a clip run through the model, and the losses of its answers.
+
+The recipe is that of SAM 2 (arXiv 2408.00714, appendix C.2) made small: clips of a few frames, many
+objects a frame because they share its features, every mask token supervised for every prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastsam2.modeling.click_sampling import get_next_point, sample_box_points
+from fastsam2.modeling.memory_tokens import memory_tokens
+from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.predictors.object_memory import ObjectMemory, SelectionRules
+from fastsam2.types import FrameOutput
+
+__all__ = ["ClipBatch", "Losses", "clip_losses", "resize_model"]
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """C clips of T frames with N objects in all."""
+
+    images: Tensor  #: normalised, `[C, T, 3, S, S]`
+    masks: Tensor  #: bool `[N, T, S, S]`
+    clip: Tensor  #: the clip of each object, `[N]`
+    burn_in: int = 0  #: how many frames after the first are tracked only, and taught nothing of
+
+    def to(self, device: torch.device) -> ClipBatch:
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            clip=self.clip.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over the batch; `total` is what is minimised."""
+
+    total: Tensor
+    mask: Tensor
+    dice: Tensor
+    iou: Tensor
+    presence: Tensor
+    first_iou: Tensor  #: true IoU of the answers to prompts
+    tracked_iou: Tensor  #: the same on later frames; NaN without such frames
+
+
+@dataclass
+class _Answer:
+    """All four masks of N objects on one frame, and the one the model would show."""
+
+    masks: Tensor  #: logits `[N, 4, h, w]`
+    ious: Tensor  #: predicted, `[N, 4]`
+    presence: Tensor  #: logits `[N, 1]`
+    tokens: Tensor  #: `[N, 4, D]`
+    shown: Tensor  #: index of the shown mask, `[N]`
+
+    @property
+    def mask(self) -> Tensor:
+        rows = torch.arange(len(self.shown), device=self.shown.device)
+        return self.masks[rows, self.shown].unsqueeze(1)
+
+    @property
+    def token(self) -> Tensor:
+        rows = torch.arange(len(self.shown), device=self.shown.device)
+        return self.tokens[rows, self.shown]
+
+
+def resize_model(model: SAM2Base, image_size: int) -> None:
+    """Let the model work at another image size; no weight depends on it."""
+    grid = image_size // model.backbone_stride
+    model.image_size = image_size
+    model.sam_image_embedding_size = grid
+    encoder = model.sam_prompt_encoder
+    encoder.input_image_size = (image_size, image_size)
+    encoder.image_embedding_size = (grid, grid)
+    encoder.mask_input_size = (4 * grid, 4 * grid)
+
+
+def clip_losses(
+    model: SAM2Base,
+    batch: ClipBatch,
+    generator: torch.Generator,
+    refine: float = 0.3,
+    masks: float = 0.3,
+) -> Losses:
+    """Prompt every object on the first frame, track it through the rest, and sum the losses.
+
+    Burning in costs a third of what learning costs, and shows memories as old, and as far astray,
+    as those of a long video.
+
+    Args:
+        refine: how often the first answer is corrected by a click, as a fraction.
+        masks: how often the prompts are the true masks.
+    """
+    frames = batch.images.shape[1]
+    features, position = _features(model, batch)
+    position = position[:1].expand(len(batch.clip), -1, -1, -1)
+    memory = ObjectMemory()
+    rules = SelectionRules.of(model)
+    terms: list[dict[str, Tensor]] = []
+    by_mask = float(torch.rand((), generator=generator)) < masks
+    for t in range(frames):
+        # Each object sees the features of its own clip.
+        *high_res, pix_feat = (x[batch.clip] for x in features[t])
+        truth = batch.masks[:, t]
+        learns = t == 0 or t > batch.burn_in
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            answers: list[_Answer] = []
+            if t == 0 and by_mask:
+                answers.append(_given_mask(model, pix_feat, high_res, truth))
+            elif t == 0:
+                given = model.without_memory(pix_feat, position)
+                answers += _prompted(model, given, high_res, truth, generator, refine)
+            else:
+                selection = memory.select(t, rules, num_frames=None, reverse=False)
+                assert selection is not None
+                tokens = memory_tokens(model, selection)
+                given = model.attend_to_memory(pix_feat, position, *tokens)
+                answers.append(_decode(model, given, high_res, None, None, multimask=None))
+            if learns:
+                terms += [_frame_losses(answer, truth, tracked=t > 0) for answer in answers]
+            if t + 1 < frames:
+                exact = (1.0 if by_mask else 0.5) if t == 0 else None
+                output = _remember(
+                    model,
+                    answers[-1],
+                    pix_feat,
+                    truth,
+                    exact=exact,
+                    told=0.5 if learns else 0.0,
+                    generator=generator,
+                )
+                kept = memory.cond_frame_outputs if t == 0 else memory.non_cond_frame_outputs
+                kept[t] = output
+    return _sum(terms)
+
+
+def _features(model: SAM2Base, batch: ClipBatch) -> tuple[list[list[Tensor]], Tensor]:
+    """Of each frame, from high resolution to low, `[C, c, h, w]` each; and positions."""
+    clips, frames = batch.images.shape[:2]
+    features: list[list[Tensor]] = [[] for _ in range(frames)]
+
+    def encode(chosen: list[int]) -> Tensor:
+        backbone = model.forward_image(batch.images[:, chosen].flatten(0, 1))
+        for level in backbone["backbone_fpn"][-model.num_feature_levels :]:
+            for t, x in zip(chosen, level.unflatten(0, (clips, -1)).unbind(1), strict=True):
+                features[t].append(x)
+        return backbone["vision_pos_enc"][-1]
+
+    position = encode([0, *range(1 + batch.burn_in, frames)])
+    if batch.burn_in:
+        with torch.no_grad():
+            encode(list(range(1, 1 + batch.burn_in)))
+    return features, position
+
+
+def _decode(
+    model: SAM2Base,
+    pix_feat: Tensor,
+    high_res: list[Tensor],
+    points: tuple[Tensor, Tensor] | None,
+    previous: Tensor | None,
+    multimask: Tensor | None,
+) -> _Answer:
+    """Prompt encoder and mask decoder; `multimask` `[N]` says whose best of three is shown."""
+    count, device = len(pix_feat), pix_feat.device
+    if points is None:
+        labels = torch.full((count, 1), -1, dtype=torch.int32, device=device)
+        points = (torch.zeros(count, 1, 2, device=device), labels)
+    sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=previous)
+    masks, ious, tokens, presence = model.sam_mask_decoder.predict_masks(
+        image_embeddings=pix_feat,
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        repeat_image=False,
+        high_res_features=high_res,
+    )
+    shown = 1 + ious[:, 1:].argmax(1)
+    if multimask is not None:
+        shown = torch.where(multimask, shown, 0)
+    return _Answer(masks.float(), ious.float(), presence.float(), tokens, shown)
+
+
+def _prompted(
+    model: SAM2Base,
+    pix_feat: Tensor,
+    high_res: list[Tensor],
+    truth: Tensor,
+    generator: torch.Generator,
+    refine: float,
+) -> list[_Answer]:
+    """A click or a box on each object, and for a part of the batches a correcting click."""
+    count, device = len(truth), truth.device
+    click = torch.rand(count, generator=generator).to(device) < 0.7
+    centre = torch.rand(count, generator=generator).to(device) < 0.5
+    masks = truth[:, None]
+    random_point, positive = get_next_point(masks, None, "uniform")
+    # The centre is sought on a coarse grid: on the full one it would cost more than the model.
+    coarse = truth.shape[-1] // 4
+    central_point, _ = get_next_point(_shrink(truth, coarse) > 0.5, None, "center")
+    central_point = central_point * 4 + 2
+    point = torch.where(centre[:, None, None], central_point, random_point)
+    corners, corner_labels = sample_box_points(masks)
+    nothing = torch.full_like(positive, -1)
+    coords = torch.where(
+        click[:, None, None], torch.cat([point, torch.zeros_like(point)], dim=1), corners
+    )
+    labels = torch.where(
+        click[:, None], torch.cat([positive, nothing], dim=1), corner_labels.to(positive.dtype)
+    )
+    # A click is ambiguous, a box is not.
+    answers = [_decode(model, pix_feat, high_res, (coords, labels), None, multimask=click)]
+    if float(torch.rand((), generator=generator)) < refine:
+        shown = answers[0].mask.detach()
+        seen = F.interpolate(shown, truth.shape[-2:], mode="bilinear", align_corners=False) > 0
+        extra, extra_labels = get_next_point(masks, seen, "uniform")
+        points = (torch.cat([coords, extra], 1), torch.cat([labels, extra_labels], 1))
+        previous = shown.clamp(-32.0, 32.0).to(pix_feat.dtype)
+        single = torch.zeros_like(click)
+        answers.append(_decode(model, pix_feat, high_res, points, previous, multimask=single))
+    return answers
+
+
+def _given_mask(
+    model: SAM2Base, pix_feat: Tensor, high_res: list[Tensor], truth: Tensor
+) -> _Answer:
+    """As `SAM2Base.mask_as_output`, whose pointer comes from decoding the mask that was given."""
+    prompt = model.mask_downsample(truth[:, None].to(model.dtype))
+    single = torch.zeros(len(truth), dtype=torch.bool, device=truth.device)
+    return _decode(model, pix_feat, high_res, None, prompt, multimask=single)
+
+
+def _remember(
+    model: SAM2Base,
+    answer: _Answer,
+    pix_feat: Tensor,
+    truth: Tensor,
+    *,
+    exact: float | None,
+    told: float,
+    generator: torch.Generator,
+) -> FrameOutput:
+    """Memory of a frame: of the answer, or, as often as `exact` says, of the true mask.
+
+    `exact` is None on a frame without a prompt. Absence must be learnt, so in as many cases as
+    `told` says it is the truth that hides a mask: the model's own verdict, wrong at first, would
+    leave nothing to track.
+    """
+    present = truth.flatten(1).any(1, keepdim=True)
+    low_res = answer.mask
+    presence = answer.presence
+    if exact is not None:
+        given = torch.rand(len(truth), 1, generator=generator).to(truth.device) < exact
+        mask = _shrink(truth, low_res.shape[-1]) * 20.0 - 10.0
+        low_res = torch.where(given[..., None, None], mask, low_res)
+        presence = torch.where(given, torch.where(present, 10.0, -10.0), presence)
+    trust = torch.rand(len(truth), 1, generator=generator).to(truth.device) < told
+    shown = torch.where(trust, torch.where(present, 10.0, -10.0), presence)
+    hidden = torch.where(shown[..., None, None] > 0, low_res, -1024.0)
+    features, pos_enc = model.encode_memory(
+        pix_feat, model.upsample_masks(hidden), shown, is_mask_from_pts=exact is not None
+    )
+    return FrameOutput(
+        maskmem_features=features,
+        maskmem_pos_enc=pos_enc,
+        pred_masks=hidden,
+        obj_ptr=model._object_pointer(answer.token, shown.to(answer.token.dtype)),
+        object_score_logits=shown,
+    )
+
+
+def _shrink(masks: Tensor, side: int) -> Tensor:
+    """Bool `[N, S, S]` as coverage in 0..1 on a coarser grid, `[N, 1, side, side]`."""
+    return F.adaptive_avg_pool2d(masks[:, None].float(), side)
+
+
+def _frame_losses(answer: _Answer, truth: Tensor, tracked: bool) -> dict[str, Tensor]:
+    target = _shrink(truth, answer.masks.shape[-1])
+    present = truth.flatten(1).any(1).float()
+    weight = present / present.sum().clamp(min=1)
+    focal = _focal(answer.masks, target).flatten(2).mean(2)
+    dice = _dice(answer.masks, target)
+    with torch.no_grad():
+        inside, wanted = answer.masks > 0, target > 0.5
+        union = (inside | wanted).flatten(2).sum(2).clamp(min=1)
+        true_iou = (inside & wanted).flatten(2).sum(2) / union
+    # Every token learns a little from every object, the single one and the best of three fully.
+    mask_terms = 5.0 * focal + 2.0 * dice
+    best = mask_terms[:, 1:].min(1).values
+    mask_loss = mask_terms[:, 0] + 0.7 * best + 0.3 * mask_terms[:, 1:].mean(1)
+    rows = torch.arange(len(truth), device=truth.device)
+    return {
+        "mask": (mask_loss * weight).sum(),
+        "dice": (dice[rows, answer.shown] * weight).sum(),
+        "iou": ((answer.ious - true_iou).abs().mean(1) * weight).sum(),
+        "presence": F.binary_cross_entropy_with_logits(answer.presence[:, 0], present),
+        "tracked_iou" if tracked else "first_iou": (true_iou[rows, answer.shown] * weight).sum(),
+    }
+
+
+def _focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss (arXiv 1708.02002), both classes weighted alike, for soft targets."""
+    error = (logits.sigmoid() - target).abs()
+    cross_entropy = F.binary_cross_entropy_with_logits(
+        logits, target.expand_as(logits), reduction="none"
+    )
+    return error**gamma * cross_entropy
+
+
+def _dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Dice loss `[N, M]` of mask logits `[N, M, h, w]`."""
+    chance, target = logits.sigmoid().flatten(2), target.flatten(2)
+    overlap = 2 * (chance * target).sum(2)
+    return 1 - (overlap + 1) / (chance.sum(2) + target.sum(2) + 1)
+
+
+def _sum(terms: list[dict[str, Tensor]]) -> Losses:
+    def mean(name: str) -> Tensor:
+        found = [term[name] for term in terms if name in term]
+        return torch.stack(found).mean() if found else torch.tensor(float("nan"))
+
+    mask, iou, presence = mean("mask"), mean("iou"), mean("presence")
+    return Losses(
+        total=mask + iou + presence,
+        mask=mask.detach(),
+        dice=mean("dice").detach(),
+        iou=iou.detach(),
+        presence=presence.detach(),
+        first_iou=mean("first_iou").detach(),
+        tracked_iou=mean("tracked_iou").detach(),
+    )
