@@ -111,7 +111,7 @@ def tracked(model: SAM2VideoPredictor, video: Loop, objects: int, history: Any) 
     for obj_id in range(objects):
         model.add_new_mask(state, 0, obj_id, video.mask(0, obj_id))
     for _ in model.propagate(state, progress=lambda frames, desc: frames):
-        yield state.objects, state.pool(model)
+        yield state.objects, state._pool
 
 
 def samples(mode: str, frames: int, objects: int, size: int) -> Iterator[tuple[int, int, int]]:

@@ -17,12 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.block_tables import block_tables
-from fastsam2.engine.fused.image_encoder import encode_image
-from fastsam2.engine.fused.mask_decoder import object_decoder
-from fastsam2.engine.fused.memory_attention import memory_reader
-from fastsam2.engine.fused.memory_encoder import memory_writer
+from fastsam2.engine.fused.image_encoder import fused_image_encoder
 from fastsam2.engine.memory_pool import MemoryPool
-from fastsam2.engine.track_step import track_objects
+from fastsam2.engine.track_step import track_objects, track_step
 from tests.engine.memories import features, selection
 
 __all__ = ["STEP", "count_ours", "count_theirs", "main", "our_stages", "their_stages"]
@@ -72,26 +69,25 @@ def our_stages(model: Any, objects: int) -> Stages:
     """The stages of fastsam2's `model` on its device, and all after the first as one."""
     size, grid = model.image_size, model.image_size // 16
     with _making(model), torch.inference_mode():
-        read, decode, write = memory_reader(model), object_decoder(model), memory_writer(model)
-        assert read is not None
-        assert decode is not None
-        assert write is not None
+        encode, step = fused_image_encoder(model), track_step(model)
+        assert encode is not None
+        assert step is not None
         frame, images = features(model), torch.randn(1, 3, size, size)
         pool = MemoryPool(model)
         selections = [selection(model, MEMORIES, POINTERS) for _ in range(objects)]
         memory = block_tables(model, pool, selections)
-        rope, image_pe = read.rope(frame.pix_feat), torch.randn_like(frame.pix_feat)
-        seen = torch.randn(objects, *frame.pix_feat.shape[1:])
+        rope, image_pe = step.attention.rope(frame.pix_feat), torch.randn_like(frame.pix_feat)
+        conditioned = torch.randn(objects, *frame.pix_feat.shape[1:])
         masks = torch.randn(objects, 1, 4 * grid, 4 * grid)
         presence = torch.randn(objects, 1)
     return {
-        "image encoder": lambda: encode_image(model, images),
-        "memory attention": lambda: read(model, frame.pix_feat, frame.pix_pos, rope, *memory),
-        "mask decoder": lambda: decode(model, seen, image_pe, frame.high_res),
-        "memory encoder": lambda: write(
-            frame.pix_feat, masks, presence, scale=20.0, bias=-10.0, binarize=False
+        "image encoder": lambda: encode(images),
+        "memory attention": lambda: step.attention(frame.pix_feat, frame.pix_pos, rope, *memory),
+        "mask decoder": lambda: step.decoder(conditioned, image_pe, frame.high_res),
+        "memory encoder": lambda: step.encoder(
+            frame.pix_feat, masks, presence, is_mask_from_pts=False
         ),
-        STEP: lambda: track_objects(model, pool, frame, selections),
+        STEP: lambda: track_objects(step, pool, frame, selections),
     }
 
 

@@ -8,8 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fastsam2.checkpoints.load import resolve_model
 from fastsam2.errors import InputError
 from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.predictors.building import build_image_model
 from fastsam2.sam2_image_predictor import SAM2ImagePredictor
 from fastsam2.utils.amg import (
     MaskData,
@@ -139,9 +141,7 @@ class SAM2AutomaticMaskGenerator:
 
         `kwargs` go to the model's builder and to the constructor, which ignore unknown ones.
         """
-        from fastsam2.build_sam import build_sam2_hf
-
-        return cls(build_sam2_hf(model_id, **kwargs), **kwargs)
+        return cls(build_image_model(*resolve_model(model_id), **kwargs), **kwargs)
 
     @torch.no_grad()
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastsam2.engine.fused.image_encoder import encode_image
+from fastsam2.checkpoints.load import resolve_model
+from fastsam2.engine.fused.image_encoder import fused_image_encoder
 from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.predictors.building import build_image_model
 from fastsam2.predictors.image_prompts import (
     check_counts,
     describe,
@@ -75,9 +77,7 @@ class SAM2ImagePredictor:
 
         `kwargs` go to the model's builder and to the constructor, which ignore unknown ones.
         """
-        from fastsam2.build_sam import build_sam2_hf
-
-        return cls(build_sam2_hf(model_id, **kwargs), **kwargs)
+        return cls(build_image_model(*resolve_model(model_id), **kwargs), **kwargs)
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +115,8 @@ class SAM2ImagePredictor:
 
     @torch.no_grad()
     def _embed(self, images: torch.Tensor, sizes: list[tuple[int, int]]) -> None:
-        backbone_out = encode_image(self.model, images.to(self.device))
+        encode = fused_image_encoder(self.model) or self.model.forward_image
+        backbone_out = encode(images.to(self.device))
         _, tokens, _, feat_sizes = self.model._prepare_backbone_features(backbone_out)
         if self.model.directly_add_no_mem_embed:
             tokens[-1] = tokens[-1] + self.model.no_mem_embed
@@ -312,15 +313,14 @@ class SAM2ImagePredictor:
             labels.insert(0, corner_labels.expand(len(corners), -1))
         points = (torch.cat(coords, dim=1), torch.cat(labels, dim=1)) if coords else None
 
-        sparse, dense = self.model.sam_prompt_encoder(points=points, boxes=None, masks=mask_input)
-        low_res_masks, scores, _, _ = self.model.sam_mask_decoder(
-            image_embeddings=features["image_embed"][img_idx].unsqueeze(0),
-            image_pe=self.model.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-            repeat_image=len(sparse) > 1,
-            high_res_features=[x[img_idx].unsqueeze(0) for x in features["high_res_feats"]],
+        prompts = mask_input if points is None else points[0]
+        low_res_masks, scores, _, _ = self.model.decode_masks(
+            features["image_embed"][img_idx].unsqueeze(0),
+            [x[img_idx].unsqueeze(0) for x in features["high_res_feats"]],
+            points,
+            mask_input,
+            multimask_output,
+            repeat_image=prompts is not None and len(prompts) > 1,
         )
         return low_res_masks, scores
 

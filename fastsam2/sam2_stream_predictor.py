@@ -6,6 +6,7 @@ from typing import Any
 
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.stream import StreamSession
+from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 
 __all__ = ["SAM2StreamPredictor", "StreamSession"]
 
@@ -30,9 +31,7 @@ class SAM2StreamPredictor:
 
         Keywords go to `build_sam2_video_predictor_hf`.
         """
-        from fastsam2.build_sam import build_sam2_video_predictor_hf
-
-        return cls(build_sam2_video_predictor_hf(model_id, **kwargs))
+        return cls(SAM2VideoPredictor.from_pretrained(model_id, **kwargs))
 
     def start(self) -> StreamSession:
         """Begin a stream."""

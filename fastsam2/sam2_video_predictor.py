@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastsam2.checkpoints.load import resolve_model
 from fastsam2.data.loader import FrameLoader
 from fastsam2.engine.feature_cache import DEFAULT_FEATURE_BYTES, FeatureCache, Frames
 from fastsam2.errors import InputError
-from fastsam2.predictors import frame_outputs, tracking
-from fastsam2.predictors.dict_state import adopt
+from fastsam2.predictors import tracking
+from fastsam2.predictors.building import build_tracker
+from fastsam2.predictors.dict_state import as_session
+from fastsam2.predictors.frame_outputs import current_result
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
@@ -38,9 +41,7 @@ class SAM2VideoPredictor(VideoModel):
 
         Keywords go to `build_sam2_video_predictor_hf`.
         """
-        from fastsam2.build_sam import build_sam2_video_predictor_hf
-
-        return build_sam2_video_predictor_hf(model_id, **kwargs)
+        return build_tracker(cls, *resolve_model(model_id), **kwargs)
 
     def warmup(
         self,
@@ -158,7 +159,7 @@ class SAM2VideoPredictor(VideoModel):
         """
         result = tracking.add_points(
             self,
-            adopt(inference_state),
+            as_session(inference_state),
             frame_idx,
             obj_id,
             points,
@@ -178,7 +179,7 @@ class SAM2VideoPredictor(VideoModel):
         self, inference_state: State, frame_idx: int, obj_id: Any, mask: Any
     ) -> tuple[int, list[Any], Tensor]:
         """Prompt an object with a mask `[H, W]`; returns and raises as `add_new_points_or_box`."""
-        result = tracking.add_mask(self, adopt(inference_state), frame_idx, obj_id, mask)
+        result = tracking.add_mask(self, as_session(inference_state), frame_idx, obj_id, mask)
         return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
@@ -188,7 +189,7 @@ class SAM2VideoPredictor(VideoModel):
         Raises:
             StateError: an object, or all of them, has no prompt.
         """
-        tracking.commit_prompts(self, adopt(inference_state))
+        tracking.commit_prompts(self, as_session(inference_state))
 
     @torch.inference_mode()
     def propagate_in_video(
@@ -236,23 +237,12 @@ class SAM2VideoPredictor(VideoModel):
         self.propagate_in_video_preflight(inference_state)
         yield from tracking.propagate(
             self,
-            adopt(inference_state),
+            as_session(inference_state),
             start_frame_idx,
             max_frame_num_to_track,
             reverse,
             progress or tqdm,
         )
-
-    @torch.inference_mode()
-    def encode_frames(self, wanted: Sequence[tuple[VideoSession, int]]) -> None:
-        """Encode frames of several sessions in one batch, before they are tracked in turns.
-
-        What cannot be read, or is too much for the device at once, is left to the session itself.
-
-        Args:
-            wanted: sessions, each with one of its frames.
-        """
-        frame_outputs.encode_frames(self, wanted)
 
     @torch.inference_mode()
     def clear_all_prompts_in_frame(
@@ -266,12 +256,12 @@ class SAM2VideoPredictor(VideoModel):
         Raises:
             StateError: there is no such object.
         """
-        session = adopt(inference_state)
+        session = as_session(inference_state)
         tracking.clear_prompts(session, frame_idx, session.get_object(obj_id))
         if not need_output:
             return None
         is_cond = tracking.pending_is_cond(session, frame_idx)
-        result = frame_outputs.shown(self, session, frame_idx, is_cond)
+        result = current_result(self, session, frame_idx, is_cond)
         return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
@@ -294,30 +284,11 @@ class SAM2VideoPredictor(VideoModel):
         Raises:
             StateError: no such object, with `strict`.
         """
-        session = adopt(inference_state)
+        session = as_session(inference_state)
         updated = tracking.remove_object(self, session, obj_id, strict, need_output)
         return session.obj_ids, [(result.frame_idx, result.logits) for result in updated]
 
     @torch.inference_mode()
     def reset_state(self, inference_state: State) -> None:
         """Forget all objects; the video stays open."""
-        adopt(inference_state).drop_all_objects()
-
-    def _get_image_feature(
-        self, inference_state: State, frame_idx: int, batch_size: int
-    ) -> tuple[Tensor, dict[str, Any], list[Tensor], list[Tensor], list[tuple[int, int]]]:
-        """Features of a frame for B objects, from the state's cache or encoded now.
-
-        Returns:
-            The image `[B, 3, S, S]`, the image encoder's `backbone_fpn` and `vision_pos_enc`, and
-            levels, positions and sizes as `track_step` takes them.
-        """
-        image, encoded = frame_outputs.encoded_frame(self, adopt(inference_state), frame_idx)
-        expanded: dict[str, Any] = {
-            key: [x.expand(batch_size, -1, -1, -1) for x in encoded[key]]
-            for key in ("backbone_fpn", "vision_pos_enc")
-        }
-        return (
-            image.expand(batch_size, -1, -1, -1),
-            *self._prepare_backbone_features(expanded),
-        )
+        as_session(inference_state).drop_all_objects()

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["DictRecord", "FrameOutput", "Outputs", "PointPrompt", "Prompts", "RecordDict"]
+__all__ = [
+    "DictRecord",
+    "FrameOutput",
+    "Outputs",
+    "PointPrompt",
+    "Prompts",
+    "RecordDict",
+    "StoredMemory",
+]
 
 
 class DictRecord(MutableMapping[str, Any]):
-    """Attributes named in `KEYS` are items as well; other keys are kept as a dict keeps them."""
+    """A record whose attributes named in `KEYS` are items too; other keys are kept as in a dict."""
 
     KEYS: ClassVar[tuple[str, ...]] = ()
     _extra: dict[str, Any]
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Values that a client made, as a record; what is missing is None."""
+        """Make a record of a client's mapping; missing values are None."""
         if isinstance(values, cls):
             return values
         record = cls(**{key: values.get(key) for key in cls.KEYS})
@@ -61,9 +69,25 @@ class PointPrompt(DictRecord):
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
 
-@dataclass(eq=False)
+class StoredMemory(Protocol):
+    """A slot that holds the memory of one object on one frame."""
+
+    def copy(self) -> Tensor:
+        """A copy of the memory, `[1, mem_dim, H, W]`."""
+
+
 class FrameOutput(DictRecord):
-    """What is kept of one object on one frame."""
+    """Output for one object on one frame.
+
+    Args:
+        maskmem_features: memory `[1, mem_dim, H, W]`; None before it is encoded and after it has
+            been evicted. Memory in a slot is copied out when it is first read here.
+        maskmem_pos_enc: positions of the memory, a list of one map.
+        pred_masks: mask logits `[1, 1, S / 4, S / 4]`; None after they have been evicted.
+        obj_ptr: object pointer `[1, C]`.
+        object_score_logits: presence logit `[1, 1]`.
+        predicted_iou: predicted IoU of the mask `[1]`; None if it is not known.
+    """
 
     KEYS = (
         "maskmem_features",
@@ -72,26 +96,64 @@ class FrameOutput(DictRecord):
         "obj_ptr",
         "object_score_logits",
     )
-    maskmem_features: Tensor | None  #: memory `[1, mem_dim, H, W]`, once it has been encoded
-    maskmem_pos_enc: list[Tensor] | None  #: its positions, a list of one map
-    pred_masks: Tensor  #: mask logits `[1, 1, S / 4, S / 4]`
-    obj_ptr: Tensor  #: object pointer `[1, C]`
-    object_score_logits: Tensor  #: presence logit `[1, 1]`
-    predicted_iou: Tensor | None = None  #: of the mask, `[1]`
-    _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+    _memory: Tensor | None
+    _slot: StoredMemory | None
+    _version: int  #: of `_memory`, when it was copied out of the slot
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All of it by name, but for the positions, which all outputs share."""
-        for name in (
-            "maskmem_features",
-            "pred_masks",
-            "obj_ptr",
-            "object_score_logits",
-            "predicted_iou",
-        ):
-            tensor = getattr(self, name)
-            if tensor is not None:
-                yield name, tensor
+    def __init__(
+        self,
+        maskmem_features: Tensor | None,
+        maskmem_pos_enc: list[Tensor] | None,
+        pred_masks: Tensor | None,
+        obj_ptr: Tensor,
+        object_score_logits: Tensor,
+        predicted_iou: Tensor | None = None,
+    ) -> None:
+        self.maskmem_features = maskmem_features
+        self.maskmem_pos_enc = maskmem_pos_enc
+        self.pred_masks = pred_masks
+        self.obj_ptr = obj_ptr
+        self.object_score_logits = object_score_logits
+        self.predicted_iou = predicted_iou
+        self._extra = {}
+
+    @property
+    def maskmem_features(self) -> Tensor | None:
+        if self._memory is None and self._slot is not None:
+            copied = self._slot.copy()
+            self._memory, self._version = copied, copied._version
+        return self._memory
+
+    @maskmem_features.setter
+    def maskmem_features(self, memory: Tensor | None) -> None:
+        self._memory, self._slot = memory, None
+
+    @property
+    def slot(self) -> StoredMemory | None:
+        """The slot that holds the memory; None if the memory is a tensor of its own."""
+        if self._slot is None or self._memory is None:
+            return self._slot
+        edited = self._memory._version != self._version
+        return None if edited else self._slot
+
+    def store(self, slot: StoredMemory, pos_enc: list[Tensor]) -> None:
+        """Refer to memory that was encoded into a slot."""
+        self._memory, self._slot = None, slot
+        self.maskmem_pos_enc = pos_enc
+
+    def leave_slot(self) -> None:
+        """Copy the memory out of its slot, which becomes free."""
+        self.maskmem_features = self.maskmem_features
+
+    @property
+    def has_memory(self) -> bool:
+        """True if memory has been encoded and not evicted."""
+        return self._memory is not None or self._slot is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy or a pickle has no slot in a pool.
+        memory = self._slot.copy() if self._memory is None and self._slot else self._memory
+        return {**self.__dict__, "_memory": memory, "_slot": None}
 
 
 R = TypeVar("R", bound=DictRecord)
@@ -128,7 +190,7 @@ class RecordDict(dict[int, R], Generic[R]):
 
 
 class Outputs(RecordDict[FrameOutput]):
-    """What is kept of one object, by frame."""
+    """Outputs for one object, by frame."""
 
     record = FrameOutput
 

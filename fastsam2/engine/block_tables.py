@@ -1,122 +1,137 @@
-"""Which memory each object of a batch reads, as tensors."""
+"""Block tables: the slots that each object of a batch reads and writes, as tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from fastsam2.engine.memory_pool import MemoryPool, Pages
-from fastsam2.engine.runtime.precision import without_autocast
+from fastsam2.engine.memory_pool import MemoryPool, Pages, Slot
 from fastsam2.engine.runtime.upload import upload
 from fastsam2.modeling.memory_selection import MemorySelection
-from fastsam2.modeling.memory_tokens import as_tokens
 from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.types import FrameOutput
 
-__all__ = ["BlockTables", "TableShape", "pointer_tokens", "block_tables"]
+__all__ = ["BlockTables", "TableShape", "block_tables"]
 
 
 class TableShape(NamedTuple):
-    """How much tables have room for."""
+    """Sizes of block tables."""
 
     objects: int
-    reads: int  #: of one object
-    rows: int  #: reads of all objects
-    pointers: int  #: of one object
+    reads: int  #: maps an object reads, at most
+    rows: int  #: maps that all objects read
+    pointers: int  #: pointers an object reads, at most
 
     @classmethod
     def exact(cls, selections: Sequence[MemorySelection]) -> TableShape:
-        """Just for what is read."""
+        """The smallest tables for what is read."""
         counts = [len(selection.frames) for selection in selections]
-        # One pointer at least, which a compiled step needs.
+        # At least one pointer, which a compiled step needs.
         pointers = max(1, *(len(selection.pointers) for selection in selections))
         return cls(len(selections), max(counts), sum(counts), pointers)
 
     def rounded(self) -> TableShape:
-        """At least as much, in one of few sizes, so that what is recorded of one serves many."""
+        """Sizes rounded up, so that one recorded graph serves many frames."""
         objects, reads = _power_of_two(self.objects), max(8, _power_of_two(self.reads))
         return TableShape(objects, reads, objects * reads, max(16, _power_of_two(self.pointers)))
 
 
 def _power_of_two(n: int) -> int:
-    """The least that is not below `n`."""
+    """The least power of two that is not below `n`."""
     return 1 << (n - 1).bit_length()
 
 
 @dataclass(frozen=True)
 class BlockTables:
-    """What N objects read on a frame: at most K memories and P pointers each, R memories in all."""
+    """Slots of N objects on a frame: at most K maps and P pointers each, R maps in all."""
 
-    slots: Tensor  #: the page of each memory read, int32 `[R]`; -1 where nothing is
+    #: dimensions whose sizes change from frame to frame
+    DYNAMIC: ClassVar = {
+        "slots": [0],
+        "times": [0],
+        "reads": [0, 1],
+        "num_reads": [0],
+        "pointer_slots": [0, 1],
+        "distances": [0, 1],
+        "num_pointer_tokens": [0],
+        "write_slots": [0],
+        "write_pointer_slots": [0],
+    }
+    slots: Tensor  #: slot of each map read, int32 `[R]`; -1 is padding
     times: Tensor  #: temporal position of each, int32 `[R]`
-    reads: Tensor  #: which of the R are read by each object, int32 `[N, K]`
+    reads: Tensor  #: rows of `slots` that each object reads, int32 `[N, K]`
     num_reads: Tensor  #: int32 `[N]`
-    pointer_slots: Tensor  #: the page of each pointer read, int32 `[N, P]`
-    distances: Tensor  #: how far away in time each is, in spans, float32 `[N, P]`
+    pointer_slots: Tensor  #: slot of each pointer read, int32 `[N, P]`
+    distances: Tensor  #: their temporal distances in spans, float32 `[N, P]`
     num_pointer_tokens: Tensor  #: int32 `[N]`
+    write_slots: Tensor  #: slot for the new map of each object, int32 `[N]`
+    write_pointer_slots: Tensor  #: slot for its new pointer, int32 `[N]`
 
 
 def block_tables(
     model: SAM2Base,
     pool: MemoryPool,
-    selections: Sequence[MemorySelection],
-    room: TableShape | None = None,
+    selections: Sequence[MemorySelection[FrameOutput]],
+    shape: TableShape | None = None,
+    writes: tuple[Sequence[Slot], Sequence[Slot]] = ((), ()),
 ) -> tuple[Pages, BlockTables]:
-    """Bring what is read into the pool, and say where it lies.
+    """Bring all that is read into slots, and make the tables.
 
     Args:
-        room: of the tables, by default `TableShape.exact`. Objects that are not there read nothing.
+        shape: of the tables, by default `TableShape.exact`; padding objects read nothing.
+        writes: slots for the new maps and pointers; objects without one write to slot 0.
     """
-    room = TableShape.exact(selections) if room is None else room
+    shape = TableShape.exact(selections) if shape is None else shape
     frames = list(chain.from_iterable(selection.frames for selection in selections))
-    memories = []
-    for _, output in frames:
-        assert output.maskmem_features is not None
-        memories.append(output.maskmem_features)
-    place = frames[0][1].maskmem_pos_enc
-    assert place is not None
-    met = [selection.pointers for selection in selections]
-    spans = [selection.pointer_span for selection in selections]
+    pointers = [selection.pointers for selection in selections]
     counts = [len(selection.frames) for selection in selections]
-    pointer_counts = [len(pointers) for pointers in met]
+    pointer_counts = [len(row) for row in pointers]
     pieces = model.hidden_dim // model.mem_dim
-    objects, none = room.objects, room.rows - len(frames)
-    pool.latents.reserve(room.rows)
-    pool.pointers.reserve(room.objects * room.pointers)
-    with without_autocast(model.device):
-        slots = pool.latents.bring(memories)
-        pointer_slots = pool.pointers.bring([p for _, p in chain(*met)])
-        tables = upload(
-            model.device,
-            [*slots, *[-1] * none],
-            [*[model.num_maskmem - t_pos - 1 for t_pos, _ in frames], *[0] * none],
-            _rows(range(len(frames)), counts, objects, room.reads),
-            [*counts, *[0] * (objects - len(counts))],
-            _rows(pointer_slots, pointer_counts, objects, room.pointers),
-            _rows(
-                [d / span for span, of_one in zip(spans, met, strict=True) for d, _ in of_one],
-                pointer_counts,
-                objects,
-                room.pointers,
-                fill=0.0,
-            ),
-            [*[count * pieces for count in pointer_counts], *[0] * (objects - len(counts))],
-        )
-    return pool.pages(place[-1]), BlockTables(*tables)
+    objects, padding = shape.objects, shape.rows - len(frames)
+    positions = frames[0][1].maskmem_pos_enc
+    assert positions is not None
+    pool.latents.reserve(shape.rows)
+    pool.pointers.reserve(objects * shape.pointers)
+    slots = pool.latents.indices([_memory_of(output, pool) for _, output in frames])
+    pointer_slots = pool.pointers.indices([p for _, p in chain(*pointers)])
+    distances = [
+        d / selection.pointer_span for selection in selections for d, _ in selection.pointers
+    ]
+    tables = upload(
+        model.device,
+        [*slots, *[-1] * padding],
+        [*[model.num_maskmem - t_pos - 1 for t_pos, _ in frames], *[0] * padding],
+        _rows(range(len(frames)), counts, objects, shape.reads),
+        _padded(counts, objects),
+        _rows(pointer_slots, pointer_counts, objects, shape.pointers),
+        _rows(distances, pointer_counts, objects, shape.pointers, fill=0.0),
+        _padded([count * pieces for count in pointer_counts], objects),
+        *(_padded([slot.index for slot in new], objects) for new in writes),
+    )
+    return pool.pages(positions[-1]), BlockTables(*tables)
 
 
-def pointer_tokens(model: SAM2Base, pages: Pages, tables: BlockTables) -> tuple[Tensor, Tensor]:
-    """The tokens that pointers are read as, and their positions, `[N, P * C / M, M]` each."""
-    return as_tokens(model, pages.pointers[tables.pointer_slots.long()], tables.distances)
+def _memory_of(output: FrameOutput, pool: MemoryPool) -> Slot | Tensor:
+    slot = output.slot
+    if isinstance(slot, Slot) and slot.pool is pool.latents:
+        return slot
+    memory = output.maskmem_features
+    assert memory is not None
+    return memory
+
+
+def _padded(values: Sequence[int], length: int) -> list[int]:
+    return [*values, *[0] * (length - len(values))]
 
 
 def _rows(
     values: Sequence[float], counts: Sequence[int], rows: int, width: int, fill: float = 0
 ) -> list[list[float]]:
-    """Rows of these lengths, filled up to `width`, and rows of `fill` after them."""
+    """Split `values` into rows of these counts, padded to `width` and `rows` by `fill`."""
     table, begin = [], 0
     for count in counts:
         table.append([*values[begin : begin + count], *[fill] * (width - count)])

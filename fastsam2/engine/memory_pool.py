@@ -1,9 +1,7 @@
-"""The memory that frames read now, on the device: paged, as a server of language models pages its
-cache.
+"""Paged memory on the device: maps and object pointers in slots of preallocated pools.
 
-All that is remembered lies in the history of each object, which may be long, and on the host. What
-the next frame reads of it lies in slots of preallocated pools. So nothing is concatenated, objects
-of any history run in one batch, and the device holds no more for a long video than for a short one.
+A frame's memory is encoded into a slot and read there. The host keeps which output owns which slot;
+objects with different histories run in one batch, and nothing is concatenated.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from fastsam2.engine.runtime.pytree import StaticInputs
 from fastsam2.engine.runtime.upload import upload
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["MemoryPool", "Pages", "Pools", "SlotPool"]
+__all__ = ["MemoryPool", "Pages", "Pools", "Slot", "SlotPool"]
 
 #: Pools without a session that are kept for another one.
 _KEPT = 4
@@ -27,19 +26,39 @@ _KEPT = 4
 
 @dataclass(frozen=True)
 class Pages(StaticInputs):
-    """What is remembered, as frames read it: memories of HW tokens of M channels, and pointers."""
+    """Memory as frames read and write it: maps of HW tokens of M channels, and pointers."""
 
-    latents: Tensor  #: memories `[S, HW, M]`
-    pos: Tensor  #: their positions `[HW, M]`
+    DYNAMIC: ClassVar = {"latents": [0], "pointers": [0]}
+    latents: Tensor  #: memory maps `[S, HW, M]`
+    pos: Tensor  #: positions, the same for all maps, `[HW, M]`
     pointers: Tensor  #: `[S', C]`
 
 
+class Slot:
+    """A slot of a pool, free again once nothing refers to this object."""
+
+    __slots__ = ("__weakref__", "index", "pool")
+
+    def __init__(self, pool: SlotPool, index: int) -> None:
+        self.pool = pool
+        self.index = index
+
+    def __del__(self) -> None:
+        self.pool.free(self.index)
+
+    def copy(self) -> Tensor:
+        """A copy of what the slot holds, in the shape in which outputs hold it, batch 1."""
+        with torch.inference_mode(False):
+            return self.pool.from_rows(self.pool.slots[self.index : self.index + 1]).clone()
+
+
 class SlotPool:
-    """Slots of one tensor, each lent to a tensor of the history.
+    """Slots of one tensor. Slot 0 is never given away: padded rows of a batch write there.
 
     Args:
-        shape: of what a slot holds.
-        as_row: what a slot holds of a tensor of the history.
+        shape: of a slot.
+        to_rows: converts tensors of outputs `[N, ...]` into rows of slots.
+        from_rows: the inverse.
         capacity: slots to begin with; more are made when they run out.
     """
 
@@ -48,47 +67,70 @@ class SlotPool:
         shape: Sequence[int],
         dtype: torch.dtype,
         device: torch.device,
-        as_row: Callable[[Tensor], Tensor] = lambda source: source,
+        to_rows: Callable[[Tensor], Tensor] = lambda x: x,
+        from_rows: Callable[[Tensor], Tensor] = lambda x: x,
         capacity: int = 8,
     ) -> None:
-        self._as_row = as_row
-        # Written to in later calls, which need not be in inference mode.
+        self._to_rows = to_rows
+        self.from_rows = from_rows
+        # Written in later calls, which need not be in inference mode.
         with torch.inference_mode(False):
             self.slots = torch.zeros(capacity, *shape, dtype=dtype, device=device)
-        self._free = list(range(capacity))
-        # By identity and version: a client that replaces or edits a tensor has made another memory.
-        # The tensor is kept as well, so that its identity goes to no other one meanwhile.
-        self._lent: dict[tuple[int, int], tuple[Tensor, int]] = {}
+        self._free = list(range(1, capacity))
+        # Tensors of outputs that were brought into slots, by identity and version: a client that
+        # replaces or edits one has made another memory. The tensor is kept, so that its identity
+        # is not reused meanwhile.
+        self._brought: dict[tuple[int, int], tuple[Tensor, Slot]] = {}
 
-    def __len__(self) -> int:
-        """How many slots are lent."""
-        return len(self._lent)
+    def allocate(self, count: int) -> list[Slot]:
+        """Take free slots; the pool grows if there are too few."""
+        shortage = count - len(self._free)
+        if shortage > 0:
+            # By half at least, so that a pool that fills up frame by frame is seldom copied.
+            self._grow(max(shortage, len(self.slots) // 2))
+        return [Slot(self, self._free.pop()) for _ in range(count)]
 
-    def bring(self, sources: Sequence[Tensor]) -> list[int]:
-        """The slots of what is read now. What has none is put into one; all others are taken back.
+    def free(self, index: int) -> None:
+        self._free.append(index)
+
+    def write(self, slots: Sequence[Slot], rows: Tensor) -> None:
+        """Write rows into slots."""
+        (index,) = upload(self.slots.device, [slot.index for slot in slots])
+        self.slots.index_copy_(0, index.long(), rows.to(self.slots.dtype))
+
+    def holds(self, source: Tensor, slot: Slot) -> None:
+        """Note that a slot holds what `source` holds, until `source` is edited or not read."""
+        self._brought[_key(source)] = (source, slot)
+
+    def indices(self, sources: Sequence[Slot | Tensor]) -> list[int]:
+        """Indices of the slots of all that is read on a frame.
+
+        Tensors without a slot are brought into one; slots of tensors that are not read are freed.
 
         Args:
-            sources: what is read, batch 1, in any order, also several times.
+            sources: slots, and tensors of batch 1, in any order, also several times.
         """
-        wanted = {_key(source): source for source in sources}
-        for key in self._lent.keys() - wanted.keys():
-            self._free.append(self._lent.pop(key)[1])
-        missing = [source for key, source in wanted.items() if key not in self._lent]
+        tensors = {_key(s): s for s in sources if isinstance(s, Tensor)}
+        for key in self._brought.keys() - tensors.keys():
+            del self._brought[key]
+        missing = {key: x for key, x in tensors.items() if key not in self._brought}
         if missing:
-            # By half at least, so that memory that fills up frame by frame is seldom copied.
-            shortage = len(missing) - len(self._free)
-            if shortage > 0:
-                self._grow(max(shortage, len(self.slots) // 2))
-            slots = [self._free.pop() for _ in missing]
-            self._lent.update((_key(s), (s, slot)) for s, slot in zip(missing, slots, strict=True))
-            device, dtype = self.slots.device, self.slots.dtype
-            rows = torch.cat([source.to(device, non_blocking=True) for source in missing])
-            (index,) = upload(device, slots)
-            self.slots.index_copy_(0, index.long(), self._as_row(rows).to(dtype))
-        return [self._lent[_key(source)][1] for source in sources]
+            slots = self.allocate(len(missing))
+            device = self.slots.device
+            rows = torch.cat([x.to(device, non_blocking=True) for x in missing.values()])
+            self.write(slots, self._to_rows(rows))
+            for x, slot in zip(missing.values(), slots, strict=True):
+                self.holds(x, slot)
+        return [
+            s.index if isinstance(s, Slot) else self._brought[_key(s)][1].index for s in sources
+        ]
+
+    def clear(self) -> None:
+        """Free the slots of tensors that were brought in."""
+        self._brought.clear()
 
     def reserve(self, capacity: int) -> None:
-        """Make room for so many."""
+        """Grow to at least this many slots."""
         if capacity > len(self.slots):
             self._grow(capacity - len(self.slots))
 
@@ -104,55 +146,66 @@ def _key(source: Tensor) -> tuple[int, int]:
 
 
 class MemoryPool:
-    """Memories and object pointers of a session.
+    """Memory maps and object pointers of a session.
 
     Args:
-        model: whose memory it is.
+        model: the model that reads them, in its dtype.
+        memory_dtype: dtype of memory maps.
     """
 
-    def __init__(self, model: SAM2Base) -> None:
-        shape = (model.sam_image_embedding_size**2, model.mem_dim)
+    def __init__(self, model: SAM2Base, memory_dtype: torch.dtype = torch.bfloat16) -> None:
+        grid = model.sam_image_embedding_size
         self.latents = SlotPool(
-            shape, model.dtype, model.device, lambda memory: memory.flatten(2).transpose(1, 2)
+            (grid**2, model.mem_dim),
+            memory_dtype,
+            model.device,
+            lambda maps: maps.flatten(2).transpose(1, 2),
+            lambda rows: rows.transpose(1, 2).unflatten(2, (grid, grid)),
         )
         self.pointers = SlotPool((model.hidden_dim,), model.dtype, model.device)
         with torch.inference_mode(False):
-            self._pos = self.latents.slots.new_zeros(shape)
+            self._pos = self.pointers.slots.new_zeros(grid**2, model.mem_dim)
         self._pos_of: Tensor | None = None
 
-    def fits(self, model: SAM2Base) -> bool:
-        """Whether it is still of the model's device and dtype."""
-        slots = self.latents.slots
-        return (slots.device, slots.dtype) == (model.device, model.dtype)
+    def fits(self, model: SAM2Base, memory_dtype: torch.dtype) -> bool:
+        """True if device, dtypes and grid are those of `model`."""
+        latents, pointers = self.latents.slots, self.pointers.slots
+        tokens = model.sam_image_embedding_size**2
+        return (pointers.device, pointers.dtype, latents.dtype, latents.shape[1]) == (
+            model.device,
+            model.dtype,
+            memory_dtype,
+            tokens,
+        )
 
     def pages(self, positions: Tensor) -> Pages:
-        """What lies in the slots; memories have positions `[1, M, H, W]`, the same for all."""
+        """The slots as they are; maps have positions `[1, M, H, W]`, the same for all."""
         if self._pos_of is not positions:
-            # Where the earlier ones were: whoever recorded that place goes on reading there.
+            # In place: recorded graphs read this address.
             self._pos.copy_(positions[0].flatten(1).T)
             self._pos_of = positions
         return Pages(self.latents.slots, self._pos, self.pointers.slots)
 
     def clear(self) -> None:
-        """Let go of all memories, but not of the place for them."""
-        for slots in (self.latents, self.pointers):
-            slots.bring([])
+        """Forget tensors that were brought in; the slots stay allocated."""
+        self.latents.clear()
+        self.pointers.clear()
         self._pos_of = None
 
 
 class Pools:
-    """Pools of one model, each lent to a session for as long as that lives.
+    """Pools of one model, each lent to a session during its life.
 
-    So what has been recorded of the pages of one session serves the next one.
+    So graphs that were recorded on the pages of one session serve the next one.
     """
 
     def __init__(self) -> None:
         self._free: list[MemoryPool] = []
 
-    def lend(self, model: SAM2Base, session: object) -> MemoryPool:
+    def lend(self, model: SAM2Base, memory_dtype: torch.dtype, session: object) -> MemoryPool:
         """A pool for `session`."""
-        self._free = [pool for pool in self._free if pool.fits(model)]
-        pool = self._free.pop() if self._free else MemoryPool(model)
+        self._free = [pool for pool in self._free if pool.fits(model, memory_dtype)]
+        pool = self._free.pop() if self._free else MemoryPool(model, memory_dtype)
         weakref.finalize(session, self._take_back, pool)
         return pool
 

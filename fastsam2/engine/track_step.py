@@ -1,293 +1,283 @@
-"""One frame of tracking: what a batch of objects shows on it, given what is remembered of each."""
+"""The tracking step: segment a batch of objects on a frame and encode their memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastsam2.engine.block_tables import BlockTables, TableShape, block_tables
+from fastsam2.engine.fused.fast_path import FastPath
 from fastsam2.engine.fused.image_encoder import FrameFeatures
-from fastsam2.engine.fused.mask_decoder import FusedMaskDecoder, object_decoder
-from fastsam2.engine.fused.memory_attention import FusedMemoryAttention, memory_reader
-from fastsam2.engine.fused.memory_encoder import FusedMemoryEncoder, memory_writer
-from fastsam2.engine.memory_pool import MemoryPool, Pages
+from fastsam2.engine.fused.mask_decoder import FusedMaskDecoder, MaskOutput
+from fastsam2.engine.fused.memory_attention import FusedMemoryAttention
+from fastsam2.engine.fused.memory_encoder import FusedMemoryEncoder
+from fastsam2.engine.memory_pool import MemoryPool, Pages, Slot
 from fastsam2.engine.runtime.cuda_graphs import Graphed
+from fastsam2.engine.runtime.precision import without_autocast
 from fastsam2.engine.runtime.pytree import StaticInputs, map_tensors
-from fastsam2.engine.runtime.runner import ready
-from fastsam2.modeling.mask_answers import MaskOutput
+from fastsam2.engine.runtime.runner import Runner
 from fastsam2.modeling.memory_selection import MemorySelection
-from fastsam2.modeling.memory_tokens import memory_tokens
 from fastsam2.modeling.sam2_base import SAM2Base
-from fastsam2.types import PointPrompt
+from fastsam2.types import FrameOutput, PointPrompt
 
 __all__ = [
-    "Places",
+    "Grid",
     "Prompt",
-    "Tracked",
     "TrackStep",
-    "answer_prompt",
     "encode_memory",
+    "segment_prompt",
     "track_objects",
+    "track_step",
 ]
 
-
-#: What the step asks of the model beside its weights.
-_OPTIONS = (
-    "sigmoid_scale_for_mem_enc",
-    "sigmoid_bias_for_mem_enc",
-    "pred_obj_scores",
-    "fixed_no_obj_ptr",
-    "soft_no_obj_ptr",
-    "add_tpos_enc_to_obj_ptrs",
-    "proj_tpos_enc_in_obj_ptrs",
-)
+Selection = MemorySelection[FrameOutput]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What an object is told on a frame."""
+    """Prompt for one object on a frame."""
 
     points: PointPrompt | None = None
     mask: Tensor | None = None  #: binary mask `[1, 1, S, S]`
-    #: earlier answer `[1, 1, S / 4, S / 4]`, which points refine
+    #: earlier mask logits `[1, 1, S / 4, S / 4]`, which points refine
     previous_logits: Tensor | None = None
     #: prompted before it was tracked
     is_init_cond_frame: bool = False
 
 
-class Tracked(NamedTuple):
-    """Answers for N objects, and the memory made of them."""
-
-    masks: MaskOutput
-    #: `[N, mem_dim, H, W]`, and its positions, a list of one map; None in a model without memory
-    memory: tuple[Tensor, list[Tensor]] | None
-
-
 @dataclass(frozen=True)
-class Places(StaticInputs):
+class Grid(StaticInputs):
     """Positions on the grid of a frame's features, constants of a model."""
 
     rope: tuple[Tensor, Tensor]  #: rotary tables
-    image_pe: Tensor  #: for the mask decoder, `[1, C, H, W]`
+    image_pe: Tensor  #: positions for the mask decoder, `[1, C, H, W]`
 
 
 class TrackStep:
-    """All that N objects without a prompt go through on a frame.
+    """Memory attention, mask decoder and memory encoder for N objects without a prompt.
 
-    Calling it is a pure function of tensors, which can be compiled whole.
+    Args:
+        model: the model, or a copy of it in the caller's autocast dtype.
+        attention, decoder, encoder: its fused parts.
+        runner: compiles or records the step.
     """
 
     def __init__(
         self,
         model: SAM2Base,
-        read: FusedMemoryAttention,
-        decode: FusedMaskDecoder,
-        write: FusedMemoryEncoder,
+        attention: FusedMemoryAttention,
+        decoder: FusedMaskDecoder,
+        encoder: FusedMemoryEncoder,
+        runner: Runner,
     ) -> None:
-        self.model, self.read, self.decode, self.write = model, read, decode, write
+        self.model = model
+        self.attention = attention
+        self.decoder = decoder
+        self.encoder = encoder
+        self.run = runner.prepare(self.__call__)
 
     @classmethod
-    def of(cls, model: SAM2Base) -> TrackStep | None:
-        """The step of this model; None where some of its own modules must run."""
-        # One mask, and no choice by its stability, is what the decoder is not made for.
-        if not model._use_multimask(is_init_cond_frame=False, point_inputs=None):
+    def of(cls, model: SAM2Base, runner: Runner) -> TrackStep | None:
+        """Fuse the parts of `model`; None if its configuration excludes that."""
+        if model.num_maskmem == 0:
             return None
-        parts = memory_reader(model), object_decoder(model), memory_writer(model)
-        read, decode, write = parts
-        if read is None or decode is None or write is None:
+        attention = FusedMemoryAttention.of(model)
+        decoder = FusedMaskDecoder.of(model)
+        encoder = FusedMemoryEncoder.of(model)
+        if attention is None or decoder is None or encoder is None:
             return None
-        return cls(model, read, decode, write)
+        return cls(model, attention, decoder, encoder, runner)
 
-    def places(self, features: FrameFeatures) -> Places:
-        """What the step needs to know of the grid."""
+    def grid(self, features: FrameFeatures) -> Grid:
+        """Positions of the features' grid."""
         image_pe = self.model.sam_prompt_encoder.get_dense_pe()
-        return Places(self.read.rope(features.pix_feat), image_pe)
+        return Grid(self.attention.rope(features.pix_feat), image_pe)
+
+    def memory_positions(self, features: FrameFeatures) -> list[Tensor]:
+        """Positions of memory maps, a list of one map `[1, M, H, W]`."""
+        return [self.model.memory_encoder.position_encoding(features.pix_feat[:, :1])]
 
     def __call__(
-        self, features: FrameFeatures, places: Places, pages: Pages, tables: BlockTables
-    ) -> tuple[MaskOutput, Tensor]:
-        """Answers, and memory of them `[N, mem_dim, H, W]`."""
-        pix_feat, pix_pos = features.pix_feat, features.pix_pos
-        seen = self.read(self.model, pix_feat, pix_pos, places.rope, pages, tables)
-        masks = self.decode(self.model, seen, places.image_pe, features.high_res)
-        presence = masks.object_score_logits
-        memory = _write(
-            self.model, self.write, features, masks.low_res_masks, presence, is_mask_from_pts=False
+        self, features: FrameFeatures, grid: Grid, pages: Pages, tables: BlockTables
+    ) -> MaskOutput:
+        """Segment N objects, and write their memory into its slots; a function of tensors."""
+        conditioned = self.attention(features.pix_feat, features.pix_pos, grid.rope, pages, tables)
+        out = self.decoder(conditioned, grid.image_pe, features.high_res)
+        memory = self.encoder(
+            features.pix_feat, out.low_res_masks, out.object_score_logits, is_mask_from_pts=False
         )
-        return masks, memory
+        for slots, index, rows in (
+            (pages.latents, tables.write_slots, memory),
+            (pages.pointers, tables.write_pointer_slots, out.obj_ptr),
+        ):
+            slots.index_copy_(0, index.long(), rows.to(slots.dtype))
+        return out
+
+
+#: Looks up the tracking step of a model; None where its own `track_step` must run.
+track_step = FastPath(
+    "track_step",
+    TrackStep.of,
+    parts=[
+        "memory_attention",
+        "memory_encoder",
+        "sam_prompt_encoder",
+        "sam_mask_decoder",
+        "mask_downsample",
+        "obj_ptr_proj",
+        "obj_ptr_tpos_proj",
+    ],
+    methods=[
+        "_get_image_feature",
+        "_prepare_backbone_features",
+        "track_step",
+        "_prepare_memory_conditioned_features",
+        "_forward_sam_heads",
+        "_use_mask_as_output",
+        "_encode_new_memory",
+        "_use_multimask",
+    ],
+    parameters=[
+        "maskmem_tpos_enc",
+        "no_mem_embed",
+        "no_mem_pos_enc",
+        "no_obj_ptr",
+        "no_obj_embed_spatial",
+    ],
+    options=[
+        "num_maskmem",
+        "sigmoid_scale_for_mem_enc",
+        "sigmoid_bias_for_mem_enc",
+        "pred_obj_scores",
+        "fixed_no_obj_ptr",
+        "soft_no_obj_ptr",
+        "add_tpos_enc_to_obj_ptrs",
+        "proj_tpos_enc_in_obj_ptrs",
+        "multimask_output_in_sam",
+        "multimask_output_for_tracking",
+        "multimask_min_pt_num",
+        "multimask_max_pt_num",
+    ],
+)
 
 
 def track_objects(
-    model: SAM2Base,
-    pool: MemoryPool,
-    features: FrameFeatures,
-    selections: Sequence[MemorySelection | None],
-) -> Tracked:
-    """Find on a frame all objects that have no prompt there, in one batch.
+    step: TrackStep, pool: MemoryPool, features: FrameFeatures, selections: Sequence[Selection]
+) -> tuple[MaskOutput, list[Slot]]:
+    """Segment all objects that have no prompt on a frame, in one batch.
 
-    Where the device has no memory for that, the batch is halved until it has.
+    If the device runs out of memory, the batch is halved until it fits.
 
     Args:
-        pool: where what they read is brought to.
-        selections: what each object reads; None in a model without memory.
+        pool: memory is read from it and written into it.
+        selections: the memories that each object reads.
+
+    Returns:
+        Masks, and the slot of each object's new memory.
 
     Raises:
         torch.OutOfMemoryError: one object alone is too much.
     """
     try:
-        return _track(model, pool, features, selections)
+        with without_autocast(step.model.device):
+            return _track(step, pool, features, selections)
     except torch.OutOfMemoryError:
         if len(selections) == 1:
             raise
-    # Only here is all that the attempt held let go of.
+    # Outside the handler, which would keep alive all that the attempt allocated.
     half = len(selections) // 2
-    first = track_objects(model, pool, features, selections[:half])
-    second = track_objects(model, pool, features, selections[half:])
-    return _join_tracked([first, second])
+    first, first_slots = track_objects(step, pool, features, selections[:half])
+    second, second_slots = track_objects(step, pool, features, selections[half:])
+    joined = MaskOutput(*(torch.cat(parts) for parts in zip(first, second, strict=True)))
+    return joined, first_slots + second_slots
 
 
 def _track(
-    model: SAM2Base,
+    step: TrackStep, pool: MemoryPool, features: FrameFeatures, selections: Sequence[Selection]
+) -> tuple[MaskOutput, list[Slot]]:
+    objects = len(selections)
+    shape = TableShape.exact(selections)
+    if isinstance(step.run, Graphed):
+        shape = shape.rounded()
+    slots, pointer_slots = pool.latents.allocate(objects), pool.pointers.allocate(objects)
+    pages, tables = block_tables(step.model, pool, selections, shape, (slots, pointer_slots))
+    out = map_tensors(step.run(features, step.grid(features), pages, tables), lambda x: x[:objects])
+    # A client that edits a pointer in place makes another one, which an inference tensor would
+    # not show.
+    with torch.inference_mode(False):
+        out = out._replace(obj_ptr=out.obj_ptr.clone())
+    return out, slots
+
+
+def segment_prompt(
+    step: TrackStep,
     pool: MemoryPool,
     features: FrameFeatures,
-    selections: Sequence[MemorySelection | None],
-) -> Tracked:
-    read = [selection for selection in selections if selection is not None]
-    step = TrackStep.of(model) if read else None
-    if step is not None:
-        options = tuple(getattr(model, name) for name in _OPTIONS)
-        run = ready(model, "track step", step, (step.read, step.decode, step.write), options)
-        room = TableShape.exact(read)
-        if isinstance(run, Graphed):
-            room = room.rounded()
-        pages, tables = block_tables(model, pool, read, room)
-        found = run(features, step.places(features), pages, tables)
-        masks, memory = map_tensors(found, lambda x: x[: len(read)])
-        return Tracked(masks, (memory, step.write.positions(memory)))
-    # Parts that are not the package's own see one object at a time, as they would in `sam2`.
-    return _join_tracked([_track_one(model, pool, features, selection) for selection in selections])
-
-
-def _track_one(
-    model: SAM2Base, pool: MemoryPool, features: FrameFeatures, selection: MemorySelection | None
-) -> Tracked:
-    if selection is None:
-        return Tracked(_decode(model, features, features.pix_feat), None)
-    found = _decode(model, features, _condition(model, pool, features, selection))
-    memory = encode_memory(
-        model, features, found.low_res_masks, found.object_score_logits, is_mask_from_pts=False
-    )
-    return Tracked(found, memory)
-
-
-def answer_prompt(
-    model: SAM2Base,
-    pool: MemoryPool,
-    features: FrameFeatures,
-    selection: MemorySelection | None,
+    selection: Selection | None,
     prompt: Prompt,
 ) -> MaskOutput:
-    """Find an object that is prompted.
+    """Segment an object that is prompted.
 
     Args:
-        selection: what it reads; None where it is prompted before it was tracked.
+        selection: the memories that it reads; None if it is prompted before it was tracked.
     """
-    if prompt.mask is not None and model.use_mask_input_as_output_without_sam:
-        return model.mask_as_output(features.pix_feat, features.high_res, prompt.mask)
+    model = step.model
+    with without_autocast(model.device):
+        if prompt.mask is not None and model.use_mask_input_as_output_without_sam:
+            heads = model._use_mask_as_output(features.pix_feat, features.high_res, prompt.mask)
+        else:
+            heads = model._forward_sam_heads(
+                _condition(step, pool, features, selection),
+                prompt.points,
+                prompt.mask if prompt.previous_logits is None else prompt.previous_logits,
+                features.high_res,
+                model._use_multimask(prompt.is_init_cond_frame, prompt.points),
+            )
+    return MaskOutput(heads.low_res_masks, heads.ious, heads.obj_ptr, heads.object_score_logits)
+
+
+def _condition(
+    step: TrackStep, pool: MemoryPool, features: FrameFeatures, selection: Selection | None
+) -> Tensor:
+    """Features of a frame conditioned on what one object reads, `[1, C, H, W]`."""
+    pix_feat, pix_pos = features.pix_feat, features.pix_pos
     if selection is not None:
-        seen = _condition(model, pool, features, selection)
-    elif model.num_maskmem == 0:
-        seen = features.pix_feat
-    else:
-        seen = model.without_memory(features.pix_feat, features.pix_pos)
-    return _decode(model, features, seen, prompt)
+        pages, tables = block_tables(step.model, pool, [selection])
+        return step.attention(pix_feat, pix_pos, step.grid(features).rope, pages, tables)
+    return step.model._prepare_memory_conditioned_features(
+        frame_idx=0,
+        is_init_cond_frame=True,
+        current_vision_feats=[pix_feat.flatten(2).permute(2, 0, 1)],
+        current_vision_pos_embeds=[pix_pos.flatten(2).permute(2, 0, 1)],
+        feat_sizes=[(pix_feat.shape[-2], pix_feat.shape[-1])],
+        output_dict={},
+        num_frames=None,
+    )
 
 
 def encode_memory(
-    model: SAM2Base,
+    step: TrackStep,
+    pool: MemoryPool,
     features: FrameFeatures,
     low_res_masks: Tensor,
     object_score_logits: Tensor,
-    *,
-    is_mask_from_pts: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    """Memory `[N, mem_dim, H, W]` of N objects on one frame, and its positions.
+) -> list[Slot]:
+    """Encode the prompted masks of N objects on a frame into memory.
 
     Args:
         low_res_masks: mask logits `[N, 1, S / 4, S / 4]`.
         object_score_logits: presence logits `[N, 1]`.
-        is_mask_from_pts: the masks answer prompts.
+
+    Returns:
+        The slot of each object's memory.
     """
-    write = memory_writer(model)
-    if write is not None:
-        memory = _write(
-            model, write, features, low_res_masks, object_score_logits, is_mask_from_pts
+    with without_autocast(step.model.device):
+        memory = step.encoder(
+            features.pix_feat, low_res_masks, object_score_logits, is_mask_from_pts=True
         )
-        return memory, write.positions(memory)
-    return model.encode_memory(
-        features.pix_feat,
-        model.upsample_masks(low_res_masks),
-        object_score_logits,
-        is_mask_from_pts=is_mask_from_pts,
-    )
-
-
-def _write(
-    model: SAM2Base,
-    write: FusedMemoryEncoder,
-    features: FrameFeatures,
-    low_res_masks: Tensor,
-    object_score_logits: Tensor,
-    is_mask_from_pts: bool,
-) -> Tensor:
-    return write(
-        features.pix_feat,
-        low_res_masks,
-        object_score_logits,
-        scale=model.sigmoid_scale_for_mem_enc,
-        bias=model.sigmoid_bias_for_mem_enc,
-        binarize=is_mask_from_pts
-        and model.binarize_mask_from_pts_for_mem_enc
-        and not model.training,
-    )
-
-
-def _condition(
-    model: SAM2Base, pool: MemoryPool, features: FrameFeatures, selection: MemorySelection
-) -> Tensor:
-    """The frame's features as one object sees them, `[1, C, H, W]`."""
-    read = memory_reader(model)
-    pix_feat, pix_pos = features.pix_feat, features.pix_pos
-    if read is None:
-        return model.attend_to_memory(pix_feat, pix_pos, *memory_tokens(model, selection))
-    pages, tables = block_tables(model, pool, [selection])
-    return read(model, pix_feat, pix_pos, read.rope(pix_feat), pages, tables)
-
-
-def _decode(
-    model: SAM2Base, features: FrameFeatures, pix_feat: Tensor, prompt: Prompt | None = None
-) -> MaskOutput:
-    """Prompt encoder and mask decoder for one object."""
-    prompt = prompt or Prompt()
-    points = None
-    if prompt.points is not None:
-        points = (prompt.points.point_coords, prompt.points.point_labels)
-    return model.decode_masks(
-        pix_feat,
-        features.high_res,
-        points=points,
-        mask_prompt=prompt.mask if prompt.previous_logits is None else prompt.previous_logits,
-        multimask_output=model._use_multimask(prompt.is_init_cond_frame, prompt.points),
-    )
-
-
-def _join_tracked(parts: Sequence[Tracked]) -> Tracked:
-    masks = MaskOutput(*(torch.cat(x) for x in zip(*(part.masks for part in parts), strict=True)))
-    memories = [part.memory for part in parts if part.memory is not None]
-    if not memories:
-        return Tracked(masks, None)
-    return Tracked(masks, (torch.cat([memory for memory, _ in memories]), memories[0][1]))
+        slots = pool.latents.allocate(len(memory))
+        pool.latents.write(slots, memory)
+    return slots

@@ -1,21 +1,18 @@
-"""Which memory of an object a frame reads.
+"""Selection of the memories that a frame reads.
 
-The choice is that of SAM 2 (arXiv 2408.00714, section 4): all conditioning frames (or the closest),
-the last `num_maskmem - 1` other frames, and the object pointers of up to `max_obj_ptrs` frames.
+As in SAM 2 (arXiv 2408.00714, section 4): all conditioning frames (or the closest ones), the last
+`num_maskmem - 1` other frames, and the object pointers of up to `max_obj_ptrs` frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from fastsam2.modeling.sam2_utils import select_closest_cond_frames
-
-if TYPE_CHECKING:
-    from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = ["MemorySelection", "SelectionRules", "select_memory"]
 
@@ -24,7 +21,7 @@ Output = TypeVar("Output", bound=Mapping[str, Any])
 
 @dataclass(frozen=True)
 class SelectionRules:
-    """How memories are chosen; the model's options as they stand at this moment."""
+    """Options of a model that decide which memories are read."""
 
     num_maskmem: int
     max_cond_frames: int
@@ -34,36 +31,28 @@ class SelectionRules:
     signed_ptr_distance: bool
     only_past_ptrs: bool
 
-    @classmethod
-    def of(cls, model: SAM2Base) -> SelectionRules:
-        return cls(
-            num_maskmem=model.num_maskmem,
-            max_cond_frames=model.max_cond_frames_in_attn,
-            temporal_stride=1 if model.training else model.memory_temporal_stride_for_eval,
-            use_obj_ptrs=model.use_obj_ptrs_in_encoder,
-            max_obj_ptrs=model.max_obj_ptrs_in_encoder,
-            signed_ptr_distance=model.use_signed_tpos_enc_to_obj_ptrs,
-            only_past_ptrs=model.only_obj_ptrs_in_the_past_for_eval and not model.training,
-        )
+    @property
+    def memory_reach(self) -> int:
+        """Distance in frames of the farthest tracked frame whose memory map is read."""
+        return 1 + (self.num_maskmem - 2) * self.temporal_stride if self.num_maskmem > 1 else 0
 
     @property
     def reach(self) -> int:
-        """How many frames back tracked frames are read, going on from frame to frame."""
-        memories = 1 + (self.num_maskmem - 2) * self.temporal_stride if self.num_maskmem > 1 else 0
-        return max(memories, self.max_obj_ptrs - 1 if self.use_obj_ptrs else 0)
+        """Distance in frames of the farthest tracked frame that is read, by map or pointer."""
+        return max(self.memory_reach, self.max_obj_ptrs - 1 if self.use_obj_ptrs else 0)
 
 
 @dataclass(frozen=True)
 class MemorySelection(Generic[Output]):
-    """What one frame reads of one object, or of several that were remembered together."""
+    """Memories that one frame reads of an object, or of several that were encoded together."""
 
     frames: list[tuple[int, Output]]
-    """Frames with their temporal position: 0 for conditioning frames, otherwise
-    `num_maskmem - distance`, 1 being the farthest."""
+    """Temporal position and output of each frame; the position is 0 for conditioning frames,
+    otherwise `num_maskmem - distance`, 1 being the farthest."""
     pointers: list[tuple[int, Tensor]]
-    """Object pointers `[B, C]` with their distance in frames."""
+    """Distance in frames and value `[B, C]` of each object pointer."""
     pointer_span: int
-    """The distance that counts as one when pointer distances are encoded."""
+    """Distance that is encoded as one."""
 
 
 def select_memory(
@@ -75,14 +64,14 @@ def select_memory(
     num_frames: int | None,
     reverse: bool,
 ) -> MemorySelection[Output]:
-    """What `frame_idx` reads.
+    """Select the memories that `frame_idx` reads.
 
     Args:
-        cond_frame_outputs: what is remembered of prompted frames.
-        non_cond_frame_outputs: and of others.
+        cond_frame_outputs: outputs of prompted frames.
+        non_cond_frame_outputs: outputs of other frames.
         num_frames: length of the video, None for a stream. In a video shorter than
             `max_obj_ptrs` frames pointer distances are measured by its length.
-        reverse: the frame is reached backward in time.
+        reverse: tracking runs backward in time.
     """
     chosen, others = select_closest_cond_frames(
         frame_idx, cond_frame_outputs, rules.max_cond_frames

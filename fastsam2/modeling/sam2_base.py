@@ -1,13 +1,14 @@
-"""The whole of SAM 2 as one module: weights, and pure functions from tensors to tensors.
+"""SAM 2 as one module: weights, and methods from tensors to tensors.
 
-Which memories are read, and what is kept between frames, is the engine's business.
+The model keeps nothing between frames. Methods under official names take and return what those of
+`sam2.modeling.sam2_base` do, so that programs can call, override and replace them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +16,40 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from fastsam2.config import SAM2Config
-from fastsam2.modeling import frame_step, mask_answers
+from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.backbones.hieradet import Hiera
 from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
-from fastsam2.modeling.mask_answers import NO_OBJ_SCORE, MaskOutput
 from fastsam2.modeling.memory_attention import MemoryAttention
 from fastsam2.modeling.memory_encoder import MemoryEncoder
+from fastsam2.modeling.memory_selection import MemorySelection, SelectionRules, select_memory
 from fastsam2.modeling.position_encoding import PositionEmbeddingSine
 from fastsam2.modeling.sam.mask_decoder import MaskDecoder
 from fastsam2.modeling.sam.prompt_encoder import PromptEncoder
 from fastsam2.modeling.sam.transformer import TwoWayTransformer
-from fastsam2.modeling.sam2_utils import MLP, without_overlap
+from fastsam2.modeling.sam2_utils import (
+    MLP,
+    at_least_float32,
+    get_1d_sine_pe,
+    without_overlap,
+)
 from fastsam2_kernels.dispatch import Impl
 
-__all__ = ["NO_OBJ_SCORE", "MaskOutput", "SAM2Base"]
+__all__ = ["NO_OBJ_SCORE", "Heads", "SAM2Base"]
+
+#: Mask logit of every pixel where an object is absent.
+NO_OBJ_SCORE = -1024.0
+
+
+class Heads(NamedTuple):
+    """Outputs of the mask decoder for B objects on a frame, in the order of `sam2`."""
+
+    low_res_multimasks: Tensor  #: logits of all K masks `[B, K, S / 4, S / 4]`
+    high_res_multimasks: Tensor  #: `[B, K, S, S]`
+    ious: Tensor  #: predicted IoU `[B, K]`
+    low_res_masks: Tensor  #: logits of the best mask `[B, 1, S / 4, S / 4]`
+    high_res_masks: Tensor  #: `[B, 1, S, S]`
+    obj_ptr: Tensor  #: object pointer `[B, C]`
+    object_score_logits: Tensor  #: presence logits `[B, 1]`
 
 
 class SAM2Base(nn.Module):
@@ -103,29 +124,15 @@ class SAM2Base(nn.Module):
         )
         self.sam_mask_decoder = _mask_decoder(config)
         self._build_pointer_heads(config)
-        #: Class and children of every part, as built: what a client replaces differs.
+        #: Class and children of every submodule as built, to detect replaced ones.
         self.built = {name: (type(m), tuple(m._modules)) for name, m in self.named_modules()}
-
-    decode_masks = mask_answers.decode_masks
-    decode_all_masks = mask_answers.decode_all_masks
-    choose_mask = mask_answers.choose_mask
-    mask_as_output = mask_answers.mask_as_output
-    _object_pointer = mask_answers.object_pointer
-    _mix_no_object = mask_answers.mix_no_object
-
-    # The interface of `sam2` to a single frame: dictionaries in and out.
-    track_step = frame_step.track_step
-    _prepare_memory_conditioned_features = frame_step.prepare_memory_conditioned_features
-    _forward_sam_heads = frame_step.forward_sam_heads
-    _use_mask_as_output = frame_step.use_mask_as_output
-    _encode_new_memory = frame_step.encode_new_memory
 
     def _build_pointer_heads(self, config: SAM2Config) -> None:
         dim = self.hidden_dim
         self.obj_ptr_proj: nn.Module = nn.Identity()
         self.obj_ptr_tpos_proj: nn.Module = nn.Identity()
         if config.use_obj_ptrs_in_encoder:
-            # Brings a mask prompt to the size of mask logits, so that it yields a pointer.
+            # Resizes a mask prompt to the size of mask logits.
             self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
             mlp = config.use_mlp_for_obj_ptr_proj
             self.obj_ptr_proj = MLP(dim, dim, dim, 3) if mlp else nn.Linear(dim, dim)
@@ -134,7 +141,7 @@ class SAM2Base(nn.Module):
 
     @property
     def impl(self) -> Impl:
-        """Which implementation of the kernels runs."""
+        """Implementation of the kernels."""
         return "auto"
 
     @property
@@ -146,6 +153,19 @@ class SAM2Base(nn.Module):
         """Dtype of the weights, in which the model computes."""
         return next(self.parameters()).dtype
 
+    @property
+    def selection_rules(self) -> SelectionRules:
+        """Rules by which memories are selected, from the options as they stand."""
+        return SelectionRules(
+            num_maskmem=self.num_maskmem,
+            max_cond_frames=self.max_cond_frames_in_attn,
+            temporal_stride=1 if self.training else self.memory_temporal_stride_for_eval,
+            use_obj_ptrs=self.use_obj_ptrs_in_encoder,
+            max_obj_ptrs=self.max_obj_ptrs_in_encoder,
+            signed_ptr_distance=self.use_signed_tpos_enc_to_obj_ptrs,
+            only_past_ptrs=self.only_obj_ptrs_in_the_past_for_eval and not self.training,
+        )
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
             f"{type(self).__name__} is not called itself: use SAM2ImagePredictor, "
@@ -153,11 +173,11 @@ class SAM2Base(nn.Module):
         )
 
     def forward_image(self, img_batch: Tensor) -> dict[str, Any]:
-        """Features of normalised images `[B, 3, S, S]`.
+        """Encode normalised images `[B, 3, S, S]`.
 
         Returns:
             `vision_features` `[B, C, S / 16, S / 16]`; `backbone_fpn` and `vision_pos_enc`, lists
-            of maps of strides 4, 8 and 16, the first two already as the mask decoder takes them.
+            of maps of strides 4, 8 and 16, the first two already projected for the mask decoder.
         """
         out = self.image_encoder(img_batch.to(self.dtype))
         if self.use_high_res_features_in_sam:
@@ -168,7 +188,11 @@ class SAM2Base(nn.Module):
     def _prepare_backbone_features(
         self, backbone_out: dict[str, Any]
     ) -> tuple[dict[str, Any], list[Tensor], list[Tensor], list[tuple[int, int]]]:
-        """The levels in use as `[H * W, B, C]`: outputs, features, positions and sizes (H, W)."""
+        """Flatten the levels in use.
+
+        Returns:
+            The outputs, features `[H * W, B, C]` and positions of each level, and sizes (H, W).
+        """
         maps = backbone_out["backbone_fpn"][-self.num_feature_levels :]
         positions = backbone_out["vision_pos_enc"][-self.num_feature_levels :]
         sizes = [(x.shape[-2], x.shape[-1]) for x in positions]
@@ -176,73 +200,345 @@ class SAM2Base(nn.Module):
         positions = [x.flatten(2).permute(2, 0, 1) for x in positions]
         return dict(backbone_out), features, positions, sizes
 
-    def attend_to_memory(
+    def track_step(
         self,
-        pix_feat: Tensor,
-        pix_pos: Tensor,
-        memory: Tensor,
-        memory_pos: Tensor,
-        num_obj_ptr_tokens: int,
-    ) -> Tensor:
-        """Condition a frame on memory.
+        frame_idx: int,
+        is_init_cond_frame: bool,
+        current_vision_feats: Sequence[Tensor],
+        current_vision_pos_embeds: Sequence[Tensor],
+        feat_sizes: Sequence[tuple[int, int]],
+        point_inputs: Mapping[str, Tensor] | None,
+        mask_inputs: Tensor | None,
+        output_dict: Mapping[str, Mapping[int, Mapping[str, Any]]],
+        num_frames: int | None,
+        track_in_reverse: bool = False,
+        run_mem_encoder: bool = True,
+        prev_sam_mask_logits: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Segment B objects on a frame, through the model's own modules and with gradients.
 
         Args:
-            pix_feat: image features `[B, C, H, W]`.
-            pix_pos: their positions.
-            memory: tokens `[M, B, mem_dim]`, the last `num_obj_ptr_tokens` of them pointers.
-            memory_pos: their positions.
+            frame_idx: index of the frame.
+            is_init_cond_frame: the frame is prompted before it was tracked; memory is not read.
+            current_vision_feats: features, `[H * W, B, C]` a level; see
+                `_prepare_backbone_features`.
+            current_vision_pos_embeds: their positions.
+            feat_sizes: (H, W) of each level.
+            point_inputs: `point_coords` in pixels of the model's input `[B, P, 2]`, and
+                `point_labels` `[B, P]`.
+            mask_inputs: mask prompts `[B, 1, S, S]`, instead of points.
+            output_dict: outputs of earlier frames, by `"cond_frame_outputs"` and
+                `"non_cond_frame_outputs"` and then by frame.
+            num_frames: length of the video, None for a stream.
+            track_in_reverse: tracking runs backward in time.
+            run_mem_encoder: encode the result into memory.
+            prev_sam_mask_logits: earlier mask logits that the points refine,
+                `[B, 1, S / 4, S / 4]`.
+
+        Returns:
+            `point_inputs` and `mask_inputs` as given, `pred_masks` `[B, 1, S / 4, S / 4]`,
+            `pred_masks_high_res` `[B, 1, S, S]`, `obj_ptr` `[B, C]`, `object_score_logits` `[B, 1]`
+            (not in training), `maskmem_features` `[B, M, H, W]` and `maskmem_pos_enc`, a list of
+            one such map (both None without the memory encoder).
+
+        Raises:
+            InputError: `prev_sam_mask_logits` without points, or with a mask.
+            StateError: no conditioning frame is remembered.
+        """
+        *high_res, pix_feat = _maps(current_vision_feats, feat_sizes)
+        if mask_inputs is not None and self.use_mask_input_as_output_without_sam:
+            heads = self._use_mask_as_output(pix_feat, high_res or None, mask_inputs)
+        else:
+            conditioned = self._prepare_memory_conditioned_features(
+                frame_idx=frame_idx,
+                is_init_cond_frame=is_init_cond_frame,
+                current_vision_feats=current_vision_feats[-1:],
+                current_vision_pos_embeds=current_vision_pos_embeds[-1:],
+                feat_sizes=feat_sizes[-1:],
+                output_dict=output_dict,
+                num_frames=num_frames,
+                track_in_reverse=track_in_reverse,
+            )
+            prompt = mask_inputs
+            if prev_sam_mask_logits is not None:
+                if point_inputs is None or mask_inputs is not None:
+                    raise InputError("prev_sam_mask_logits needs point_inputs, and no mask_inputs")
+                prompt = prev_sam_mask_logits
+            heads = self._forward_sam_heads(
+                backbone_features=conditioned,
+                point_inputs=point_inputs,
+                mask_inputs=prompt,
+                high_res_features=high_res or None,
+                multimask_output=self._use_multimask(is_init_cond_frame, point_inputs),
+            )
+        _, _, _, low_res_masks, high_res_masks, obj_ptr, object_score_logits = heads
+        memory: tuple[Tensor | None, list[Tensor] | None] = (None, None)
+        if run_mem_encoder and self.num_maskmem > 0:
+            memory = self._encode_new_memory(
+                current_vision_feats=current_vision_feats,
+                feat_sizes=feat_sizes,
+                pred_masks_high_res=high_res_masks,
+                object_score_logits=object_score_logits,
+                is_mask_from_pts=point_inputs is not None,
+            )
+        # DistributedDataParallel waits for gradients of all outputs, and this one has no use.
+        presence = {} if self.training else {"object_score_logits": object_score_logits}
+        return {
+            "point_inputs": point_inputs,
+            "mask_inputs": mask_inputs,
+            "pred_masks": low_res_masks,
+            "pred_masks_high_res": high_res_masks,
+            "obj_ptr": obj_ptr,
+            **presence,
+            "maskmem_features": memory[0],
+            "maskmem_pos_enc": memory[1],
+        }
+
+    def _prepare_memory_conditioned_features(
+        self,
+        frame_idx: int,
+        is_init_cond_frame: bool,
+        current_vision_feats: Sequence[Tensor],
+        current_vision_pos_embeds: Sequence[Tensor],
+        feat_sizes: Sequence[tuple[int, int]],
+        output_dict: Mapping[str, Mapping[int, Mapping[str, Any]]],
+        num_frames: int | None,
+        track_in_reverse: bool = False,
+    ) -> Tensor:
+        """Condition a frame's features on memory; arguments as `track_step`.
 
         Returns:
             `[B, C, H, W]`.
         """
-        out = self.memory_attention(
-            curr=[pix_feat.flatten(2).permute(2, 0, 1)],
-            curr_pos=[pix_pos.flatten(2).permute(2, 0, 1)],
-            memory=memory,
-            memory_pos=memory_pos,
+        x, pos, size = current_vision_feats[-1], current_vision_pos_embeds[-1], feat_sizes[-1]
+        rules = self.selection_rules
+        if rules.num_maskmem == 0:
+            return _map(x, size)
+        if is_init_cond_frame:
+            return _map(self._attend_to_no_memory(x, pos), size)
+        if not output_dict["cond_frame_outputs"]:
+            raise StateError(
+                f"frame {frame_idx} has no conditioning frame to read: prompt one first"
+            )
+        selection = select_memory(
+            frame_idx,
+            output_dict["cond_frame_outputs"],
+            output_dict["non_cond_frame_outputs"],
+            rules,
+            num_frames=num_frames,
+            reverse=track_in_reverse,
+        )
+        return _map(self._attend_to_memory(x, pos, selection), size)
+
+    def _attend_to_memory(self, x: Tensor, pos: Tensor, selection: MemorySelection) -> Tensor:
+        """Memory attention of a frame `x` `[H * W, B, C]` at positions `pos` to what was selected.
+
+        Each selected output holds B objects. Returns `[H * W, B, C]`.
+        """
+        tokens, positions = [], []
+        for t_pos, output in selection.frames:
+            memory, place = output["maskmem_features"], output["maskmem_pos_enc"][-1]
+            time = self.maskmem_tpos_enc[self.num_maskmem - t_pos - 1]
+            tokens.append(_tokens(memory.to(self.device, self.dtype, non_blocking=True)))
+            positions.append(_tokens(place.to(self.device, self.dtype, non_blocking=True)) + time)
+        num_obj_ptr_tokens = 0
+        if selection.pointers:
+            distances, pointers = zip(*selection.pointers, strict=True)
+            scaled = torch.tensor([d / selection.pointer_span for d in distances], device=x.device)
+            stacked = torch.stack(pointers, dim=1).to(self.device, self.dtype)
+            pointer_tokens, pointer_pos = self.pointer_tokens(stacked, scaled)
+            tokens.append(pointer_tokens.transpose(0, 1))
+            positions.append(pointer_pos[:, None].expand_as(tokens[-1]))
+            num_obj_ptr_tokens = len(tokens[-1])
+        return self.memory_attention(
+            curr=[x],
+            curr_pos=[pos],
+            memory=torch.cat(tokens),
+            memory_pos=torch.cat(positions),
             num_obj_ptr_tokens=num_obj_ptr_tokens,
         )
-        return out.permute(1, 2, 0).reshape(pix_feat.shape)
 
-    def without_memory(self, pix_feat: Tensor, pix_pos: Tensor) -> Tensor:
-        """As `attend_to_memory`, for a frame that is prompted before anything is remembered."""
+    def _attend_to_no_memory(self, x: Tensor, pos: Tensor) -> Tensor:
+        """As `_attend_to_memory`, for a frame that is prompted before anything is remembered."""
         if self.directly_add_no_mem_embed:
-            return pix_feat + self.no_mem_embed.reshape(1, -1, 1, 1)
-        batch = len(pix_feat)
-        token = self.no_mem_embed.expand(1, batch, self.mem_dim)
-        token_pos = self.no_mem_pos_enc.expand(1, batch, self.mem_dim)
-        return self.attend_to_memory(pix_feat, pix_pos, token, token_pos, 0)
+            return x + self.no_mem_embed
+        batch = x.shape[1]
+        return self.memory_attention(
+            curr=[x],
+            curr_pos=[pos],
+            memory=self.no_mem_embed.expand(1, batch, self.mem_dim),
+            memory_pos=self.no_mem_pos_enc.expand(1, batch, self.mem_dim),
+            num_obj_ptr_tokens=0,
+        )
 
-    def upsample_masks(self, low_res_masks: Tensor) -> Tensor:
-        """Mask logits `[B, 1, h, w]` at the model's input size `[B, 1, S, S]`."""
-        size = (self.image_size, self.image_size)
-        return F.interpolate(low_res_masks, size, mode="bilinear", align_corners=False)
+    def pointer_tokens(self, pointers: Tensor, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Split object pointers into memory tokens; a pointer is C / M tokens wide.
 
-    def encode_memory(
+        Args:
+            pointers: `[..., P, C]`.
+            distances: temporal distance of each in units of the pointer span, float32 `[..., P]`.
+
+        Returns:
+            Tokens and their positions, `[..., P * C / M, M]` each.
+        """
+        pieces = self.hidden_dim // self.mem_dim
+        tokens = pointers.unflatten(-1, (pieces, self.mem_dim)).flatten(-3, -2)
+        if not self.add_tpos_enc_to_obj_ptrs:
+            return tokens, tokens.new_zeros(*distances.shape[:-1], *tokens.shape[-2:])
+        width = self.hidden_dim if self.proj_tpos_enc_in_obj_ptrs else self.mem_dim
+        codes = get_1d_sine_pe(distances, width).to(self.dtype)
+        return tokens, self.obj_ptr_tpos_proj(codes).repeat_interleave(pieces, dim=-2)
+
+    def decode_masks(
         self,
         pix_feat: Tensor,
-        high_res_masks: Tensor,
+        high_res_features: list[Tensor] | None,
+        points: tuple[Tensor, Tensor] | None,
+        mask_prompt: Tensor | None,
+        multimask_output: bool,
+        repeat_image: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the prompt encoder and the mask decoder.
+
+        Args:
+            pix_feat: features `[B, C, H, W]`, conditioned on memory in a video.
+            high_res_features: maps of strides 4 and 8.
+            points: (x, y) in pixels of the model's input `[B, P, 2]`, and labels `[B, P]`.
+            mask_prompt: mask logits `[B, 1, S / 4, S / 4]`.
+            multimask_output: return three masks instead of one.
+            repeat_image: `pix_feat` has batch 1 and serves all prompts.
+
+        Returns:
+            Mask logits `[B, K, S / 4, S / 4]`, predicted IoU `[B, K]`, output tokens `[B, K, C]` or
+            `[B, 1, C]`, presence logits `[B, 1]`.
+        """
+        sparse, dense = self.sam_prompt_encoder(points=points, boxes=None, masks=mask_prompt)
+        return self.sam_mask_decoder(
+            image_embeddings=pix_feat,
+            image_pe=self.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask_output,
+            repeat_image=repeat_image,
+            high_res_features=high_res_features,
+        )
+
+    def _forward_sam_heads(
+        self,
+        backbone_features: Tensor,
+        point_inputs: Mapping[str, Tensor] | None = None,
+        mask_inputs: Tensor | None = None,
+        high_res_features: list[Tensor] | None = None,
+        multimask_output: bool = False,
+    ) -> Heads:
+        """Decode masks, choose the best by predicted IoU, and make its object pointer.
+
+        Args:
+            backbone_features: features conditioned on memory, `[B, C, H, W]`.
+            point_inputs, mask_inputs: prompts as in `track_step`; mask logits of another size than
+                `[B, 1, S / 4, S / 4]` are resized.
+            high_res_features: maps of strides 4 and 8.
+            multimask_output: choose among three masks.
+        """
+        batch, device = len(backbone_features), backbone_features.device
+        if point_inputs is None:
+            points = (
+                torch.zeros(batch, 1, 2, device=device),
+                torch.full((batch, 1), -1, dtype=torch.int32, device=device),
+            )
+        else:
+            points = (point_inputs["point_coords"], point_inputs["point_labels"])
+        size = self.sam_prompt_encoder.mask_input_size
+        if mask_inputs is not None and mask_inputs.shape[-2:] != size:
+            mask_inputs = F.interpolate(
+                at_least_float32(mask_inputs), size, mode="bilinear", antialias=True
+            )
+        masks, ious, tokens, presence = self.decode_masks(
+            backbone_features, high_res_features, points, mask_inputs, multimask_output
+        )
+        masks = at_least_float32(masks)
+        if self.pred_obj_scores:
+            masks = torch.where(presence[..., None, None] > 0, masks, NO_OBJ_SCORE)
+        high_res_masks = self._upsample_masks(masks)
+        best, best_high_res, token = masks, high_res_masks, tokens[:, 0]
+        if multimask_output:
+            index, rows = ious.argmax(-1), torch.arange(batch, device=device)
+            best = masks[rows, index].unsqueeze(1)
+            best_high_res = high_res_masks[rows, index].unsqueeze(1)
+            if tokens.shape[1] > 1:
+                token = tokens[rows, index]
+        pointer = self._object_pointer(token, presence)
+        return Heads(masks, high_res_masks, ious, best, best_high_res, pointer, presence)
+
+    def _use_mask_as_output(
+        self,
+        backbone_features: Tensor,
+        high_res_features: list[Tensor] | None,
+        mask_inputs: Tensor,
+    ) -> Heads:
+        """Turn given masks `[B, 1, S, S]`, 1 inside and 0 outside, into an output.
+
+        The decoder only makes the object pointer. An object is present if its mask is not empty.
+        """
+        mask = at_least_float32(mask_inputs)
+        # Logits of -10 and 10, whose sigmoid is 4.5e-5 from 0 and 1.
+        high_res = 20.0 * mask - 10.0
+        size = [n // 4 for n in high_res.shape[-2:]]
+        low_res = F.interpolate(high_res, size, mode="bilinear", antialias=True)
+        present = mask.flatten(1).gt(0).any(1, keepdim=True).to(self.dtype)
+        if self.use_obj_ptrs_in_encoder:
+            pointer = self._forward_sam_heads(
+                backbone_features=backbone_features,
+                mask_inputs=self.mask_downsample(mask.to(self.mask_downsample.weight.dtype)),
+                high_res_features=high_res_features,
+            ).obj_ptr
+        else:
+            pointer = backbone_features.new_zeros(len(mask), self.hidden_dim)
+        if self.pred_obj_scores:
+            pointer = self._mix_no_object(pointer, present)
+        ious, score = torch.ones_like(present), 20.0 * present - 10.0
+        return Heads(low_res, high_res, ious, low_res, high_res, pointer, score)
+
+    def _object_pointer(self, token: Tensor, presence: Tensor) -> Tensor:
+        """Object pointer `[B, C]` of output tokens `[B, C]` with presence logits `[B, 1]`."""
+        pointer = self.obj_ptr_proj(token)
+        if not self.pred_obj_scores:
+            return pointer
+        present = presence.sigmoid() if self.soft_no_obj_ptr else (presence > 0).to(pointer.dtype)
+        return self._mix_no_object(pointer, present)
+
+    def _mix_no_object(self, pointer: Tensor, present: Tensor) -> Tensor:
+        if self.fixed_no_obj_ptr:
+            pointer = present * pointer
+        return pointer + (1 - present) * self.no_obj_ptr
+
+    def _encode_new_memory(
+        self,
+        current_vision_feats: Sequence[Tensor],
+        feat_sizes: Sequence[tuple[int, int]],
+        pred_masks_high_res: Tensor,
         object_score_logits: Tensor,
         is_mask_from_pts: bool,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Turn a frame and its masks into memory.
+        """Encode a frame and its masks into memory.
 
         Args:
-            pix_feat: image features, not conditioned on memory, `[B, C, H, W]`.
-            high_res_masks: mask logits `[B, 1, S, S]`.
+            current_vision_feats, feat_sizes: as in `track_step`.
+            pred_masks_high_res: mask logits `[B, 1, S, S]`.
             object_score_logits: presence logits `[B, 1]`.
-            is_mask_from_pts: the mask answers a prompt.
+            is_mask_from_pts: the masks answer a prompt.
 
         Returns:
-            Memory `[B, mem_dim, H, W]`, and its positions, a list of one such map.
+            Memory `[B, M, H, W]`, and its positions, a list of one such map.
         """
+        pix_feat = _map(current_vision_feats[-1], feat_sizes[-1])
         if self.non_overlap_masks_for_mem_enc and not self.training:
-            high_res_masks = self._apply_non_overlapping_constraints(high_res_masks)
+            pred_masks_high_res = self._apply_non_overlapping_constraints(pred_masks_high_res)
         binarize = self.binarize_mask_from_pts_for_mem_enc and is_mask_from_pts
         if binarize and not self.training:
-            mask = (high_res_masks > 0).to(high_res_masks.dtype)
+            mask = (pred_masks_high_res > 0).to(pred_masks_high_res.dtype)
         else:
-            mask = high_res_masks.sigmoid()
+            mask = pred_masks_high_res.sigmoid()
         mask = mask * self.sigmoid_scale_for_mem_enc + self.sigmoid_bias_for_mem_enc
         out = self.memory_encoder(pix_feat, mask.to(self.dtype), skip_mask_sigmoid=True)
         features = out["vision_features"]
@@ -252,10 +548,15 @@ class SAM2Base(nn.Module):
             features = torch.where(absent, features + embedding, features)
         return features, out["vision_pos_enc"]
 
+    def _upsample_masks(self, low_res_masks: Tensor) -> Tensor:
+        """Mask logits `[B, K, h, w]` at the model's input size, `[B, K, S, S]`."""
+        size = (self.image_size, self.image_size)
+        return F.interpolate(low_res_masks, size, mode="bilinear", align_corners=False)
+
     def _use_multimask(
         self, is_init_cond_frame: bool, point_inputs: Mapping[str, Any] | None
     ) -> bool:
-        """Whether these points on such a frame are ambiguous enough for three masks."""
+        """True if prompts on such a frame are ambiguous enough for three masks."""
         num_points = 0 if point_inputs is None else point_inputs["point_labels"].shape[1]
         return (
             self.multimask_output_in_sam
@@ -264,8 +565,22 @@ class SAM2Base(nn.Module):
         )
 
     def _apply_non_overlapping_constraints(self, pred_masks: Tensor) -> Tensor:
-        """`without_overlap`, under the name that programs call."""
+        """`without_overlap`, under its official name."""
         return without_overlap(pred_masks)
+
+
+def _map(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Tokens `[H * W, B, C]` as a map `[B, C, H, W]`."""
+    return x.permute(1, 2, 0).unflatten(2, size)
+
+
+def _maps(levels: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    return [_map(x, size) for x, size in zip(levels, sizes, strict=True)]
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """A map `[B, C, H, W]` as tokens `[H * W, B, C]`."""
+    return x.flatten(2).permute(2, 0, 1)
 
 
 def _mask_decoder(config: SAM2Config) -> MaskDecoder:

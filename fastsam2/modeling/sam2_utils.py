@@ -24,7 +24,6 @@ __all__ = [
     "at_least_float32",
     "get_1d_sine_pe",
     "get_next_point",
-    "logits_of_mask",
     "sample_box_points",
     "sample_one_point_from_error_center",
     "sample_random_points_from_errors",
@@ -38,11 +37,6 @@ T = TypeVar("T")
 def at_least_float32(x: Tensor) -> Tensor:
     """`x` in float32, or in float64 if it is that already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def logits_of_mask(mask: Tensor) -> Tensor:
-    """Logits of a mask of 0 and 1: -10 and 10, where the sigmoid is 4.5e-5 from both."""
-    return 20.0 * mask - 10.0
 
 
 def select_closest_cond_frames(

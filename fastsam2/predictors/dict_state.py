@@ -1,4 +1,4 @@
-"""States that clients build by hand: a plain dict with the keys of `init_state`, as a session."""
+"""Sessions over plain dictionaries with the keys of `init_state`, which clients build by hand."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fastsam2.predictors.object_memory import ObjectMemory
 from fastsam2.predictors.session import ObjectState, VideoSession
 from fastsam2.types import Prompts
 
-__all__ = ["DictSession", "adopt"]
+__all__ = ["DictSession", "as_session"]
 
-#: Where a dict keeps its session.
+#: Key under which a dict keeps its session.
 _SESSION = "fastsam2_session"
 
-#: What objects decide; the rest is the client's.
+#: Keys that are computed from the objects.
 _OF_OBJECTS = (
     "obj_id_to_idx",
     "obj_idx_to_id",
@@ -26,12 +26,12 @@ _OF_OBJECTS = (
     "frames_tracked_per_obj",
 )
 
-#: What `sam2` keeps, but does not read.
+#: Keys that `sam2` never reads.
 _OPTIONAL = ("offload_video_to_cpu", "offload_state_to_cpu")
 
 
-def adopt(state: MutableMapping[str, Any]) -> VideoSession:
-    """The session that a state is, or stands for.
+def as_session(state: MutableMapping[str, Any]) -> VideoSession:
+    """Return the session of a state.
 
     Raises:
         InputError: it lacks a key.
@@ -52,25 +52,31 @@ def adopt(state: MutableMapping[str, Any]) -> VideoSession:
 
 
 class DictSession(VideoSession):
-    """A session whose values are those of a client's dict.
+    """A session over a client's dict.
 
     Values are read from the dict whenever they are needed, and written into it. The containers of
-    each object are the dict's own, so that either side sees what the other does.
+    each object are the dict's own, so that either side sees changes of the other.
     """
 
     def __init__(self, state: MutableMapping[str, Any]) -> None:
         self.state = state
         self.objects = []
         self.history = None
+        self.features = None
         self._pool = None
+        self._offload = None
         self._extra = {}
+
+    @property
+    def inference_state(self) -> MutableMapping[str, Any]:
+        return self.state
 
     def __repr__(self) -> str:
         # The dict holds the session, which would print the dict.
         return f"{type(self).__name__}({len(self.objects)} objects)"
 
     def refresh(self) -> None:
-        """Look up which objects the dict has, and their containers."""
+        """Look up the objects of the dict, and their containers."""
         known = {obj.obj_id: obj for obj in self.objects}
         self.objects = [
             self._take(known.get(obj_id) or ObjectState(obj_id), index)

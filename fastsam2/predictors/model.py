@@ -1,29 +1,43 @@
-"""The model as the predictors of videos take it."""
+"""The model as the predictors of videos hold it."""
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from fastsam2.config import SAM2Config
+from fastsam2.engine.feature_cache import Encode
+from fastsam2.engine.fused.image_encoder import fused_image_encoder
 from fastsam2.engine.memory_pool import Pools
 from fastsam2.engine.plan import Plan
-from fastsam2.engine.runtime.runner import Runner
-from fastsam2.modeling.sam2_base import SAM2Base
-from fastsam2_kernels.dispatch import Impl
+from fastsam2.engine.planned_model import PlannedModel
+from fastsam2.engine.track_step import TrackStep, track_step
+from fastsam2.predictors.dict_state import as_session
 
-__all__ = ["VideoModel"]
+__all__ = ["FastPaths", "VideoModel"]
 
 
-class VideoModel(SAM2Base):
+@dataclass(frozen=True)
+class FastPaths:
+    """Fast paths of a model, looked up once a public call."""
+
+    encode: Encode  #: fused image encoder, or the model's own `forward_image`
+    step: TrackStep | None  #: None if the model's own `track_step` must run
+
+
+class VideoModel(PlannedModel):
     """SAM 2 with the options of tracking, which are read at each call."""
 
     fill_hole_area: int  #: fill holes of at most this many pixels in the S / 4 wide masks
     non_overlap_masks: bool  #: give each pixel to one object only
     clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
     add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
-    memory_dtype: torch.dtype  #: in which spatial memory is kept
-    functions: Runner  #: what runs on each frame, as the plan says
-    pools: Pools  #: where sessions bring what frames read
+    memory_dtype: torch.dtype  #: dtype of memory maps
+    pools: Pools  #: memory pools of sessions
 
     def __init__(
         self,
@@ -31,20 +45,30 @@ class VideoModel(SAM2Base):
         memory_dtype: torch.dtype = torch.bfloat16,
         plan: Plan = Plan(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, plan)
         self.memory_dtype = memory_dtype
-        self.functions = Runner(plan)
         self.pools = Pools()
 
-    @property
-    def plan(self) -> Plan:
-        """How it runs. What an earlier plan has compiled and recorded goes with it."""
-        return self.functions.plan
+    def fast_paths(self) -> FastPaths:
+        """Look up the fast paths as the model stands."""
+        return FastPaths(fused_image_encoder(self) or self.forward_image, track_step(self))
 
-    @plan.setter
-    def plan(self, plan: Plan) -> None:
-        self.functions = Runner(plan)
+    def _get_image_feature(
+        self, inference_state: MutableMapping[str, Any], frame_idx: int, batch_size: int
+    ) -> tuple[Tensor, dict[str, Any], list[Tensor], list[Tensor], list[tuple[int, int]]]:
+        """Features of a frame for B objects, from the state's cache or encoded now.
 
-    @property
-    def impl(self) -> Impl:
-        return self.plan.impl
+        Returns:
+            The image `[B, 3, S, S]`, the image encoder's `backbone_fpn` and `vision_pos_enc`, and
+            levels, positions and sizes as `track_step` takes them.
+        """
+        encode = fused_image_encoder(self) or self.forward_image
+        image, encoded = as_session(inference_state).encoded_frame(encode, frame_idx)
+        expanded: dict[str, Any] = {
+            key: [x.expand(batch_size, -1, -1, -1) for x in encoded[key]]
+            for key in ("backbone_fpn", "vision_pos_enc")
+        }
+        return (
+            image.expand(batch_size, -1, -1, -1),
+            *self._prepare_backbone_features(expanded),
+        )

@@ -1,4 +1,4 @@
-"""What is remembered of each object."""
+"""Outputs that are remembered of one object."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from fastsam2.modeling.memory_selection import MemorySelection, SelectionRules, select_memory
 from fastsam2.types import DictRecord, FrameOutput, Outputs
 
-__all__ = ["MemorySelection", "ObjectMemory", "SelectionRules"]
+__all__ = ["ObjectMemory"]
 
 
 @dataclass(eq=False)
 class ObjectMemory(DictRecord):
-    """All that is remembered of one object: prompted (conditioning) frames and tracked ones."""
+    """Outputs of one object on prompted (conditioning) frames and on tracked ones."""
 
     KEYS = ("cond_frame_outputs", "non_cond_frame_outputs")
     cond_frame_outputs: dict[int, FrameOutput] = field(default_factory=Outputs)
@@ -24,21 +24,19 @@ class ObjectMemory(DictRecord):
         super().__setattr__(name, Outputs.of(value) if name in self.KEYS else value)
 
     def output(self, frame_idx: int) -> FrameOutput | None:
-        """What is known of a frame, its conditioning output first."""
+        """The output on a frame, that of a conditioning frame first."""
         found = self.cond_frame_outputs.get(frame_idx)
         return self.non_cond_frame_outputs.get(frame_idx) if found is None else found
 
     def forget_tracked_around(self, frame_idx: int, reach: int) -> None:
-        """Drop the tracked frames at most `reach` away, whose memory a correction has outdated."""
+        """Drop tracked frames at most `reach` away, whose memory a correction has outdated."""
         for t in range(frame_idx - reach, frame_idx + reach + 1):
             self.non_cond_frame_outputs.pop(t, None)
 
     def select(
         self, frame_idx: int, rules: SelectionRules, *, num_frames: int | None, reverse: bool
-    ) -> MemorySelection[FrameOutput] | None:
-        """What `frame_idx` reads, see `select_memory`; None in a model without memory."""
-        if rules.num_maskmem == 0:
-            return None
+    ) -> MemorySelection[FrameOutput]:
+        """Select the memories that `frame_idx` reads; see `select_memory`."""
         return select_memory(
             frame_idx,
             self.cond_frame_outputs,

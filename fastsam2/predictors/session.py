@@ -1,9 +1,9 @@
-"""The state of one video: its frames, and for each object its prompts and memory."""
+"""State of one video: its frames, and the prompts and memory of each object."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsam2.engine.feature_cache import FeatureCache, Frames
-from fastsam2.engine.memory_pool import MemoryPool
+from fastsam2.engine.feature_cache import Encode, Encoded, FeatureCache, Frames
+from fastsam2.engine.fused.image_encoder import FusedImageEncoder
+from fastsam2.engine.memory_pool import MemoryPool, Pools
 from fastsam2.engine.runtime.offload import PendingOffload
 from fastsam2.errors import InputError, StateError
-from fastsam2.predictors.model import VideoModel
-from fastsam2.predictors.object_memory import ObjectMemory, SelectionRules
+from fastsam2.modeling.memory_selection import SelectionRules
+from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.predictors.object_memory import ObjectMemory
 from fastsam2.types import DictRecord, FrameOutput, PointPrompt, Prompts
 
 __all__ = ["ObjectState", "VideoSession"]
@@ -24,58 +26,75 @@ __all__ = ["ObjectState", "VideoSession"]
 
 @dataclass(eq=False)
 class ObjectState:
-    """One object: what the user said of it, and what is known of it."""
+    """Prompts and memory of one object."""
 
     obj_id: Any
     point_inputs: dict[int, PointPrompt] = field(default_factory=Prompts)
     mask_inputs: dict[int, Tensor] = field(default_factory=dict)
     memory: ObjectMemory = field(default_factory=ObjectMemory)
     pending: ObjectMemory = field(default_factory=ObjectMemory)
-    """Answers to prompts since the last propagation, not yet encoded into memory."""
+    """Outputs for prompts since the last propagation, not yet encoded into memory."""
     frames_tracked: dict[int, dict[str, bool]] = field(default_factory=dict)
-    """`{"reverse": ...}` for each frame that propagation has passed, in the order of passing."""
+    """`{"reverse": ...}` for each frame that propagation has passed, in that order."""
 
     def output(self, frame_idx: int, is_cond: bool) -> FrameOutput | None:
-        """The newest answer on a frame: a pending one of this kind, else what is remembered."""
+        """The newest output on a frame: a pending one of this kind, else the one in memory."""
         kind = "cond_frame_outputs" if is_cond else "non_cond_frame_outputs"
         found = self.pending[kind].get(frame_idx)
         return self.memory.output(frame_idx) if found is None else found
 
     def keep_prompt(self, frame_idx: int, points: PointPrompt | None, mask: Tensor | None) -> None:
-        """A frame has one prompt: points or a mask, whichever came last."""
-        self.point_inputs.pop(frame_idx, None)
-        self.mask_inputs.pop(frame_idx, None)
+        """Replace the prompt on a frame, which is points or a mask."""
+        self.drop_prompt(frame_idx)
         if points is not None:
             self.point_inputs[frame_idx] = points
         if mask is not None:
             self.mask_inputs[frame_idx] = mask
 
+    def drop_prompt(self, frame_idx: int) -> None:
+        """Remove the prompt on a frame, if there is one."""
+        self.point_inputs.pop(frame_idx, None)
+        self.mask_inputs.pop(frame_idx, None)
+
     def prompted_frames(self) -> set[int]:
         return self.point_inputs.keys() | self.mask_inputs.keys()
 
     def mark_tracked(self, frame_idx: int, reverse: bool) -> None:
-        """Propagation has passed a frame."""
+        """Note that propagation has passed a frame."""
         self.frames_tracked.pop(frame_idx, None)
         self.frames_tracked[frame_idx] = {"reverse": reverse}
 
     def passed(self, steps: int) -> int | None:
-        """The frame that propagation passed so many frames before the one it passed last."""
+        """The frame that propagation passed `steps` frames before the last one."""
         return next(islice(reversed(self.frames_tracked), steps, None), None)
 
+    def tracked_output(self, steps: int) -> FrameOutput | None:
+        """The output on the frame `passed` so many steps ago; None if it was prompted."""
+        frame_idx = self.passed(steps)
+        if frame_idx is None:
+            return None
+        return self.memory.non_cond_frame_outputs.get(frame_idx)
+
+    def drop_mask(self, frame_idx: int) -> None:
+        """Free mask and prompts of a frame that is never shown again; its memory stays."""
+        output = self.memory.output(frame_idx)
+        if output is not None:
+            output.pred_masks = None
+        self.drop_prompt(frame_idx)
+
     def forget_tracked(self, frame_idx: int) -> None:
-        """Forget that a frame was passed, and what was found there if it was not prompted."""
+        """Forget that a frame was passed, and its output if it was not prompted."""
         del self.frames_tracked[frame_idx]
         self.memory.non_cond_frame_outputs.pop(frame_idx, None)
-        self.point_inputs.pop(frame_idx, None)
-        self.mask_inputs.pop(frame_idx, None)
+        self.drop_prompt(frame_idx)
 
 
 @dataclass(eq=False)
 class VideoSession(DictRecord):
     """Inference state of one video.
 
-    It reads like the dictionary that `sam2`'s `init_state` returns: the same 18 keys, of which
-    those per object are computed from `objects`.
+    It reads and is written like the dictionary that `init_state` of `sam2` returns. Of the same 18
+    keys, those per object are computed from `objects`.
     """
 
     KEYS = (
@@ -108,21 +127,26 @@ class VideoSession(DictRecord):
     offload_state_to_cpu: bool = False
     objects: list[ObjectState] = field(default_factory=list)
     obj_ids: list[Any] = field(default_factory=list)  #: ids in the order of `objects`
-    cached_features: dict[int, tuple[Tensor, dict[str, Any]]] = field(default_factory=dict)
-    """The image and the image encoder's output of the frame last worked on."""
+    cached_features: dict[int, Any] = field(default_factory=dict)
+    """Image and image encoder output of the current frame."""
     constants: dict[str, Any] = field(default_factory=dict)
     features: FeatureCache | None = None
-    """Encodes and keeps the features of `images`; None where a client brings frames of its own."""
+    """Features of `images`; None for frames of a client's own, which may change."""
     history: int | None = None
-    """How many of the frames passed last are remembered, those that can be read at least; None for
+    """Number of frames passed last that are remembered, at least those that can be read; None for
     all."""
     _pool: MemoryPool | None = field(default=None, repr=False)
-    _leaving: PendingOffload | None = field(default=None, repr=False)
+    _offload: PendingOffload | None = field(default=None, repr=False)
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy encodes its frames itself, and has no tensor that the pool knows by its identity.
-        return {**self.__dict__, "features": None, "_pool": None, "_leaving": None}
+        # A copy encodes its frames itself, and has a pool of its own.
+        return {**self.__dict__, "features": None, "_pool": None, "_offload": None}
+
+    @property
+    def inference_state(self) -> MutableMapping[str, Any]:
+        """The state that methods under official names are given."""
+        return self
 
     @property
     def obj_id_to_idx(self) -> OrderedDict[Any, int]:
@@ -152,23 +176,64 @@ class VideoSession(DictRecord):
     def frames_tracked_per_obj(self) -> dict[int, dict[int, dict[str, bool]]]:
         return {i: o.frames_tracked for i, o in enumerate(self.objects)}
 
-    def pool(self, model: VideoModel) -> MemoryPool:
-        """Where memory is brought to be read."""
-        if self._pool is None or not self._pool.fits(model):
-            self._pool = model.pools.lend(model, self)
+    def pool(self, model: SAM2Base, memory_dtype: torch.dtype, pools: Pools) -> MemoryPool:
+        """The memory pool of this session.
+
+        Args:
+            model: the model that reads it, in its dtype.
+            memory_dtype: dtype of memory maps.
+            pools: lends a pool if there is none that fits.
+        """
+        if self._pool is None or not self._pool.fits(model, memory_dtype):
+            self._pool = pools.lend(model, memory_dtype, self)
         return self._pool
 
+    def encoded_frame(self, encode: Encode, frame_idx: int, then: Sequence[int] = ()) -> Encoded:
+        """Image and features of a frame.
+
+        Args:
+            encode: encodes images on the session's device.
+            then: the frames that will be asked for next.
+        """
+        cached = self.cached_features.get(frame_idx)
+        if cached is None:
+            device = torch.device(self.device)
+            features = self.features
+            # A client may have replaced the encoder, or the frames that were opened.
+            fused = isinstance(encode, FusedImageEncoder)
+            if fused and features is not None and features.frames is self.images:
+                cached = features.get(encode, device, frame_idx, then)
+            else:
+                (cached,) = Encoded.of(encode, [self.images[frame_idx]], device)
+            self.cached_features = {frame_idx: cached}
+        return Encoded(*cached)
+
     def evict(self, objects: Sequence[ObjectState], rules: SelectionRules) -> None:
-        """Move what can no longer be read to the CPU, or forget it where history leaves it out."""
-        if self._leaving is not None:
-            self._leaving.finish()
-            self._leaving = None
-        # A correction reads what the frame itself has read.
-        unread = rules.reach + 1
-        if self.history is None or self.history > unread:
-            aged = [(obj, obj.passed(unread)) for obj in objects]
-            outputs = [obj.memory.non_cond_frame_outputs.get(t) for obj, t in aged if t is not None]
-            self._leaving = PendingOffload([output for output in outputs if output is not None])
+        """Free device memory of outputs that the next frame cannot read.
+
+        Maps leave their slots after `rules.memory_reach` frames. The history, as far as it is
+        kept, moves to the CPU.
+        """
+        if self._offload is not None:
+            self._offload.finish()
+            self._offload = None
+        # A correction of the last frame reads what that frame has read.
+        maps, unread = rules.memory_reach + 1, rules.reach + 1
+        keep = self.history is None or self.history > unread
+        leaving: list[tuple[FrameOutput, Sequence[str]]] = []
+        for obj in objects:
+            newest, unread_map, oldest = (obj.tracked_output(n) for n in (0, maps, unread))
+            # The mask was handed out. A stream drops it with the next frame.
+            if newest is not None and self.num_frames is not None:
+                leaving.append((newest, ["pred_masks"]))
+            if unread_map is not None and not keep:
+                unread_map.maskmem_features = None
+            elif unread_map is not None:
+                unread_map.leave_slot()
+                leaving.append((unread_map, ["maskmem_features"]))
+            if oldest is not None and keep:
+                leaving.append((oldest, ["obj_ptr", "object_score_logits", "predicted_iou"]))
+        self._offload = PendingOffload(leaving)
         if self.history is not None:
             for obj in objects:
                 outdated = obj.passed(max(self.history, unread))
@@ -176,7 +241,7 @@ class VideoSession(DictRecord):
                     obj.forget_tracked(outdated)
 
     def find(self, obj_id: Any) -> ObjectState | None:
-        # As a dictionary finds it: == between ids of different kinds need not be a truth value.
+        # By a dictionary: == between ids of different types need not be a truth value.
         return {o.obj_id: o for o in self.objects}.get(obj_id)
 
     def get_object(self, obj_id: Any) -> ObjectState:

@@ -1,7 +1,7 @@
-"""Tracking on a stream: frames come one by one, and none comes back.
+"""Tracking on a stream, whose frames are given one by one.
 
-A stream is a video whose end is not known, of which only the current frame is there and only what
-the next one can read is remembered. So it takes constant memory however long it runs.
+A stream is a video of unknown length. Only the current frame is held, and of earlier ones only the
+memory that the next frame can read, so memory does not grow with the number of frames.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fastsam2.data.frame_source import check_array
 from fastsam2.data.preprocess import normalize_frame, resize_frame
 from fastsam2.errors import InputError, StateError
 from fastsam2.predictors import tracking
+from fastsam2.predictors.frame_outputs import current_result
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import VideoSession
@@ -26,7 +27,7 @@ __all__ = ["StreamSession"]
 
 @dataclass(frozen=True)
 class _Current:
-    """The frames of a stream: one."""
+    """The current frame, in the place of the frames of a video."""
 
     frame_idx: int
     pixels: Tensor  #: uint8 `[S, S, 3]`
@@ -41,10 +42,10 @@ class _Current:
 
 
 class StreamSession:
-    """One stream being tracked; see `SAM2StreamPredictor.start`.
+    """One stream; see `SAM2StreamPredictor.start`.
 
     Args:
-        model: the video predictor whose weights and options hold.
+        model: the video predictor, with its weights and options.
     """
 
     def __init__(self, model: VideoModel) -> None:
@@ -58,7 +59,7 @@ class StreamSession:
 
     @property
     def state(self) -> VideoSession | None:
-        """What the stream is, read as the state of a video; None before the first frame."""
+        """The state of the stream, read as that of a video; None before the first frame."""
         return self._session
 
     @property
@@ -68,7 +69,7 @@ class StreamSession:
 
     @torch.inference_mode()
     def step(self, frame: Any) -> FrameResult:
-        """Go on to the next frame and find all objects on it.
+        """Track all objects on the next frame.
 
         Args:
             frame: RGB, uint8 `[H, W, 3]`, a NumPy array or a tensor.
@@ -81,7 +82,7 @@ class StreamSession:
             InputError: the size of the frames changes.
             torch.OutOfMemoryError: one object alone is too much for the device.
 
-        After an error the stream is where it was, and can go on with the same frame or another.
+        After an error the stream is unchanged, and continues with the same frame or another.
         """
         model = self._model
         image = check_array(frame, "the frame", ndim=3)
@@ -89,7 +90,7 @@ class StreamSession:
         session = self._session
         if session is None:
             self._session = session = _open(model, _Current(0, pixels), *image.shape[:2])
-            return tracking.track_frame(model, session, [], 0, reverse=False)
+            return current_result(model, session, 0, is_cond=True)
         if image.shape[:2] != (session.video_height, session.video_width):
             raise InputError(
                 f"the frame is {image.shape[1]}x{image.shape[0]} pixels, but the frames before it "
@@ -101,10 +102,15 @@ class StreamSession:
         frame_idx = len(session.images)
         session.images, session.cached_features = _Current(frame_idx, pixels), {}
         try:
-            return tracking.track_frame(model, session, session.objects, frame_idx, reverse=False)
+            result = tracking.track_frame(
+                model, model.fast_paths(), session, session.objects, frame_idx, reverse=False
+            )
         except BaseException:
             session.images, session.cached_features = before
             raise
+        for obj in session.objects:
+            obj.drop_mask(frame_idx - 1)
+        return result
 
     @torch.inference_mode()
     def add_object(
@@ -143,7 +149,7 @@ class StreamSession:
         mask: Any = None,
         clear_old_points: bool = True,
     ) -> FrameResult:
-        """Correct what was found of an object on the current frame; arguments as `add_object`.
+        """Correct the mask of an object on the current frame; arguments as `add_object`.
 
         Args:
             clear_old_points: replace earlier points on this frame instead of adding to them.
@@ -157,7 +163,7 @@ class StreamSession:
         return self._prompt(session, obj_id, points, labels, box, mask, clear_old_points)
 
     def remove_object(self, obj_id: Any) -> None:
-        """Track an object no longer.
+        """Stop tracking an object.
 
         Raises:
             StateError: there is no such object.
@@ -169,10 +175,10 @@ class StreamSession:
         self._session = None
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the stream is, in plain containers and tensors of its own.
+        """The state of the stream in plain containers, with copies of its tensors.
 
-        `torch.save` stores it, `torch.load(weights_only=True)` reads it where object ids are
-        numbers or strings, and `load_state_dict` goes on from it, here or on another machine.
+        `torch.save` stores it, `torch.load(weights_only=True)` reads it if object ids are numbers
+        or strings, and `load_state_dict` continues from it, here or on another machine.
         """
         session = self._session
         if session is None:
@@ -189,11 +195,11 @@ class StreamSession:
 
     @torch.inference_mode()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned, in a model with the same weights.
+        """Continue from a `state_dict`, with a model of the same weights.
 
         Raises:
-            StateError: it is no such state, or of a model of another shape; the stream is then as
-                it was.
+            StateError: it is no such state, or that of a model of other sizes; the stream is
+                unchanged.
         """
         if not state:
             self.reset()
@@ -246,7 +252,7 @@ class StreamSession:
 
 
 def _shape(model: VideoModel) -> dict[str, int]:
-    """What a state has in common with the models that can go on from it."""
+    """Sizes that a state shares with every model that can continue from it."""
     names = ("image_size", "num_maskmem", "mem_dim", "hidden_dim")
     return {name: getattr(model, name) for name in names}
 

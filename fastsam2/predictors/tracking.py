@@ -1,7 +1,7 @@
 """Interactive tracking of objects through a video: prompts, propagation, corrections.
 
-Runner of a model and a session; the model holds no state of the video. The order of things, and
-what counts as a conditioning frame when, are those of `sam2.sam2_video_predictor`.
+Functions of a model and a session; the model holds no state of the video. Their order, and the
+choice of conditioning frames, are those of `sam2.sam2_video_predictor`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsam2.engine.runtime.autocast import in_callers_precision
-from fastsam2.engine.track_step import Prompt, answer_prompt, encode_memory, track_objects
+from fastsam2.engine.fused.image_encoder import FrameFeatures
+from fastsam2.engine.fused.mask_decoder import MaskOutput
+from fastsam2.engine.memory_pool import MemoryPool
+from fastsam2.engine.track_step import (
+    Prompt,
+    TrackStep,
+    encode_memory,
+    segment_prompt,
+    track_objects,
+)
 from fastsam2.errors import InputError, StateError
 from fastsam2.predictors.frame_outputs import (
+    current_result,
     frame_outputs,
-    image_features,
-    result_of,
-    shown,
-    store_memory,
+    frame_result,
+    memory_positions,
 )
-from fastsam2.predictors.model import VideoModel
-from fastsam2.predictors.object_memory import SelectionRules
+from fastsam2.predictors.model import FastPaths, VideoModel
 from fastsam2.predictors.prompts import join_points, mask_prompt, point_prompt
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import ObjectState, VideoSession
@@ -68,7 +74,7 @@ def add_points(
     obj = session.object_for(obj_id)
     if not clear_old_points:
         prompt = join_points(obj.point_inputs.get(frame_idx), prompt)
-    return _answer_prompt(model, session, obj, frame_idx, points=prompt)
+    return _add_prompt(model, session, obj, frame_idx, points=prompt)
 
 
 def add_mask(
@@ -78,11 +84,10 @@ def add_mask(
     frame_idx = session.check_frame(frame_idx)
     prompt = mask_prompt(mask, image_size=model.image_size, device=session.device)
     obj = session.object_for(obj_id)
-    return _answer_prompt(model, session, obj, frame_idx, mask=prompt)
+    return _add_prompt(model, session, obj, frame_idx, mask=prompt)
 
 
-@in_callers_precision
-def _answer_prompt(
+def _add_prompt(
     model: VideoModel,
     session: VideoSession,
     obj: ObjectState,
@@ -90,44 +95,58 @@ def _answer_prompt(
     points: PointPrompt | None = None,
     mask: Tensor | None = None,
 ) -> FrameResult:
-    """Run the prompted frame, keep prompt and pending answer, and show all objects there.
+    """Segment the prompted frame, keep prompt and pending output, and return all objects there.
 
-    Memory is encoded only when propagation begins, once the user is done with the frame. Nothing is
-    kept before there is an answer: a frame that cannot be read leaves the session as it was.
+    Memory is encoded when propagation begins, once the user is done with the frame. The session
+    stays unchanged if the frame cannot be read.
     """
     tracked = obj.frames_tracked.get(frame_idx)
-    # Without any conditioning frame left there is no memory to correct the frame by.
+    # Without a conditioning frame there is no memory that could correct the frame.
     is_init = tracked is None or not obj.memory.cond_frame_outputs
     is_cond = is_init or model.add_all_frames_to_correct_as_cond
-    previous = None
-    if points is not None:
-        seen = obj.output(frame_idx, is_cond)
-        if seen is not None:
-            # Extreme logits as a prompt are numerically unkind.
-            previous = seen.pred_masks.to(session.device).float().clamp(-32.0, 32.0)
-    selection = None
-    if tracked is not None and not is_init:
-        rules = SelectionRules.of(model)
-        selection = obj.memory.select(
-            frame_idx, rules, num_frames=session.num_frames, reverse=tracked["reverse"]
-        )
-    found = answer_prompt(
-        model,
-        session.pool(model),
-        image_features(model, session, frame_idx),
-        selection,
-        Prompt(points, mask, previous, is_init),
-    )
-    (answer,) = frame_outputs(model, session, found)
+    previous = obj.output(frame_idx, is_cond) if points is not None else None
+    prompt = Prompt(points, mask, _clamped_logits(session, previous), is_init)
+    reverse = tracked is not None and tracked["reverse"]
+    output = _segment_prompt(model, session, obj, frame_idx, prompt, reverse)
     session.add_object(obj)
     obj.keep_prompt(frame_idx, points, mask)
     pending = obj.pending.cond_frame_outputs if is_cond else obj.pending.non_cond_frame_outputs
-    pending[frame_idx] = answer
-    return shown(model, session, frame_idx, is_cond)
+    pending[frame_idx] = output
+    return current_result(model, session, frame_idx, is_cond)
+
+
+def _clamped_logits(session: VideoSession, output: FrameOutput | None) -> Tensor | None:
+    """Mask logits of an earlier output as a prompt; extreme ones are numerically harmful."""
+    if output is None or output.pred_masks is None:
+        return None
+    return output.pred_masks.to(session.device).float().clamp(-32.0, 32.0)
+
+
+def _segment_prompt(
+    model: VideoModel,
+    session: VideoSession,
+    obj: ObjectState,
+    frame_idx: int,
+    prompt: Prompt,
+    reverse: bool,
+) -> FrameOutput:
+    fast = model.fast_paths()
+    if fast.step is None:
+        return _track_officially(model, session, obj, frame_idx, prompt, reverse)
+    selection = None
+    if not prompt.is_init_cond_frame:
+        selection = obj.memory.select(
+            frame_idx, model.selection_rules, num_frames=session.num_frames, reverse=reverse
+        )
+    features = _features(model, fast, session, frame_idx)
+    pool = _pool(model, fast.step, session)
+    found = segment_prompt(fast.step, pool, features, selection, prompt)
+    (output,) = frame_outputs(model, session, found, found.ious.amax(1))
+    return output
 
 
 def commit_prompts(model: VideoModel, session: VideoSession) -> None:
-    """Encode all pending answers into memory.
+    """Encode all pending outputs into memory.
 
     Raises:
         StateError: there is no object, or one of them has no prompted frame.
@@ -151,26 +170,40 @@ def commit_prompts(model: VideoModel, session: VideoSession) -> None:
             obj.memory.non_cond_frame_outputs.pop(frame_idx, None)
 
 
-@in_callers_precision
 def _encode_pending(model: VideoModel, session: VideoSession) -> None:
-    """Make memory of pending answers, of all objects of a frame at once."""
+    """Encode memory of pending outputs, of all objects of a frame in one batch."""
     if model.num_maskmem == 0:
         return
     fresh: dict[int, list[FrameOutput]] = {}
     for obj in session.objects:
-        for outputs in (obj.pending.non_cond_frame_outputs, obj.pending.cond_frame_outputs):
-            for frame_idx, output in outputs.items():
-                if output.maskmem_features is None:
+        for pending in (obj.pending.non_cond_frame_outputs, obj.pending.cond_frame_outputs):
+            for frame_idx, output in pending.items():
+                if not output.has_memory:
                     fresh.setdefault(frame_idx, []).append(output)
-    for frame_idx, answers in fresh.items():
-        memory = encode_memory(
-            model,
-            image_features(model, session, frame_idx),
-            torch.cat([answer.pred_masks.to(session.device).float() for answer in answers]),
-            torch.cat([answer.object_score_logits for answer in answers]),
-            is_mask_from_pts=True,
-        )
-        store_memory(model, session, answers, *memory)
+    fast = model.fast_paths()
+    for frame_idx, outputs in fresh.items():
+        if fast.step is None:
+            for output in outputs:
+                _encode_officially(model, session, frame_idx, output)
+        else:
+            _encode_batch(model, fast, fast.step, session, frame_idx, outputs)
+
+
+def _encode_batch(
+    model: VideoModel,
+    fast: FastPaths,
+    step: TrackStep,
+    session: VideoSession,
+    frame_idx: int,
+    outputs: Sequence[FrameOutput],
+) -> None:
+    features = _features(model, fast, session, frame_idx)
+    masks = [x.pred_masks.to(session.device).float() for x in outputs if x.pred_masks is not None]
+    presence = torch.cat([output.object_score_logits for output in outputs])
+    slots = encode_memory(step, _pool(model, step, session), features, torch.cat(masks), presence)
+    positions = memory_positions(session, lambda: step.memory_positions(features))
+    for output, slot in zip(outputs, slots, strict=True):
+        output.store(slot, positions)
 
 
 def _forget_outdated(model: VideoModel, obj: ObjectState, frame_idx: int) -> None:
@@ -192,6 +225,7 @@ def propagate(
     `commit_prompts` comes first. `progress` wraps the frames to visit, as `tqdm.tqdm` does.
     """
     assert session.num_frames is not None
+    fast = model.fast_paths()
     objects = list(session.objects)
     last = session.num_frames - 1
     if start_frame_idx is None:
@@ -202,22 +236,22 @@ def propagate(
     if reach < 0:
         raise InputError(f"max_frame_num_to_track must not be negative, but is {reach}")
     if reverse:
-        # Nothing lies before frame 0, and frame 0 itself has been answered.
+        # Frame 0 is the first frame, and has its output already.
         frames = range(start, max(start - reach, 0) - 1, -1) if start > 0 else range(0)
     else:
         frames = range(start, min(start + reach, last) + 1)
     for frame_idx in progress(frames, desc="propagate in video"):
-        # Not those that were removed meanwhile; those that were added have no memory yet.
+        # Objects may have been removed meanwhile; added ones have no memory yet.
         objects = [obj for obj in objects if obj in session.objects]
         if not objects:
             return
         then = frames[frames.index(frame_idx) + 1 :]
-        yield track_frame(model, session, objects, frame_idx, reverse=reverse, then=then)
+        yield track_frame(model, fast, session, objects, frame_idx, reverse=reverse, then=then)
 
 
-@in_callers_precision
 def track_frame(
     model: VideoModel,
+    fast: FastPaths,
     session: VideoSession,
     objects: Sequence[ObjectState],
     frame_idx: int,
@@ -225,38 +259,133 @@ def track_frame(
     reverse: bool,
     then: Sequence[int] = (),
 ) -> FrameResult:
-    """Find these objects on a frame, all in one batch; prompted frames keep their answers.
+    """Track objects on a frame; on prompted frames they keep their outputs.
 
-    The frames `then` come next.
+    Args:
+        fast: fast paths of the model.
+        then: the frames that come next.
     """
-    rules = SelectionRules.of(model)
+    rules = model.selection_rules
     tracked = [obj for obj in objects if frame_idx not in obj.memory.cond_frame_outputs]
-    if tracked:
-        found = track_objects(
-            model,
-            session.pool(model),
-            image_features(model, session, frame_idx, then),
-            [
-                obj.memory.select(frame_idx, rules, num_frames=session.num_frames, reverse=reverse)
-                for obj in tracked
-            ],
-        )
-        for obj, output in zip(tracked, frame_outputs(model, session, *found), strict=True):
-            obj.memory.non_cond_frame_outputs[frame_idx] = output
+    outputs: list[FrameOutput] = []
+    step = fast.step
+    if tracked and step is None:
+        prompt = Prompt()
+        outputs = [
+            _track_officially(model, session, obj, frame_idx, prompt, reverse, run_mem_encoder=True)
+            for obj in tracked
+        ]
+    elif tracked and step is not None:
+        features = _features(model, fast, session, frame_idx, then)
+        selections = [
+            obj.memory.select(frame_idx, rules, num_frames=session.num_frames, reverse=reverse)
+            for obj in tracked
+        ]
+        pool = _pool(model, step, session)
+        found, slots = track_objects(step, pool, features, selections)
+        outputs = frame_outputs(model, session, found, found.ious.amax(1))
+        positions = memory_positions(session, lambda: step.memory_positions(features))
+        for output, slot in zip(outputs, slots, strict=True):
+            output.store(slot, positions)
+    for obj, output in zip(tracked, outputs, strict=True):
+        obj.memory.non_cond_frame_outputs[frame_idx] = output
     for obj in objects:
         if frame_idx in obj.memory.cond_frame_outputs:
             _forget_outdated(model, obj, frame_idx)
         obj.mark_tracked(frame_idx, reverse)
-    session.evict(objects, rules)
-    return result_of(
+    result = frame_result(
         model, session, frame_idx, objects, [obj.memory.output(frame_idx) for obj in objects]
     )
+    session.evict(objects, rules)
+    return result
+
+
+def _features(
+    model: VideoModel,
+    fast: FastPaths,
+    session: VideoSession,
+    frame_idx: int,
+    then: Sequence[int] = (),
+) -> FrameFeatures:
+    encoded = session.encoded_frame(fast.encode, frame_idx, then)
+    return FrameFeatures.of(model, encoded[1])
+
+
+def _pool(model: VideoModel, step: TrackStep, session: VideoSession) -> MemoryPool:
+    return session.pool(step.model, model.memory_dtype, model.pools)
+
+
+def _track_officially(
+    model: VideoModel,
+    session: VideoSession,
+    obj: ObjectState,
+    frame_idx: int,
+    prompt: Prompt,
+    reverse: bool,
+    run_mem_encoder: bool = False,
+) -> FrameOutput:
+    """Segment one object through the model's own `_get_image_feature` and `track_step`."""
+    _, _, features, positions, sizes = model._get_image_feature(
+        session.inference_state, frame_idx, 1
+    )
+    out = model.track_step(
+        frame_idx=frame_idx,
+        is_init_cond_frame=prompt.is_init_cond_frame,
+        current_vision_feats=features,
+        current_vision_pos_embeds=positions,
+        feat_sizes=sizes,
+        point_inputs=prompt.points,
+        mask_inputs=prompt.mask,
+        output_dict=obj.memory,
+        num_frames=session.num_frames,
+        track_in_reverse=reverse,
+        run_mem_encoder=run_mem_encoder,
+        prev_sam_mask_logits=prompt.previous_logits,
+    )
+    masks = MaskOutput(
+        out["pred_masks"], out["pred_masks"], out["obj_ptr"], out["object_score_logits"]
+    )
+    (output,) = frame_outputs(model, session, masks, None)
+    _store_own_memory(model, session, output, out["maskmem_features"], out["maskmem_pos_enc"])
+    return output
+
+
+def _encode_officially(
+    model: VideoModel, session: VideoSession, frame_idx: int, output: FrameOutput
+) -> None:
+    """Encode memory of a prompted output through the model's own `_encode_new_memory`."""
+    _, _, features, _, sizes = model._get_image_feature(session.inference_state, frame_idx, 1)
+    assert output.pred_masks is not None
+    memory = model._encode_new_memory(
+        current_vision_feats=features,
+        feat_sizes=sizes,
+        pred_masks_high_res=model._upsample_masks(output.pred_masks.to(session.device).float()),
+        object_score_logits=output.object_score_logits,
+        is_mask_from_pts=True,
+    )
+    _store_own_memory(model, session, output, *memory)
+
+
+def _store_own_memory(
+    model: VideoModel,
+    session: VideoSession,
+    output: FrameOutput,
+    memory: Tensor | None,
+    positions: list[Tensor] | None,
+) -> None:
+    """Keep memory that the model's own methods have returned."""
+    if memory is None or positions is None:
+        return
+    # An inference tensor would not show in-place edits of a client.
+    with torch.inference_mode(False):
+        stored = memory.to(session.storage_device, model.memory_dtype, copy=True)
+    output.maskmem_features = stored
+    output.maskmem_pos_enc = memory_positions(session, lambda: positions)
 
 
 def clear_prompts(session: VideoSession, frame_idx: int, obj: ObjectState) -> None:
-    """Take back an object's prompts on a frame; its answer stays as if it had been tracked."""
-    obj.point_inputs.pop(frame_idx, None)
-    obj.mask_inputs.pop(frame_idx, None)
+    """Remove an object's prompts on a frame; its output stays as if it had been tracked."""
+    obj.drop_prompt(frame_idx)
     obj.pending.cond_frame_outputs.pop(frame_idx, None)
     obj.pending.non_cond_frame_outputs.pop(frame_idx, None)
     output = obj.memory.cond_frame_outputs.pop(frame_idx, None)
@@ -266,14 +395,14 @@ def clear_prompts(session: VideoSession, frame_idx: int, obj: ObjectState) -> No
 
 
 def pending_is_cond(session: VideoSession, frame_idx: int) -> bool:
-    """Whether any object has a pending conditioning answer on this frame."""
+    """True if any object has a pending output of a conditioning frame here."""
     return any(frame_idx in obj.pending.cond_frame_outputs for obj in session.objects)
 
 
 def remove_object(
     model: VideoModel, session: VideoSession, obj_id: Any, strict: bool, need_output: bool
 ) -> list[FrameResult]:
-    """Forget an object; what the others show where it had been prompted."""
+    """Remove an object; returns the others on each frame where it had been prompted."""
     obj = session.get_object(obj_id) if strict else session.find(obj_id)
     if obj is None:
         return []
@@ -284,4 +413,4 @@ def remove_object(
     session.drop_object(obj_id)
     if not need_output:
         return []
-    return [shown(model, session, t, pending_is_cond(session, t)) for t in frames]
+    return [current_result(model, session, t, pending_is_cond(session, t)) for t in frames]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastsam2.errors import InputError
-from fastsam2.predictors.dict_state import adopt
+from fastsam2.predictors.dict_state import as_session
 from tests.compat.clients import SIZE, Client, Package, agree, assert_same, click, logits_of
 from tests.compat.test_state_reading import KEYS, plain
 
@@ -358,10 +358,10 @@ def test_a_copy_has_no_pool(packages: Both, video: Path) -> None:
     _, ours = packages
     for make in (opened, lambda p, _: by_hand(p, LazyFrames(4))):
         state = halfway(ours, make(ours, video))
-        session = adopt(state)
+        session = as_session(state)
         assert session._pool is not None
-        assert adopt(copy.deepcopy(state))._pool is None
-        assert adopt(state)._pool is session._pool is not None
+        assert as_session(copy.deepcopy(state))._pool is None
+        assert as_session(state)._pool is session._pool is not None
 
 
 # Features

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from fastsam2.engine.fused.image_encoder import FrameFeatures
+from fastsam2.modeling.memory_selection import MemorySelection
 from fastsam2.modeling.sam2_base import SAM2Base
-from fastsam2.predictors.object_memory import MemorySelection
 from fastsam2.types import FrameOutput
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from fastsam2.engine.block_tables import BlockTables, block_tables, pointer_tokens
 from fastsam2.engine.memory_pool import MemoryPool, Pages, SlotPool
 from fastsam2.modeling import memory_tokens
-from fastsam2.predictors.object_memory import ObjectMemory, SelectionRules
+from fastsam2.modeling.memory_selection import SelectionRules
+from fastsam2.predictors.object_memory import ObjectMemory
 from fastsam2.types import FrameOutput
 from tests.predictors.test_object_memory import Case, stated
 

@@ -16,8 +16,9 @@ from tests import reference  # isort: skip  # before fastsam2
 import sam2.modeling.sam2_base as official_base  # isort: skip
 from sam2.modeling.sam2_utils import select_closest_cond_frames as official_closest  # isort: skip
 
+from fastsam2.modeling.memory_selection import MemorySelection, SelectionRules
 from fastsam2.modeling.sam2_utils import select_closest_cond_frames
-from fastsam2.predictors.object_memory import MemorySelection, ObjectMemory, SelectionRules
+from fastsam2.predictors.object_memory import ObjectMemory
 from fastsam2.types import FrameOutput
 
 assert reference.CONFIGS

@@ -18,7 +18,6 @@ from fastsam2.engine.runtime.offload import PendingOffload
 from fastsam2.engine.track_step import TrackStep
 from fastsam2.errors import InputError, VideoError
 from fastsam2.predictors import session as session_module
-from fastsam2.predictors.object_memory import SelectionRules
 from fastsam2.types import FrameOutput
 from tests.predictors.nano import nano_predictor
 from tests.support import frames_rgb, relative_error
@@ -288,7 +287,7 @@ def test_sessions_encoded_in_one_batch(model: SAM2VideoPredictor, clip: np.ndarr
 @pytest.mark.parametrize(("history", "frames"), [("full", 39), ("window", 16), (25, 25), (3, 16)])
 def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, frames: int) -> None:
     """Going on from frame to frame, nothing is missed; what is remembered is bounded."""
-    assert SelectionRules.of(model).reach == 15
+    assert model.selection_rules.reach == 15
     expected = model.init_state(clip)
     state = model.init_state(clip, history=history)
     for session in (expected, state):
@@ -323,7 +322,7 @@ def test_what_can_no_longer_be_read_leaves_the_device(
     state = model.init_state(clip)
     prompt(model, state, [1])
     memory = state["output_dict_per_obj"][0]
-    read_back = SelectionRules.of(model).reach + 1
+    read_back = model.selection_rules.reach + 1
     for result in model.propagate(state):
         past = range(1, result.frame_idx - read_back + 1)
         assert moved == [memory["non_cond_frame_outputs"][t] for t in past]

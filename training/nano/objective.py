@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2.modeling.click_sampling import get_next_point, sample_box_points
-from fastsam2.modeling.memory_tokens import memory_tokens
 from fastsam2.modeling.sam2_base import SAM2Base
-from fastsam2.predictors.object_memory import ObjectMemory, SelectionRules
+from fastsam2.predictors.object_memory import ObjectMemory
 from fastsam2.types import FrameOutput
 
 __all__ = ["ClipBatch", "Losses", "clip_losses", "resize_model"]
@@ -104,7 +103,6 @@ def clip_losses(
     features, position = _features(model, batch)
     position = position[:1].expand(len(batch.clip), -1, -1, -1)
     memory = ObjectMemory()
-    rules = SelectionRules.of(model)
     terms: list[dict[str, Tensor]] = []
     by_mask = float(torch.rand((), generator=generator)) < masks
     for t in range(frames):
@@ -117,13 +115,10 @@ def clip_losses(
             if t == 0 and by_mask:
                 answers.append(_given_mask(model, pix_feat, high_res, truth))
             elif t == 0:
-                given = model.without_memory(pix_feat, position)
+                given = _conditioned(model, pix_feat, position, t, memory)
                 answers += _prompted(model, given, high_res, truth, generator, refine)
             else:
-                selection = memory.select(t, rules, num_frames=None, reverse=False)
-                assert selection is not None
-                tokens = memory_tokens(model, selection)
-                given = model.attend_to_memory(pix_feat, position, *tokens)
+                given = _conditioned(model, pix_feat, position, t, memory)
                 answers.append(_decode(model, given, high_res, None, None, multimask=None))
             if learns:
                 terms += [_frame_losses(answer, truth, tracked=t > 0) for answer in answers]
@@ -160,6 +155,21 @@ def _features(model: SAM2Base, batch: ClipBatch) -> tuple[list[list[Tensor]], Te
         with torch.no_grad():
             encode(list(range(1, 1 + batch.burn_in)))
     return features, position
+
+
+def _conditioned(
+    model: SAM2Base, pix_feat: Tensor, position: Tensor, frame_idx: int, memory: ObjectMemory
+) -> Tensor:
+    """Features `[N, C, H, W]` conditioned on memory; the first frame is prompted without any."""
+    return model._prepare_memory_conditioned_features(
+        frame_idx=frame_idx,
+        is_init_cond_frame=frame_idx == 0,
+        current_vision_feats=[pix_feat.flatten(2).permute(2, 0, 1)],
+        current_vision_pos_embeds=[position.flatten(2).permute(2, 0, 1)],
+        feat_sizes=[(pix_feat.shape[-2], pix_feat.shape[-1])],
+        output_dict=memory,
+        num_frames=None,
+    )
 
 
 def _decode(
@@ -233,7 +243,7 @@ def _prompted(
 def _given_mask(
     model: SAM2Base, pix_feat: Tensor, high_res: list[Tensor], truth: Tensor
 ) -> _Answer:
-    """As `SAM2Base.mask_as_output`, whose pointer comes from decoding the mask that was given."""
+    """Decode a given mask into a pointer, as `SAM2Base._use_mask_as_output`."""
     prompt = model.mask_downsample(truth[:, None].to(model.dtype))
     single = torch.zeros(len(truth), dtype=torch.bool, device=truth.device)
     return _decode(model, pix_feat, high_res, None, prompt, multimask=single)
@@ -266,8 +276,12 @@ def _remember(
     trust = torch.rand(len(truth), 1, generator=generator).to(truth.device) < told
     shown = torch.where(trust, torch.where(present, 10.0, -10.0), presence)
     hidden = torch.where(shown[..., None, None] > 0, low_res, -1024.0)
-    features, pos_enc = model.encode_memory(
-        pix_feat, model.upsample_masks(hidden), shown, is_mask_from_pts=exact is not None
+    features, pos_enc = model._encode_new_memory(
+        current_vision_feats=[pix_feat.flatten(2).permute(2, 0, 1)],
+        feat_sizes=[(pix_feat.shape[-2], pix_feat.shape[-1])],
+        pred_masks_high_res=model._upsample_masks(hidden),
+        object_score_logits=shown,
+        is_mask_from_pts=exact is not None,
     )
     return FrameOutput(
         maskmem_features=features,

@@ -1,100 +1,173 @@
-"""Whether a part of the model is still what was loaded, so that a shortcut may take its place."""
+"""Stand-ins for parts of a model, used while the parts are what the package built."""
 
 from __future__ import annotations
 
-import weakref
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules import module as torch_module
 
-from fastsam2.engine.runtime.precision import without_autocast
+from fastsam2.engine.plan import Plan
+from fastsam2.engine.runtime.precision import autocast_dtype, without_autocast
+from fastsam2.engine.runtime.runner import Runner
 from fastsam2.modeling.cached_tensor import fingerprint
 from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["FastPath", "is_plain"]
+__all__ = ["FastPath"]
 
 T = TypeVar("T")
 
+_EAGER = Runner(Plan())
+
 
 class FastPath(Generic[T]):
-    """What stands in for parts of a model: made of their weights, and made anew when they change.
+    """Builds a stand-in for parts of a model, and again when weights, options or plan change.
 
-    Whether they have is asked on every frame, so it is asked in as few steps as can be.
+    Under a caller's autocast it is built of a copy of the parts in the caller's dtype, so that a
+    float32 model costs what one in half precision costs.
 
     Args:
-        parts: names of the modules it replaces.
-        build: makes it; None where a model is built in a way that excludes it.
-        weights: what else it is made of.
+        name: under which it is stored on a model.
+        build: builds it of a model and a runner; None if the model's configuration excludes it.
+        parts: names of the submodules it replaces.
+        methods: names of the methods it replaces.
+        parameters: names of the model's own parameters it is built of.
+        options: names of the attributes it is built of.
     """
 
     def __init__(
         self,
+        name: str,
+        build: Callable[[SAM2Base, Runner], T | None],
         parts: Sequence[str],
-        build: Callable[[SAM2Base], T | None],
-        weights: Callable[[SAM2Base], Sequence[Tensor | None]] = lambda model: (),
+        methods: Sequence[str],
+        parameters: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
-        self._parts = parts
+        self._name = f"_fast_{name}"
         self._build = build
-        self._weights = weights
-        self._made: weakref.WeakKeyDictionary[SAM2Base, tuple[object, T | None]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._seen: weakref.WeakKeyDictionary[SAM2Base, list[_Seen]] = weakref.WeakKeyDictionary()
+        self._parts = parts
+        self._methods = methods
+        self._parameters = parameters
+        self._options = options
 
     def __call__(self, model: SAM2Base) -> T | None:
-        """The shortcut of this model; None where its own modules must run (see `is_plain`)."""
-        modules = self._modules(model)
-        if modules is None:
+        """Return the stand-in for this model, None if the model's own code must run.
+
+        That is so if one of the parts was replaced, hooked, compiled, given another `forward` or is
+        in training, if one of the methods was overridden, or if gradients are required.
+        """
+        cache: _Cache[T] = vars(model).setdefault(self._name, _Cache())
+        modules = self._plain_modules(model, cache)
+        if modules is None or not all(_is_own(model, name) for name in self._methods):
             return None
-        weights = [w for w in self._weights(model) if w is not None]
-        for module in modules:
-            weights += [w for w in module._parameters.values() if w is not None]
+        owned = [model._parameters.get(name) for name in self._parameters]
+        owned += [w for module in modules for w in module._parameters.values()]
+        weights = [w for w in owned if w is not None]
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
             return None
-        source = (model.impl, fingerprint(weights))
-        made = self._made.get(model)
-        if made is None or made[0] != source:
-            # Kept longer than this call: it must serve under autograd and without autocast too.
+        dtype = autocast_dtype(model.device) or model.dtype
+        runner: Runner = getattr(model, "runner", _EAGER)
+        options = tuple(getattr(model, name) for name in self._options)
+        key = (runner, model.impl, dtype, options, fingerprint(weights))
+        built = cache.built
+        if built is None or built.key != key:
+            # It outlives this call, and must serve under autograd and without autocast too.
             with torch.inference_mode(False), torch.no_grad(), without_autocast(model.device):
-                made = (source, self._build(model))
-            self._made[model] = made
-        return made[1]
+                source = model if dtype == model.dtype else self._cast_copy(model, dtype)
+                built = cache.built = _Built(key, source, self._build(source, runner))
+        if built.source is not model:
+            _copy_options(model, built.source)
+        return built.value
 
-    def _modules(self, model: SAM2Base) -> list[nn.Module] | None:
-        """All modules that it replaces; None where one of them must run."""
-        known = self._seen.get(model)
-        if known is None or not _as_seen(model, self._parts, known):
-            if not all(is_plain(model, part) for part in self._parts):
+    def _plain_modules(self, model: SAM2Base, cache: _Cache[T]) -> list[nn.Module] | None:
+        """All modules of the parts; None if one of them is not what the package built."""
+        if torch_module._has_any_global_hook():
+            return None
+        roots = [_find(model, part) for part in self._parts]
+        if cache.roots != roots or not _is_untouched(cache.modules):
+            cache.roots = roots
+            cache.modules = _modules_as_built(model, self._parts, roots)
+            if not _is_untouched(cache.modules):
                 return None
-            roots = [model.get_submodule(part) for part in self._parts]
-            known = [_Seen.of(module) for root in roots for module in root.modules()]
-            self._seen[model] = known
-        return [seen.module for seen in known]
+        return [module for module, *_ in cache.modules]
+
+    def _cast_copy(self, model: SAM2Base, dtype: torch.dtype) -> SAM2Base:
+        """A copy of the parts with weights of `dtype`; buffers hold coordinates, in float32."""
+        roots = {part.partition(".")[0] for part in self._parts}
+        twin = copy.copy(model)
+        twin._modules = {k: copy.deepcopy(m) for k, m in model._modules.items() if k in roots}
+        twin._parameters = {
+            name: None if w is None else nn.Parameter(w.detach().to(dtype, copy=True), False)
+            for name, w in model._parameters.items()
+        }
+        for weight in twin.parameters():
+            weight.data = weight.data.to(dtype)
+        return twin
 
 
-class _Seen(NamedTuple):
-    """A module as it was when it was plain."""
+class _Module(NamedTuple):
+    """A module as it was built."""
 
     module: nn.Module
     kind: type
     children: tuple[nn.Module | None, ...]
 
-    @classmethod
-    def of(cls, module: nn.Module) -> _Seen:
-        return cls(module, type(module), tuple(module._modules.values()))
+
+@dataclass(frozen=True)
+class _Built(Generic[T]):
+    key: object
+    source: SAM2Base  #: the model, or a copy of its parts in the caller's dtype
+    value: T | None
 
 
-def _as_seen(model: SAM2Base, parts: Sequence[str], known: Sequence[_Seen]) -> bool:
-    """Whether all is what it was; the parts themselves may be others now."""
-    modules = {id(seen.module) for seen in known}
-    return all(id(_find(model, part)) in modules for part in parts) and all(
-        type(module) is kind
-        and tuple(module._modules.values()) == children
-        and _is_untouched(module)
-        for module, kind, children in known
-    )
+@dataclass
+class _Cache(Generic[T]):
+    """A stand-in, stored on the model that it stands in for; copies of the model start empty."""
+
+    roots: list[nn.Module | None] = field(default_factory=list)
+    modules: list[_Module] = field(default_factory=list)  #: of `roots`, if they are as built
+    built: _Built[T] | None = None
+
+    def __reduce__(self) -> tuple[type[_Cache[T]], tuple[()]]:
+        return _Cache, ()
+
+
+def _modules_as_built(
+    model: SAM2Base, parts: Sequence[str], roots: Sequence[nn.Module | None]
+) -> list[_Module]:
+    """All modules of the parts; none if a class or name is not the one that was built."""
+    found = []
+    for part, root in zip(parts, roots, strict=True):
+        if root is None:
+            if part in model.built:
+                return []
+            continue  # this configuration has no such part
+        for path, module in root.named_modules(prefix=part):
+            if model.built.get(path) != (type(module), tuple(module._modules)):
+                return []
+            found.append(_Module(module, type(module), tuple(module._modules.values())))
+    return found
+
+
+def _is_untouched(modules: Sequence[_Module]) -> bool:
+    """True if there are modules, all in eval mode, as they were built, and without hooks."""
+    for module, kind, children in modules:
+        if (
+            module.training
+            or module._forward_hooks
+            or module._forward_pre_hooks
+            or module._compiled_call_impl is not None
+            or "forward" in module.__dict__
+            or type(module) is not kind
+            or tuple(module._modules.values()) != children
+        ):
+            return False
+    return bool(modules)
 
 
 def _find(model: nn.Module, name: str) -> nn.Module | None:
@@ -104,32 +177,15 @@ def _find(model: nn.Module, name: str) -> nn.Module | None:
     return found
 
 
-def is_plain(model: nn.Module, name: str) -> bool:
-    """Whether calling part `name` does no more than the package's own code with its weights.
-
-    Not so where the model comes from elsewhere, where the part or one within was replaced, wrapped,
-    hooked, compiled or given another `forward`, in training, or where gradients are wanted: then
-    the modules themselves must run.
-    """
-    if not isinstance(model, SAM2Base):
-        return False
-    try:
-        part = model.get_submodule(name)
-    except AttributeError:
-        return False
-    if torch.is_grad_enabled() and any(p.requires_grad for p in part.parameters()):
-        return False
-    return all(
-        model.built.get(path) == (type(module), tuple(module._modules)) and _is_untouched(module)
-        for path, module in part.named_modules(prefix=name)
-    )
+def _is_own(model: SAM2Base, name: str) -> bool:
+    """True if a method is the package's own, neither overridden nor replaced on the instance."""
+    method = getattr(type(model), name, None)
+    package = getattr(method, "__module__", "").partition(".")[0]
+    return package == "fastsam2" and name not in vars(model)
 
 
-def _is_untouched(module: nn.Module) -> bool:
-    return (
-        not module.training
-        and "forward" not in module.__dict__
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and module._compiled_call_impl is None
-    )
+def _copy_options(model: SAM2Base, twin: SAM2Base) -> None:
+    """Options are read at each call, and may have been changed since the last one."""
+    own = ("_modules", "_parameters")
+    options = {k: v for k, v in vars(model).items() if k not in own}
+    vars(twin).update(options)

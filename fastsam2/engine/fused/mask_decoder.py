@@ -1,34 +1,43 @@
 """The mask decoder as it runs in tracking: objects without a prompt, the best of three masks.
 
-The prompt tokens are then constants of the model, and of the candidate masks only the one with the
-best predicted IoU is made.
+The prompt tokens are constants of the model, and only the mask with the best predicted IoU is
+computed.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsam2.engine.fused.cpu_tiling import objects_in_cache
-from fastsam2.engine.fused.fast_path import FastPath
-from fastsam2.modeling.mask_answers import NO_OBJ_SCORE, MaskOutput
-from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from fastsam2.modeling.sam2_utils import LayerNorm2d, at_least_float32
 
-__all__ = ["FusedMaskDecoder", "object_decoder"]
+__all__ = ["FusedMaskDecoder", "MaskOutput"]
+
+
+class MaskOutput(NamedTuple):
+    """Masks of N objects on a frame."""
+
+    low_res_masks: Tensor  #: logits `[N, 1, S / 4, S / 4]`, float32
+    ious: Tensor  #: predicted IoU of the candidate masks `[N, K]`
+    obj_ptr: Tensor  #: object pointers `[N, C]`
+    object_score_logits: Tensor  #: presence logits `[N, 1]`
 
 
 class FusedMaskDecoder:
-    """Finds N objects in what the frame looks like to each; made of the weights of a model.
+    """Mask decoder of N objects without prompts: a pure function of tensors.
 
-    Calling it is a pure function of tensors.
+    Args:
+        model: the model whose weights it uses.
     """
 
     def __init__(self, model: SAM2Base) -> None:
         decoder = model.sam_mask_decoder
+        self.model = model
         self.decoder = decoder
         nowhere = model.no_mem_embed.new_zeros(1, 1, 2, dtype=torch.float32)
         labels = torch.full((1, 1), -1, dtype=torch.int32, device=nowhere.device)
@@ -43,40 +52,48 @@ class FusedMaskDecoder:
         self.first = _as_linear(cast(nn.ConvTranspose2d, first))
         self.second = _as_linear(cast(nn.ConvTranspose2d, second))
 
+    @classmethod
+    def of(cls, model: SAM2Base) -> FusedMaskDecoder | None:
+        """Reorder the weights of `model`; None if its configuration excludes that."""
+        # The decoder chooses one of three masks, and not by its stability.
+        if not model._use_multimask(is_init_cond_frame=False, point_inputs=None):
+            return None
+        first, norm, act1, second, act2 = model.sam_mask_decoder.output_upscaling
+        convs = [cast(nn.ConvTranspose2d, conv) for conv in (first, second)]
+        usual = all(conv.kernel_size == conv.stride == (2, 2) for conv in convs)
+        if not usual or not isinstance(norm, LayerNorm2d) or {type(act1), type(act2)} != {nn.GELU}:
+            return None
+        return cls(model)
+
     def __call__(
-        self,
-        model: SAM2Base,
-        seen: Tensor,
-        image_pe: Tensor,
-        high_res: list[Tensor] | None,
+        self, pix_feat: Tensor, image_pe: Tensor, high_res: list[Tensor] | None
     ) -> MaskOutput:
-        """Answers for N objects.
+        """Decode the mask of each object.
 
         Args:
-            model: whose decoder it is.
-            seen: features conditioned on the memory of each, `[N, C, H, W]`.
+            pix_feat: features conditioned on the memory of each, `[N, C, H, W]`.
             image_pe: positions of the grid, `[1, C, H, W]`.
             high_res: maps of strides 4 and 8, batch 1.
         """
-        batches = seen.split(objects_in_cache(seen, seen.shape[0]))
-        found = [self._decode(model, batch, image_pe, high_res) for batch in batches]
-        return MaskOutput(*(torch.cat(field) for field in zip(*found, strict=True)))
+        batches = pix_feat.split(objects_in_cache(pix_feat, pix_feat.shape[0]))
+        parts = [self._decode(batch, image_pe, high_res) for batch in batches]
+        return MaskOutput(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
     def _decode(
-        self, model: SAM2Base, seen: Tensor, image_pe: Tensor, high_res: list[Tensor] | None
+        self, pix_feat: Tensor, image_pe: Tensor, high_res: list[Tensor] | None
     ) -> MaskOutput:
-        decoder, objects = self.decoder, seen.shape[0]
+        model, decoder, objects = self.model, self.decoder, pix_feat.shape[0]
         tokens = self.tokens.repeat(objects, 1, 1)
-        hidden, image = decoder.transformer(seen + self.no_mask, image_pe, tokens)
+        hidden, image = decoder.transformer(pix_feat + self.no_mask, image_pe, tokens)
         first = int(decoder.pred_obj_scores)
         ious = decoder.iou_prediction_head(hidden[:, first])[:, 1:]
         candidates = hidden[:, first + 2 : first + 1 + decoder.num_mask_tokens]
-        rows, best = torch.arange(objects, device=seen.device), ious.argmax(-1)
+        rows, best = torch.arange(objects, device=pix_feat.device), ious.argmax(-1)
         weights = torch.stack(
             [mlp(candidates[:, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps[1:])],
             dim=1,
         )[rows, best]
-        upscaled = self._upscale(image.unflatten(1, seen.shape[-2:]), high_res)
+        upscaled = self._upscale(image.unflatten(1, pix_feat.shape[-2:]), high_res)
         masks = (upscaled.flatten(1, 2) @ weights[..., None]).reshape(
             objects, 1, *upscaled.shape[1:3]
         )
@@ -114,21 +131,3 @@ def _enlarge(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`[N, H, W, C_in]` to `[N, 2 H, 2 W, C_out]`."""
     patches = F.linear(x, weight, bias).unflatten(-1, (2, 2, -1))
     return patches.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def _build(model: SAM2Base) -> FusedMaskDecoder | None:
-    decoder = model.sam_mask_decoder
-    first, norm, act1, second, act2 = decoder.output_upscaling
-    convs = [cast(nn.ConvTranspose2d, conv) for conv in (first, second)]
-    usual = all(conv.kernel_size == conv.stride == (2, 2) for conv in convs)
-    if not usual or not isinstance(norm, LayerNorm2d) or {type(act1), type(act2)} != {nn.GELU}:
-        return None
-    return FusedMaskDecoder(model)
-
-
-#: The decoder of a model; None where its own modules must run.
-object_decoder = FastPath(
-    ["sam_prompt_encoder", "sam_mask_decoder", "obj_ptr_proj"],
-    _build,
-    lambda model: [getattr(model, "no_obj_ptr", None)],
-)

@@ -1,7 +1,7 @@
-"""The memory encoder as it runs in inference: from mask logits at a quarter of the image's size.
+"""The memory encoder as it runs in inference, on mask logits at a quarter of the image's size.
 
-What depends on the frame alone is computed once for all objects, and no mask of the image's size is
-made.
+The projection of the frame's features is computed once for all objects, and no mask of the image's
+size is made.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsam2.engine.fused.cpu_tiling import objects_in_cache
-from fastsam2.engine.fused.fast_path import FastPath
 from fastsam2.engine.fused.folding import fold_block
-from fastsam2.engine.runtime.precision import without_autocast
 from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.modeling.sam2_utils import LayerNorm2d
@@ -26,17 +24,20 @@ from fastsam2_kernels.mask_downsample import (
     mask_downsample,
 )
 
-__all__ = ["FusedMemoryEncoder", "memory_writer"]
+__all__ = ["FusedMemoryEncoder"]
 
 
 class FusedMemoryEncoder:
-    """Makes memory of a frame and its masks; made of the weights of a model.
+    """Memory encoder of N objects on one frame: a pure function of tensors.
 
-    Calling it is a pure function of tensors.
+    Args:
+        model: the model whose weights it uses.
+        mask_weights: weights of its mask downsampler.
     """
 
     def __init__(self, model: SAM2Base, mask_weights: MaskDownsampleWeights) -> None:
         encoder = model.memory_encoder
+        self.model = model
         self.mask_weights = mask_weights
         self.pix_feat_proj = encoder.pix_feat_proj
         self.blocks = [_block_arguments(cast(CXBlock, block)) for block in encoder.fuser.layers]
@@ -44,80 +45,80 @@ class FusedMemoryEncoder:
         if isinstance(encoder.out_proj, nn.Conv2d):
             assert encoder.out_proj.bias is not None
             self.out_proj = (encoder.out_proj.weight.flatten(1), encoder.out_proj.bias)
-        self.position_encoding = encoder.position_encoding
         self.no_object = model.no_obj_embed_spatial
-        self.impl = model.impl
+
+    @classmethod
+    def of(cls, model: SAM2Base) -> FusedMemoryEncoder | None:
+        """Fold the weights of `model`; None if its configuration excludes that."""
+        encoder = model.memory_encoder
+        for block in encoder.fuser.layers:
+            conv = cast(CXBlock, block).dwconv
+            depthwise = conv.kernel_size == (7, 7) and conv.groups == conv.in_channels
+            if not depthwise or conv.in_channels not in CHANNELS:
+                return None
+        weights = _mask_weights(encoder.mask_downsampler)
+        return None if weights is None else cls(model, weights)
 
     def __call__(
         self,
         pix_feat: Tensor,
         masks: Tensor,
-        presence: Tensor,
+        object_score_logits: Tensor,
         *,
-        scale: float,
-        bias: float,
-        binarize: bool,
+        is_mask_from_pts: bool,
     ) -> Tensor:
-        """Memory of N objects on one frame, `[N, M, H, W]`.
+        """Encode a frame and its masks into memory.
 
         Args:
             pix_feat: image features, not conditioned on memory, `[1, C, H, W]`.
             masks: mask logits `[N, 1, 4 H, 4 W]`.
-            presence: presence logits `[N, 1]`.
-            scale, bias: applied to masks in 0..1.
-            binarize: remember the mask the user sees, not how sure the model is of it.
-        """
-        with without_autocast(pix_feat.device):
-            frame = self.pix_feat_proj(pix_feat.to(self.mask_weights.proj_weight.dtype))
-            batch = objects_in_cache(pix_feat, masks.shape[0])
-            return torch.cat(
-                [
-                    self._write(frame, *some, scale=scale, bias=bias, binarize=binarize)
-                    for some in zip(masks.split(batch), presence.split(batch), strict=True)
-                ]
-            )
+            object_score_logits: presence logits `[N, 1]`.
+            is_mask_from_pts: the masks answer prompts.
 
-    def _write(
-        self,
-        frame: Tensor,
-        masks: Tensor,
-        presence: Tensor,
-        *,
-        scale: float,
-        bias: float,
-        binarize: bool,
+        Returns:
+            Memory in the layout of slots, `[N, H * W, M]`.
+        """
+        frame = self.pix_feat_proj(pix_feat.to(self.mask_weights.proj_weight.dtype))
+        batch = objects_in_cache(pix_feat, masks.shape[0])
+        binarize = is_mask_from_pts and self.model.binarize_mask_from_pts_for_mem_enc
+        return torch.cat(
+            [
+                self._encode(frame, *part, binarize)
+                for part in zip(masks.split(batch), object_score_logits.split(batch), strict=True)
+            ]
+        )
+
+    def _encode(
+        self, frame: Tensor, masks: Tensor, object_score_logits: Tensor, binarize: bool
     ) -> Tensor:
+        model = self.model
         x = frame + mask_downsample(
             masks[:, 0],
-            scale,
-            bias,
+            model.sigmoid_scale_for_mem_enc,
+            model.sigmoid_bias_for_mem_enc,
             self.mask_weights,
             binarize=binarize,
-            impl=self.impl,
+            impl=model.impl,
         )
         x = x.permute(0, 2, 3, 1).contiguous()
         for block in self.blocks:
-            x = cx_block(x, *block, impl=self.impl)
+            x = cx_block(x, *block, impl=model.impl)
         if self.out_proj is not None:
             x = F.linear(x, *self.out_proj)
         if self.no_object is not None:
-            x = torch.where(presence[..., None, None] > 0, x, x + self.no_object)
-        return x.permute(0, 3, 1, 2)
-
-    def positions(self, memory: Tensor) -> list[Tensor]:
-        """Positions of memory, as a list of one map."""
-        return [self.position_encoding(memory)]
+            x = torch.where(object_score_logits[..., None, None] > 0, x, x + self.no_object)
+        return x.flatten(1, 2)
 
 
 BlockArguments = tuple[Tensor, Tensor, Tensor, Tensor, float, Tensor, Tensor, Tensor, Tensor]
 
 
 def _block_arguments(block: CXBlock) -> BlockArguments:
-    """Arguments of `cx_block` after the image."""
+    """Arguments of `cx_block` after the first."""
     folded, conv, norm = fold_block(block), block.dwconv, block.norm
     assert conv.bias is not None
     return (
-        # In memory in the order in which the kernel reads it: a pixel of all channels at a time.
+        # Channels last, as the kernel reads it.
         conv.weight[:, 0].permute(1, 2, 0).contiguous().permute(2, 0, 1),
         conv.bias,
         norm.weight,
@@ -156,18 +157,3 @@ def _mask_weights(module: MaskDownSampler) -> MaskDownsampleWeights | None:
     last = cast(nn.Conv2d, last)
     assert last.bias is not None
     return MaskDownsampleWeights(tuple(found), last.weight, last.bias)
-
-
-def _build(model: SAM2Base) -> FusedMemoryEncoder | None:
-    encoder = model.memory_encoder
-    for block in encoder.fuser.layers:
-        conv = cast(CXBlock, block).dwconv
-        depthwise = conv.kernel_size == (7, 7) and conv.groups == conv.in_channels
-        if not depthwise or conv.in_channels not in CHANNELS:
-            return None
-    weights = _mask_weights(encoder.mask_downsampler)
-    return None if weights is None else FusedMemoryEncoder(model, weights)
-
-
-#: The writer of a model; None where its own module must run.
-memory_writer = FastPath(["memory_encoder"], _build, lambda model: [model.no_obj_embed_spatial])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch.fx.experimental import _config as shape_config
 
-from fastsam2.engine.block_tables import BlockTables
-from fastsam2.engine.memory_pool import Pages
+from fastsam2.engine.runtime.pytree import dynamic_dims
 from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = ["Compiled", "compile_image_encoder"]
@@ -20,13 +18,13 @@ __all__ = ["Compiled", "compile_image_encoder"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: More than is ever compiled: models, weights and sizes of images each count as one.
+#: Limit on compilations, never reached; models and image sizes count as one each.
 _MANY = 1024
 
 
 class Compiled(Generic[P, T]):
-    """A function of tensors compiled whole: once for any number of objects and of what they read,
-    and once for each size of images.
+    """A function of tensors compiled as a whole: once for all sizes of the `DYNAMIC` dimensions of
+    its arguments, and once for each value of the other sizes.
 
     Args:
         function: such as a `TrackStep`.
@@ -35,37 +33,27 @@ class Compiled(Generic[P, T]):
 
     def __init__(self, function: Callable[P, T], **options: Any) -> None:
         _keep_on_disk()
-        # What is not marked as dynamic is static. Marks that said so would stay on the tensors,
-        # which other functions get too, and would be compiled for once more.
+        # Sizes that are not marked as dynamic are static. `mark_static` would stay on the tensors,
+        # which are arguments of other functions too, and would cause another compilation.
         self._run = torch.compile(function, fullgraph=True, dynamic=False, **options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         for argument in args:
-            if isinstance(argument, Pages | BlockTables):
-                _mark_dynamic(argument)
+            for tensor, dim in dynamic_dims(argument):
+                torch._dynamo.mark_dynamic(tensor, dim)
         with (
-            # One object is a batch of one: sizes of 0 and 1 are sizes as any other.
+            # One object is a batch of one: do not specialise on sizes 0 and 1.
             shape_config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
-            # PyTorch counts what is compiled of all models of a program together.
+            # PyTorch counts the compilations of all models of a program together.
             torch._dynamo.config.patch(recompile_limit=_MANY, accumulated_recompile_limit=_MANY),
         ):
             return self._run(*args, **kwargs)
 
 
 def _keep_on_disk() -> None:
-    """Where a restart of the machine does not delete it: PyTorch takes a temporary folder."""
+    """Set a cache folder that survives a restart; PyTorch's default is a temporary folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "fastsam2" / "compiled"))
-
-
-#: Dimensions of the fields of these records that change from frame to frame, the first by default.
-_GROWING = {"pos": (), "reads": (0, 1), "pointer_slots": (0, 1), "distances": (0, 1)}
-
-
-def _mark_dynamic(record: Pages | BlockTables) -> None:
-    for field in fields(record):
-        for dim in _GROWING.get(field.name, (0,)):
-            torch._dynamo.mark_dynamic(getattr(record, field.name), dim)
 
 
 def compile_image_encoder(model: SAM2Base) -> None:

@@ -1,8 +1,8 @@
-"""Tensors that go to the CPU while the device goes on."""
+"""Copies to the CPU that run concurrently with the device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ __all__ = ["HostCopy", "PendingOffload"]
 
 
 class HostCopy:
-    """Tensors on their way to the CPU.
+    """Asynchronous copy of tensors to the CPU.
 
     Args:
         tensors: of one device.
@@ -41,7 +41,7 @@ class HostCopy:
         if self._done is None:
             return self._given
         self._done.synchronize()
-        # Pinned memory is scarce: it serves the next copy.
+        # Pinned memory is scarce: return it to the allocator.
         rest = {dtype: flat.clone() for dtype, flat in self._flat.items()}
         found = []
         for x in self._given:
@@ -55,29 +55,29 @@ def _on_host(x: Tensor) -> bool:
 
 
 def _pinned(x: Tensor) -> Tensor:
-    # Where nothing is pinned, the copy waits; elsewhere it does not.
+    # Only copies into pinned memory are asynchronous.
     pinned = x.device.type == "cuda"
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=pinned).copy_(x, non_blocking=pinned)
 
 
 class PendingOffload:
-    """Outputs on their way to the CPU; until `finish` they stay where they were.
+    """Fields of outputs on their way to the CPU; they keep their device tensors until `finish`.
 
     Args:
-        outputs: those of a frame.
+        fields: outputs, each with the names of its fields to copy.
     """
 
-    def __init__(self, outputs: Sequence[FrameOutput]) -> None:
+    def __init__(self, fields: Iterable[tuple[FrameOutput, Sequence[str]]]) -> None:
         self._places = [
             (output, name, tensor)
-            for output in outputs
-            for name, tensor in output.tensors()
-            if not _on_host(tensor)
+            for output, names in fields
+            for name in names
+            if (tensor := getattr(output, name)) is not None and not _on_host(tensor)
         ]
         self._copy = HostCopy([tensor for _, _, tensor in self._places])
 
     def finish(self) -> None:
-        """Put the copies in the place of what was copied, unless a client has put others there."""
+        """Replace the device tensors by their copies, unless a client has replaced them."""
         for (output, name, tensor), copy in zip(self._places, self._copy.wait(), strict=True):
             if getattr(output, name) is tensor:
                 setattr(output, name, copy)

@@ -8,35 +8,48 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-__all__ = ["StaticInputs", "static_tensors", "map_tensors", "tensors"]
+__all__ = [
+    "StaticInputs",
+    "dynamic_dims",
+    "map_tensors",
+    "static_tensors",
+    "tensors",
+]
 
 T = TypeVar("T")
 
 
 class StaticInputs:
-    """Base of records whose tensors lie at the same place from one call to the next."""
+    """Base of records whose tensors keep their addresses from one call to the next."""
+
+
+def dynamic_dims(record: object) -> Iterator[tuple[Tensor, int]]:
+    """Tensors of a record with the dimensions that its class lists as `DYNAMIC`."""
+    for name, dims in getattr(record, "DYNAMIC", {}).items():
+        for dim in dims:
+            yield getattr(record, name), dim
 
 
 def tensors(value: object) -> Iterator[Tensor]:
-    """Those that may lie elsewhere at each call."""
-    return (x for x, fixed in _leaves(value, False) if not fixed)
+    """All tensors except those in `StaticInputs` records."""
+    return (x for x, static in _leaves(value, False) if not static)
 
 
 def static_tensors(value: object) -> Iterator[Tensor]:
-    """Those of `StaticInputs` records."""
-    return (x for x, fixed in _leaves(value, False) if fixed)
+    """The tensors in `StaticInputs` records."""
+    return (x for x, static in _leaves(value, False) if static)
 
 
-def _leaves(value: object, fixed: bool) -> Iterator[tuple[Tensor, bool]]:
-    """All tensors, and whether each is within a `StaticInputs` record."""
+def _leaves(value: object, static: bool) -> Iterator[tuple[Tensor, bool]]:
+    """All tensors, each with True if it is in a `StaticInputs` record."""
     if isinstance(value, Tensor):
-        yield value, fixed
+        yield value, static
     for part in _parts(value):
-        yield from _leaves(part, fixed or isinstance(value, StaticInputs))
+        yield from _leaves(part, static or isinstance(value, StaticInputs))
 
 
 def map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
-    """The same with `function` of each tensor, but for those of `StaticInputs` records."""
+    """Apply `function` to all tensors except those in `StaticInputs` records."""
     out: Any = value
     if isinstance(value, Tensor):
         out = function(value)
@@ -54,8 +67,8 @@ def map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
 
 def _parts(value: object) -> Iterator[object]:
     if is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield getattr(value, field.name)
+        for f in fields(value):
+            yield getattr(value, f.name)
     elif isinstance(value, tuple | list):
         yield from value
     elif isinstance(value, dict):

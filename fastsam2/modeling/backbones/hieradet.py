@@ -209,16 +209,3 @@ class Hiera(nn.Module):
             if i == self.stage_ends[-1] or (self.return_interm_layers and i in self.stage_ends):
                 outputs.append(x.permute(0, 3, 1, 2))
         return outputs
-
-    def get_layer_id(self, layer_name: str) -> int:
-        """Depth of a parameter for layer-wise learning rates; 0 is the input."""
-        if "rel_pos" in layer_name:
-            return self.get_num_layers() + 1
-        if "pos_embed" in layer_name or "patch_embed" in layer_name:
-            return 0
-        if "blocks" in layer_name:
-            return int(layer_name.split("blocks")[1].split(".")[1]) + 1
-        return self.get_num_layers() + 1
-
-    def get_num_layers(self) -> int:
-        return len(self.blocks)

@@ -14,8 +14,8 @@ from fastsam2.engine.fused import cpu_tiling
 from fastsam2.engine.fused.image_encoder import FrameFeatures
 from fastsam2.engine.fused.memory_attention import memory_reader
 from fastsam2.engine.memory_pool import MemoryPool
+from fastsam2.modeling.memory_selection import MemorySelection
 from fastsam2.modeling.memory_tokens import memory_tokens
-from fastsam2.predictors.object_memory import MemorySelection
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features, selection
 from tests.reference import randomise_

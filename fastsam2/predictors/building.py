@@ -1,0 +1,186 @@
+"""Models built from a configuration and a checkpoint, without Hydra."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from fastsam2.checkpoints.load import infer_config, load_checkpoint, load_state_dict
+from fastsam2.checkpoints.transformers_format import read_hf_options
+from fastsam2.config import (
+    CONFIGS,
+    HF_MODEL_IDS,
+    SAM2Config,
+    apply_overrides,
+    find_config,
+    yaml_name,
+)
+from fastsam2.engine.plan import Plan
+from fastsam2.engine.planned_model import PlannedModel
+from fastsam2.engine.runtime.compile import compile_image_encoder
+from fastsam2.errors import ConfigError, DeviceError
+from fastsam2.predictors.model import VideoModel
+from fastsam2_kernels.dispatch import Impl
+
+__all__ = ["build_image_model", "build_tracker"]
+
+Model = TypeVar("Model", bound=PlannedModel)
+Tracker = TypeVar("Tracker", bound=VideoModel)
+
+
+def build_image_model(
+    config_file: str | Path | None,
+    ckpt_path: str | Path | None = None,
+    device: torch.device | str | None = None,
+    mode: str = "eval",
+    hydra_overrides_extra: Sequence[str] = (),
+    apply_postprocessing: bool = True,
+    dtype: torch.dtype | None = None,
+    impl: Impl | None = None,
+    plan: Plan | Literal["auto"] | None = None,
+    **kwargs: Any,
+) -> PlannedModel:
+    """Build the model for images; see `fastsam2.build_sam.build_sam2`."""
+    target = _pick_device(device)
+    chosen = _choose_plan(plan, target, dtype, impl, vos_optimized=False)
+    config, weights = _configure(config_file, ckpt_path)
+    if apply_postprocessing:
+        config = _with_stability(config)
+    config = apply_overrides(config, hydra_overrides_extra)
+
+    def make(config: SAM2Config) -> PlannedModel:
+        return PlannedModel(config, chosen)
+
+    return _build(make, config, weights, ckpt_path, target, mode, chosen.dtype)
+
+
+def build_tracker(
+    cls: type[Tracker],
+    config_file: str | Path | None,
+    ckpt_path: str | Path | None = None,
+    device: torch.device | str | None = None,
+    mode: str = "eval",
+    hydra_overrides_extra: Sequence[str] = (),
+    apply_postprocessing: bool = True,
+    vos_optimized: bool = False,
+    dtype: torch.dtype | None = None,
+    memory_dtype: torch.dtype = torch.bfloat16,
+    impl: Impl | None = None,
+    plan: Plan | Literal["auto"] | None = None,
+    **kwargs: Any,
+) -> Tracker:
+    """Build a predictor of class `cls`; see `fastsam2.build_sam.build_sam2_video_predictor`."""
+    target = _pick_device(device)
+    chosen = _choose_plan(plan, target, dtype, impl, vos_optimized)
+    config, weights = _configure(config_file, ckpt_path)
+    if apply_postprocessing:
+        config = _with_stability(config)
+        config = replace(config, binarize_mask_from_pts_for_mem_enc=True, fill_hole_area=8)
+    config = apply_overrides(config, hydra_overrides_extra)
+
+    def make(config: SAM2Config) -> Tracker:
+        return cls(config, memory_dtype, chosen)
+
+    return _build(make, config, weights, ckpt_path, target, mode, chosen.dtype)
+
+
+def _choose_plan(
+    plan: Plan | Literal["auto"] | None,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    impl: Impl | None,
+    vos_optimized: bool,
+) -> Plan:
+    if isinstance(plan, Plan):
+        chosen = plan
+    elif plan in (None, "auto"):
+        chosen = Plan.exact(device) if plan is None else Plan.auto(device)
+    else:
+        raise ConfigError(f'plan must be a Plan, "auto" or None, not {plan!r}')
+    if vos_optimized:
+        chosen = replace(chosen, compile=True, graphs=device.type == "cuda")
+    chosen = replace(chosen, dtype=dtype or chosen.dtype, impl=impl or chosen.impl)
+    chosen.check(device)
+    return chosen
+
+
+def _configure(
+    config_file: str | Path | None, ckpt_path: str | Path | None
+) -> tuple[SAM2Config, dict[str, torch.Tensor] | None]:
+    """The named configuration, or the one inferred from the weights; and the weights.
+
+    Options that transformers stored beside the weights, such as the image size, apply too.
+    """
+    name = None
+    if config_file is not None:
+        name = find_config(str(config_file))
+        if name is None:
+            near = difflib.get_close_matches(str(config_file), _KNOWN, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"unknown model {str(config_file)!r}; nearest is {near!r}")
+    elif ckpt_path is None:
+        raise ConfigError("name a model or a checkpoint")
+    weights = None if ckpt_path is None else load_state_dict(ckpt_path)
+    if name is None:
+        assert weights is not None
+        name = infer_config(weights)
+    options = {} if ckpt_path is None else read_hf_options(Path(ckpt_path))
+    return replace(CONFIGS[name], **options), weights
+
+
+_KNOWN = [*CONFIGS, *HF_MODEL_IDS, *(yaml_name(name) for name in HF_MODEL_IDS.values())]
+
+
+def _with_stability(config: SAM2Config) -> SAM2Config:
+    decoder = replace(
+        config.sam_mask_decoder_extra_args,
+        dynamic_multimask_via_stability=True,
+        dynamic_multimask_stability_delta=0.05,
+        dynamic_multimask_stability_thresh=0.98,
+    )
+    return replace(config, sam_mask_decoder_extra_args=decoder)
+
+
+def _build(
+    make: Callable[[SAM2Config], Model],
+    config: SAM2Config,
+    weights: dict[str, torch.Tensor] | None,
+    ckpt_path: str | Path | None,
+    device: torch.device,
+    mode: str,
+    dtype: torch.dtype,
+) -> Model:
+    if mode not in ("eval", "train"):
+        raise ConfigError(f"mode must be 'eval' or 'train', not {mode!r}")
+    with torch.device("cpu" if weights is None else "meta"):
+        model = make(config)
+    # Buffers stay float32: coordinates are encoded with them.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    if weights is None:
+        model.to(device)
+    else:
+        load_checkpoint(model, weights, device=device, name=str(ckpt_path))
+    model.train(mode == "train")
+    if config.compile_image_encoder:
+        compile_image_encoder(model)
+    return model
+
+
+def _pick_device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"unknown device {device!r}: {str(error).splitlines()[0]}") from None
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"device {str(device)!r} was asked for, but this machine or this build of PyTorch "
+            f"({torch.__version__}) has no CUDA; use device='cpu'"
+        )
+    return target
