@@ -83,14 +83,14 @@ class SAM2VideoPredictor(VideoModel):
                 features.
             offload_video_to_cpu: hand frames out on the CPU and move each when it is needed. In
                 either case frames are decoded when they are needed, and never all on the device.
-            offload_state_to_cpu: move all that is remembered to the CPU at once. Otherwise it stays
-                on the device as long as the next frames can read it.
-            async_loading_frames: begin to load frames in the background at once.
-            history: of how many tracked frames, those passed last, the answers and memories are
-                remembered. `"full"`: of all, so that any frame can be corrected and tracked from
-                again. `"window"`, which is also the least: of those that the next frame can read.
-                Prompted frames are always remembered. A prompt on a forgotten frame is one on a
-                frame never seen.
+            offload_state_to_cpu: keep masks on the CPU from the start. Memory maps stay on the
+                device as long as frames can read them, and move to the CPU then, in either case.
+            async_loading_frames: start to load frames in the background.
+            history: number of tracked frames, those passed last, whose outputs are remembered.
+                `"full"`: all, so that any frame can be corrected and tracked from again.
+                `"window"`: those that the next frame can read, which is also the minimum. Prompted
+                frames are always remembered. A prompt on a forgotten frame acts like one on a frame
+                that was never tracked.
             feature_bytes: bound on the image features that are kept.
 
         Raises:
@@ -115,7 +115,7 @@ class SAM2VideoPredictor(VideoModel):
             own = isinstance(images, FrameLoader)
             ahead = self.plan.encoder_batch
             features = FeatureCache(images, feature_bytes, ahead) if own else None
-        return VideoSession(
+        session = VideoSession(
             images=images,
             num_frames=len(images),
             video_height=height,
@@ -127,6 +127,8 @@ class SAM2VideoPredictor(VideoModel):
             features=features,
             history=None if history == "full" else 0 if history == "window" else history,
         )
+        self._get_image_feature(session, frame_idx=0, batch_size=1)
+        return session
 
     @torch.inference_mode()
     def add_new_points_or_box(

@@ -98,7 +98,7 @@ class SlotPool:
         (index,) = upload(self.slots.device, [slot.index for slot in slots])
         self.slots.index_copy_(0, index.long(), rows.to(self.slots.dtype))
 
-    def holds(self, source: Tensor, slot: Slot) -> None:
+    def hold(self, source: Tensor, slot: Slot) -> None:
         """Note that a slot holds what `source` holds, until `source` is edited or not read."""
         self._brought[_key(source)] = (source, slot)
 
@@ -120,7 +120,7 @@ class SlotPool:
             rows = torch.cat([x.to(device, non_blocking=True) for x in missing.values()])
             self.write(slots, self._to_rows(rows))
             for x, slot in zip(missing.values(), slots, strict=True):
-                self.holds(x, slot)
+                self.hold(x, slot)
         return [
             s.index if isinstance(s, Slot) else self._brought[_key(s)][1].index for s in sources
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ __all__ = [
     "Grid",
     "Prompt",
     "TrackStep",
+    "Tracked",
     "encode_memory",
     "segment_prompt",
     "track_objects",
@@ -56,6 +58,14 @@ class Grid(StaticInputs):
     image_pe: Tensor  #: positions for the mask decoder, `[1, C, H, W]`
 
 
+class Tracked(NamedTuple):
+    """N objects on a frame."""
+
+    masks: MaskOutput
+    slots: list[Slot]  #: of the memory map of each
+    pointer_slots: list[Slot]  #: of the object pointer of each
+
+
 class TrackStep:
     """Memory attention, mask decoder and memory encoder for N objects without a prompt.
 
@@ -77,7 +87,7 @@ class TrackStep:
         self.attention = attention
         self.decoder = decoder
         self.encoder = encoder
-        self.run = runner.prepare(self.__call__)
+        self.run = runner.prepare(self)
 
     @classmethod
     def of(cls, model: SAM2Base, runner: Runner) -> TrackStep | None:
@@ -166,7 +176,7 @@ track_step = FastPath(
 
 def track_objects(
     step: TrackStep, pool: MemoryPool, features: FrameFeatures, selections: Sequence[Selection]
-) -> tuple[MaskOutput, list[Slot]]:
+) -> Tracked:
     """Segment all objects that have no prompt on a frame, in one batch.
 
     If the device runs out of memory, the batch is halved until it fits.
@@ -174,9 +184,6 @@ def track_objects(
     Args:
         pool: memory is read from it and written into it.
         selections: the memories that each object reads.
-
-    Returns:
-        Masks, and the slot of each object's new memory.
 
     Raises:
         torch.OutOfMemoryError: one object alone is too much.
@@ -189,27 +196,24 @@ def track_objects(
             raise
     # Outside the handler, which would keep alive all that the attempt allocated.
     half = len(selections) // 2
-    first, first_slots = track_objects(step, pool, features, selections[:half])
-    second, second_slots = track_objects(step, pool, features, selections[half:])
-    joined = MaskOutput(*(torch.cat(parts) for parts in zip(first, second, strict=True)))
-    return joined, first_slots + second_slots
+    first = track_objects(step, pool, features, selections[:half])
+    second = track_objects(step, pool, features, selections[half:])
+    masks = MaskOutput(*map(torch.cat, zip(first.masks, second.masks, strict=True)))
+    slots = first.slots + second.slots
+    return Tracked(masks, slots, first.pointer_slots + second.pointer_slots)
 
 
 def _track(
     step: TrackStep, pool: MemoryPool, features: FrameFeatures, selections: Sequence[Selection]
-) -> tuple[MaskOutput, list[Slot]]:
+) -> Tracked:
     objects = len(selections)
     shape = TableShape.exact(selections)
     if isinstance(step.run, Graphed):
         shape = shape.rounded()
     slots, pointer_slots = pool.latents.allocate(objects), pool.pointers.allocate(objects)
     pages, tables = block_tables(step.model, pool, selections, shape, (slots, pointer_slots))
-    out = map_tensors(step.run(features, step.grid(features), pages, tables), lambda x: x[:objects])
-    # A client that edits a pointer in place makes another one, which an inference tensor would
-    # not show.
-    with torch.inference_mode(False):
-        out = out._replace(obj_ptr=out.obj_ptr.clone())
-    return out, slots
+    found = step.run(features, step.grid(features), pages, tables)
+    return Tracked(map_tensors(found, lambda x: x[:objects]), slots, pointer_slots)
 
 
 def segment_prompt(

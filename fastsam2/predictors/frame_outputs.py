@@ -32,12 +32,15 @@ def frame_outputs(
     if model.dtype != torch.float32:
         masks = masks.half()  # wide enough for logits of a half-precision model
     masks = masks.to(session.storage_device)
+    # An inference tensor would not show in-place edits of a client.
+    with torch.inference_mode(False):
+        obj_ptr = found.obj_ptr.clone()
     unknown = [None] * len(masks)
     return [
         FrameOutput(None, None, *fields)
         for fields in zip(
             masks.split(1),
-            found.obj_ptr.split(1),
+            obj_ptr.split(1),
             found.object_score_logits.split(1),
             unknown if ious is None else ious.split(1),
             strict=True,

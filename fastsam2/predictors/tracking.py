@@ -282,11 +282,14 @@ def track_frame(
             for obj in tracked
         ]
         pool = _pool(model, step, session)
-        found, slots = track_objects(step, pool, features, selections)
-        outputs = frame_outputs(model, session, found, found.ious.amax(1))
+        found = track_objects(step, pool, features, selections)
+        outputs = frame_outputs(model, session, found.masks, found.masks.ious.amax(1))
         positions = memory_positions(session, lambda: step.memory_positions(features))
-        for output, slot in zip(outputs, slots, strict=True):
+        for output, slot, pointer_slot in zip(
+            outputs, found.slots, found.pointer_slots, strict=True
+        ):
             output.store(slot, positions)
+            pool.pointers.hold(output.obj_ptr, pointer_slot)
     for obj, output in zip(tracked, outputs, strict=True):
         obj.memory.non_cond_frame_outputs[frame_idx] = output
     for obj in objects:

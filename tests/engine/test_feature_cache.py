@@ -15,13 +15,14 @@ from torch import Tensor
 
 from fastsam2 import SAM2VideoPredictor
 from fastsam2.engine import feature_cache
-from fastsam2.engine.feature_cache import Encoded, FeatureCache, encode_together
-from fastsam2.engine.fused.image_encoder import encode_image
+from fastsam2.engine.feature_cache import Encoded, FeatureCache
+from fastsam2.engine.fused.image_encoder import FusedImageEncoder, fused_image_encoder
 from tests.predictors.nano import nano_predictor
 from tests.reference import randomise_
 from tests.support import relative_error
 
 LENGTH = 20
+CPU = torch.device("cpu")
 
 
 class Frames:
@@ -54,15 +55,23 @@ def _inference() -> Iterator[None]:
 
 
 @pytest.fixture
+def encode(model: SAM2VideoPredictor) -> FusedImageEncoder:
+    found = fused_image_encoder(model)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each call of the encoder got."""
+    """Number of images in each call of the encoder."""
     sizes: list[int] = []
+    run = FusedImageEncoder.__call__
 
-    def spy(model: Any, images: Tensor) -> Any:
+    def spy(self: FusedImageEncoder, images: Tensor) -> Any:
         sizes.append(len(images))
-        return encode_image(model, images)
+        return run(self, images)
 
-    monkeypatch.setattr(feature_cache, "encode_image", spy)
+    monkeypatch.setattr(FusedImageEncoder, "__call__", spy)
     return sizes
 
 
@@ -77,85 +86,80 @@ def assert_right(model: SAM2VideoPredictor, encoded: Encoded, image: Tensor) -> 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 def test_each_frame_is_encoded_once(
-    model: SAM2VideoPredictor, batches: list[int], ahead: int
+    encode: FusedImageEncoder, model: SAM2VideoPredictor, batches: list[int], ahead: int
 ) -> None:
     frames = Frames()
     stage = FeatureCache(frames, ahead=ahead)
     for t in range(LENGTH):
-        assert_right(model, stage.get(model, t, range(t + 1, LENGTH)), frames.images[t])
+        assert_right(model, stage.get(encode, CPU, t, range(t + 1, LENGTH)), frames.images[t])
     assert frames.read == list(range(LENGTH))
     # The first frame does not wait for others; the last batch is what is left.
     full, rest = divmod(LENGTH - 1, ahead) if ahead else (LENGTH - 1, 0)
     assert batches == [1] + [ahead or 1] * full + [rest] * bool(rest)
 
 
-def test_backward(model: SAM2VideoPredictor, batches: list[int]) -> None:
+def test_backward(encode: FusedImageEncoder, model: SAM2VideoPredictor, batches: list[int]) -> None:
     frames = Frames()
     stage = FeatureCache(frames, ahead=4)
     for t in range(10, -1, -1):
-        assert_right(model, stage.get(model, t, range(t - 1, -1, -1)), frames.images[t])
+        assert_right(model, stage.get(encode, CPU, t, range(t - 1, -1, -1)), frames.images[t])
     assert batches == [1, 4, 4, 2]
 
 
-def test_kept_within_a_budget(model: SAM2VideoPredictor) -> None:
+def test_kept_within_a_budget(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
     frames = Frames()
-    size = Encoded.of(model, frames.images[0]).nbytes
+    (encoded,) = Encoded.of(encode, [frames.images[0]], CPU)
+    size = encoded.nbytes
     stage = FeatureCache(frames, max_bytes=3 * size + 1)
     for t in (0, 1, 2, 0, 3):
-        stage.get(model, t)
+        stage.get(encode, CPU, t)
     frames.read.clear()
     for t in (3, 0, 2):  # 1 was used least recently
-        stage.get(model, t)
+        stage.get(encode, CPU, t)
     assert frames.read == []
-    stage.get(model, 1)
+    stage.get(encode, CPU, 1)
     assert frames.read == [1]
     assert len(stage._kept) == 3
 
 
-def test_a_budget_of_nothing_keeps_the_batch_at_work(model: SAM2VideoPredictor) -> None:
+def test_a_budget_of_nothing_keeps_the_batch_at_work(
+    encode: FusedImageEncoder, model: SAM2VideoPredictor
+) -> None:
     stage = FeatureCache(Frames(), max_bytes=0, ahead=2)
     for t in range(LENGTH):
-        stage.get(model, t, range(t + 1, LENGTH))
+        stage.get(encode, CPU, t, range(t + 1, LENGTH))
         assert len(stage._kept) <= 5
 
 
-def test_changed_weights(batches: list[int]) -> None:
+def test_another_encoder(batches: list[int]) -> None:
+    """That of changed weights encodes anew."""
     with torch.inference_mode(False):
         model = nano_predictor()
     frames = Frames()
     stage = FeatureCache(frames)
-    stage.get(model, 0)
-    with torch.inference_mode(False):
-        randomise_(model, seed=1)
-    assert_right(model, stage.get(model, 0), frames.images[0])
+    for seed in (0, 1):
+        with torch.inference_mode(False):
+            randomise_(model, seed=seed)
+        encode = fused_image_encoder(model)
+        assert encode is not None
+        assert_right(model, stage.get(encode, CPU, 0), frames.images[0])
     assert batches == [1, 1]
 
 
-def test_a_hooked_encoder_runs_each_time() -> None:
-    with torch.inference_mode(False):
-        model = nano_predictor()
-    calls: list[int] = []
-    model.image_encoder.register_forward_hook(lambda *_: calls.append(1))
-    stage = FeatureCache(Frames(), ahead=2)
-    for t in (0, 1, 0):
-        stage.get(model, t, range(t + 1, 3))
-    assert len(calls) == 3
-
-
-def test_a_frame_that_cannot_be_read(model: SAM2VideoPredictor) -> None:
+def test_a_frame_that_cannot_be_read(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
     """It is raised when its turn comes, not by the frames before it."""
     frames = Frames(broken=(3,))
     stage = FeatureCache(frames, ahead=4)
     for t in range(3):
-        stage.get(model, t, range(t + 1, LENGTH))
+        stage.get(encode, CPU, t, range(t + 1, LENGTH))
     with pytest.raises(OSError, match="frame 3 is damaged"):
-        stage.get(model, 3, range(4, LENGTH))
+        stage.get(encode, CPU, 3, range(4, LENGTH))
     frames.broken = ()
     for t in range(3, LENGTH):
-        assert_right(model, stage.get(model, t, range(t + 1, LENGTH)), frames.images[t])
+        assert_right(model, stage.get(encode, CPU, t, range(t + 1, LENGTH)), frames.images[t])
 
 
-def test_two_threads_share_a_stage(model: SAM2VideoPredictor) -> None:
+def test_two_threads_share_a_stage(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
     frames, errors = Frames(), []
     stage = FeatureCache(frames, ahead=2)
 
@@ -163,7 +167,7 @@ def test_two_threads_share_a_stage(model: SAM2VideoPredictor) -> None:
         try:
             with torch.inference_mode():
                 for t in range(LENGTH):
-                    found = stage.get(model, t, range(t + 1, LENGTH))
+                    found = stage.get(encode, CPU, t, range(t + 1, LENGTH))
                     assert_right(model, found, frames.images[t])
         except BaseException as error:
             errors.append(error)
@@ -176,26 +180,18 @@ def test_two_threads_share_a_stage(model: SAM2VideoPredictor) -> None:
     assert errors == []
 
 
-def test_videos_in_one_batch(model: SAM2VideoPredictor, batches: list[int]) -> None:
-    first, second = FeatureCache(Frames()), FeatureCache(Frames())
-    first.get(model, 5)
-    encode_together(model, [(first, 5), (first, 6), (second, 9)])
-    assert batches == [1, 2]
-    assert_right(model, first.get(model, 6), first.frames[6])
-    assert_right(model, second.get(model, 9), second.frames[9])
-    assert batches == [1, 2]
-
-
 def test_autocast_holds_for_what_is_encoded_ahead(model: SAM2VideoPredictor) -> None:
     stage = FeatureCache(Frames(), ahead=2)
     with torch.autocast("cpu", torch.bfloat16):
+        encode = fused_image_encoder(model)
+        assert encode is not None
         for t in range(3):
-            found = stage.get(model, t, range(t + 1, 3))
+            found = stage.get(encode, CPU, t, range(t + 1, 3))
             assert found.backbone_out["backbone_fpn"][0].dtype == torch.bfloat16
 
 
 def test_the_tracker_waits_for_what_is_encoded_beside_it(
-    model: SAM2VideoPredictor, monkeypatch: pytest.MonkeyPatch
+    encode: FusedImageEncoder, model: SAM2VideoPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frames are encoded ahead on a side stream, which first waits for the caller's stream; whoever
     gets them waits for the event recorded after them."""
@@ -203,14 +199,13 @@ def test_the_tracker_waits_for_what_is_encoded_beside_it(
     monkeypatch.setattr(feature_cache, "side_stream", streams.side_stream)
     monkeypatch.setattr(feature_cache, "record_event", streams.record_event)
 
-    def spy(model: Any, images: Tensor) -> Any:
+    def spy(images: Tensor) -> Any:
         streams.log.append(("encode", streams.current, len(images)))
-        return encode_image(model, images)
+        return encode(images)
 
-    monkeypatch.setattr(feature_cache, "encode_image", spy)
     stage = FeatureCache(Frames(), ahead=2)
     for t in range(4):
-        stage.get(model, t, then=range(t + 1, 4))
+        stage.get(spy, CPU, t, then=range(t + 1, 4))
     begun, ahead = ("wait", "encoder", "caller 1"), ("encode", "encoder", 2)
     assert streams.log.count(ahead) == 1
     assert streams.log.index(begun) < streams.log.index(ahead)

@@ -9,7 +9,7 @@ from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.block_tables import block_tables
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.plan import Plan
-from fastsam2.engine.track_step import TrackStep
+from fastsam2.engine.track_step import track_step
 from fastsam2_kernels import dispatch
 from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.rope_attention import op
@@ -33,16 +33,18 @@ def test_kernels_give_what_the_reference_gives(monkeypatch: pytest.MonkeyPatch) 
         )
         randomise_(model)
     frame = features(model)
-    memory = block_tables(
-        model, MemoryPool(model), [selection(model, 2, 3), selection(model, 1, 1)]
-    )
+    pool = MemoryPool(model, torch.float32)
+    slots = pool.latents.allocate(2), pool.pointers.allocate(2)
+    reads = [selection(model, 2, 3), selection(model, 1, 1)]
+    pages, tables = block_tables(model, pool, reads, writes=slots)
     found = {}
     impls: tuple[Impl, ...] = ("auto", "reference", "triton")
     for impl in impls:
         model.plan = Plan(impl=impl)
-        step = TrackStep.of(model)
+        step = track_step(model)
         assert step is not None
-        masks, written = step(frame, step.places(frame), *memory)
+        masks = step(frame, step.grid(frame), pages, tables)
+        written = torch.cat([slot.copy() for slot in slots[0]]).float()
         found[impl] = (masks.low_res_masks, masks.obj_ptr, written)
         assert bool(launched) == (impl == "triton")
     for impl in ("auto", "triton"):

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsam2.engine.block_tables import BlockTables, block_tables, pointer_tokens
+from fastsam2.engine.block_tables import BlockTables, TableShape, block_tables
 from fastsam2.engine.memory_pool import MemoryPool, Pages, SlotPool
-from fastsam2.modeling import memory_tokens
+from fastsam2.modeling import sam2_base
 from fastsam2.modeling.memory_selection import SelectionRules
 from fastsam2.predictors.object_memory import ObjectMemory
 from fastsam2.types import FrameOutput
@@ -75,7 +75,7 @@ class Session:
     def __init__(self) -> None:
         self.memory: dict[int, ObjectMemory] = {}
         self.values: dict[int, tuple[dict[int, float], dict[int, float]]] = {}
-        self.pool = MemoryPool(MODEL)
+        self.pool = MemoryPool(MODEL, torch.float32)
         self._fresh = map(float, count(1))
 
     def prompt(self, obj: int, t: int) -> None:
@@ -111,7 +111,7 @@ class Session:
                 self.memory[obj].select(t, RULES, num_frames=FRAMES, reverse=reverse)
                 for obj in ready
             ]
-            pages, tables = block_tables(MODEL, self.pool, [x for x in chosen if x is not None])
+            pages, tables = block_tables(MODEL, self.pool, chosen)
             expected = [self._expected(obj, t, reverse) for obj in ready]
             assert list(what_is_read(pages, tables)) == expected
             self._check_pool(expected)
@@ -133,13 +133,14 @@ class Session:
     def _check_pool(self, expected: list[Any]) -> None:
         for pool, kind in ((self.pool.latents, 0), (self.pool.pointers, 1)):
             wanted = {value for read in expected for _, value in read[kind]}
-            lent = [slot for _, slot in pool._lent.values()]
-            assert len(pool) == len(lent) == len(set(lent)) == len(wanted)  # no slot serves two
-            assert sorted(lent + pool._free) == list(range(len(pool.slots)))  # and none is lost
+            lent = [slot.index for _, slot in pool._brought.values()]
+            assert len(lent) == len(set(lent)) == len(wanted)  # no slot serves two
+            assert sorted(lent + pool._free) == list(range(1, len(pool.slots)))  # none is lost
 
 
 def what_is_read(pages: Pages, tables: BlockTables) -> Iterator[Any]:
-    pointers, places = pointer_tokens(MODEL, pages, tables)
+    read = pages.pointers[tables.pointer_slots.long()]
+    pointers, places = sam2_base.SAM2Base.pointer_tokens(MODEL, read, tables.distances)
     for n, size in enumerate(tables.num_reads.tolist()):
         reads = tables.reads[n, :size].long()
         values = pages.latents[tables.slots[reads].long(), 0, 0]
@@ -155,7 +156,7 @@ def what_is_read(pages: Pages, tables: BlockTables) -> Iterator[Any]:
 @given(actions)
 def test_what_is_read_is_what_was_written(script: list[tuple[Any, ...]]) -> None:
     session = Session()
-    with mock.patch.object(memory_tokens, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
+    with mock.patch.object(sam2_base, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
         session.prompt(0, 3)
         for name, *arguments in script:
             getattr(session, name)(*arguments)
@@ -165,7 +166,7 @@ def test_what_is_read_is_what_was_written(script: list[tuple[Any, ...]]) -> None
 
 def test_many_objects_make_it_grow_and_no_frames_do() -> None:
     session, sizes = Session(), []
-    with mock.patch.object(memory_tokens, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
+    with mock.patch.object(sam2_base, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
         for obj in range(20):
             session.prompt(obj, 0)
         for _ in range(4):
@@ -176,31 +177,86 @@ def test_many_objects_make_it_grow_and_no_frames_do() -> None:
     assert len(set(sizes)) == 1
 
 
+def pool_of_numbers(**kwargs: Any) -> SlotPool:
+    return SlotPool((1,), torch.float32, torch.device("cpu"), **kwargs)
+
+
 def test_a_replaced_tensor_is_another_memory() -> None:
-    pool = SlotPool((1,), torch.float32, torch.device("cpu"), capacity=1)
+    pool = pool_of_numbers(capacity=2)
     first, second = torch.ones(1, 1), torch.full((1, 1), 2.0)
-    assert pool.bring([first]) == [0]
-    (slot,) = pool.bring([second])
+    assert pool.indices([first]) == [1]
+    (slot,) = pool.indices([second])
     assert pool.slots[slot].item() == 2
-    assert len(pool) == 1
+    assert pool._free == []
+    second.fill_(3)
+    (slot,) = pool.indices([second])
+    assert pool.slots[slot].item() == 3
 
 
 def test_what_has_a_slot_is_not_written_again() -> None:
     written: list[float] = []
 
-    def row(x: torch.Tensor) -> torch.Tensor:
+    def rows(x: torch.Tensor) -> torch.Tensor:
         written.extend(x.flatten().tolist())
         return x
 
-    pool = SlotPool((1,), torch.float32, torch.device("cpu"), row)
+    pool = pool_of_numbers(to_rows=rows)
     sources = [torch.full((1, 1), float(i)) for i in range(5)]
-    before = pool.bring(sources)
+    before = pool.indices(sources)
     written.clear()
     extra = torch.full((1, 1), 9.0)
-    after = pool.bring([extra, *sources[2:], sources[2]])
+    after = pool.indices([extra, *sources[2:], sources[2]])
     assert written == [9]
     assert after[1:] == [*before[2:], before[2]]
     assert pool.slots[after].flatten().tolist() == [9, 2, 3, 4, 2]
+
+
+def test_slots_are_written_once_and_free_when_dropped() -> None:
+    """Also while the pool grows around them, and while tensors come and go."""
+    pool = pool_of_numbers(capacity=3)
+    slots = pool.allocate(2)
+    pool.write(slots, torch.tensor([[5.0], [6.0]]))
+    held = torch.full((1, 1), 6.0)
+    pool.hold(held, slots.pop())
+    assert pool.indices([held, torch.zeros(1, 1), slots[0]])[0] == 1
+    assert len(pool.slots) > 3
+    assert [float(pool.slots[i]) for i in pool.indices([slots[0], held])] == [5, 6]
+    kept = slots[0].copy()
+    slots.clear()
+    pool.indices([])
+    assert sorted(pool._free) == list(range(1, len(pool.slots)))
+    pool.write(pool.allocate(len(pool._free)), torch.zeros(len(pool.slots) - 1, 1))
+    assert kept.item() == 5
+
+
+def test_padded_objects_write_to_slot_0() -> None:
+    pool = MemoryPool(MODEL, torch.float32)
+    memory = ObjectMemory()
+    memory.cond_frame_outputs[0] = output(1.0)
+    selection = memory.select(1, RULES, num_frames=None, reverse=False)
+    new = pool.latents.allocate(1), pool.pointers.allocate(1)
+    shape = TableShape.exact([selection]).rounded()._replace(objects=4)
+    _, tables = block_tables(MODEL, pool, [selection], shape, new)
+    assert tables.write_slots.tolist() == [new[0][0].index, 0, 0, 0]
+    assert tables.write_pointer_slots.tolist() == [new[1][0].index, 0, 0, 0]
+    assert 0 not in [slot.index for slot in pool.latents.allocate(20)]
+
+
+def test_an_output_copies_its_memory_when_it_is_read() -> None:
+    pool = MemoryPool(MODEL, torch.float32)
+    (slot,) = pool.latents.allocate(1)
+    pool.latents.write([slot], torch.full((1, 1, 1), 7.0))
+    record = output(0.0)
+    record.store(slot, [torch.zeros(1, 1, 1, 1)])
+    assert record.slot is slot
+    memory = record["maskmem_features"]
+    assert memory.shape == (1, 1, 1, 1)
+    assert record["maskmem_features"] is memory
+    assert record.slot is slot  # read, not edited
+    with torch.inference_mode():
+        memory.mul_(2)
+    assert record.slot is None
+    assert float(record["maskmem_features"]) == 14
 
 
 @settings(max_examples=100, deadline=None)

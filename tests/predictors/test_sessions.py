@@ -104,11 +104,11 @@ def record_batches(monkeypatch: pytest.MonkeyPatch, most: int = 100) -> list[int
     sizes: list[int] = []
     run = TrackStep.__call__
 
-    def spy(self: TrackStep, features: Any, places: Any, pages: Any, tables: Any) -> Any:
+    def spy(self: TrackStep, features: Any, grid: Any, pages: Any, tables: Any) -> Any:
         sizes.append(tables.reads.shape[0])
         if sizes[-1] > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run(self, features, places, pages, tables)
+        return run(self, features, grid, pages, tables)
 
     monkeypatch.setattr(track_step.TrackStep, "__call__", spy)
     return sizes
@@ -262,28 +262,6 @@ def test_encoding_ahead_changes_nothing_but_rounding(
     assert_close(track(ahead, state, start_frame_idx=0), expected)
 
 
-def test_sessions_encoded_in_one_batch(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
-    """One has a frame that cannot be read, which only it is told."""
-    expected = tracked_alone(model, clip, max_frame_num_to_track=4)
-    states = [model.init_state(clip, feature_bytes=0) for _ in range(2)]
-    for state, obj_id in zip(states, (1, 4), strict=True):
-        prompt(model, state, [obj_id])
-    assert states[1].features is not None
-    states[1].features.frames = states[1]["images"] = Broken(states[1]["images"], broken=5)
-    runs = [model.propagate(state, max_frame_num_to_track=4) for state in states]
-    found: list[list[Tensor]] = [[], []]
-    for t in range(5):
-        model.encode_frames([(states[0], t), (states[1], 3 + t)])
-        found[0].append(next(runs[0]).low_res_masks[0])
-        if t < 2:
-            found[1].append(next(runs[1]).low_res_masks[0])
-        elif t == 2:
-            with pytest.raises(VideoError, match="frame 5"):
-                next(runs[1])
-    assert_close({1: torch.stack(found[0])}, {1: expected[1]})
-    assert_close({4: torch.stack(found[1])}, {4: expected[4][:2]})
-
-
 @pytest.mark.parametrize(("history", "frames"), [("full", 39), ("window", 16), (25, 25), (3, 16)])
 def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, frames: int) -> None:
     """Going on from frame to frame, nothing is missed; what is remembered is bounded."""
@@ -311,22 +289,27 @@ def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, fram
 def test_what_can_no_longer_be_read_leaves_the_device(
     model: SAM2VideoPredictor, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frame by frame; what was prompted stays. There is no other device here: the calls tell."""
-    moved: list[FrameOutput] = []
+    """Masks at once, maps after 7 frames, pointers after 16; prompted outputs stay. There is no
+    other device here: the calls tell."""
+    moved: dict[str, list[FrameOutput]] = {}
 
-    def leaving(outputs: list[FrameOutput]) -> PendingOffload:
-        moved.extend(outputs)
-        return PendingOffload(outputs)
+    def leaving(fields: list[tuple[FrameOutput, list[str]]]) -> PendingOffload:
+        for output, names in fields:
+            for name in names:
+                moved.setdefault(name, []).append(output)
+        return PendingOffload(fields)
 
     monkeypatch.setattr(session_module, "PendingOffload", leaving)
     state = model.init_state(clip)
     prompt(model, state, [1])
     memory = state["output_dict_per_obj"][0]
-    read_back = model.selection_rules.reach + 1
+    assert (model.selection_rules.memory_reach, model.selection_rules.reach) == (6, 15)
     for result in model.propagate(state):
-        past = range(1, result.frame_idx - read_back + 1)
-        assert moved == [memory["non_cond_frame_outputs"][t] for t in past]
-    assert len(moved) == LENGTH - 1 - read_back
+        for name, steps in (("pred_masks", 0), ("maskmem_features", 7), ("obj_ptr", 16)):
+            past = range(1, result.frame_idx - steps + 1)
+            assert moved.get(name, []) == [memory["non_cond_frame_outputs"][t] for t in past]
+    in_slots = [t for t, x in memory["non_cond_frame_outputs"].items() if x.slot is not None]
+    assert in_slots == list(range(LENGTH - 7, LENGTH))
 
 
 @pytest.mark.parametrize(

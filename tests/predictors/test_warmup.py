@@ -45,7 +45,7 @@ def test_nothing_is_compiled_after_it(model: SAM2VideoPredictor) -> None:
     counters.clear()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = copy.deepcopy(model)
-    compiled.functions = Runner(Plan(compile=True, encoder_batch=2), backend=counter)
+    compiled.runner = Runner(Plan(compile=True, encoder_batch=2), backend=counter)
     compiled.warmup(3, SIZE)
     known = counter.frame_count
     assert known == 3  # the step, and the encoder for one image and for two
@@ -62,7 +62,7 @@ def test_nothing_is_recorded_after_it(model: SAM2VideoPredictor) -> None:
         return recorders[-1]
 
     recorded = copy.deepcopy(model)
-    recorded.functions = Runner(Plan(graphs=True, encoder_batch=2), recorder)
+    recorded.runner = Runner(Plan(graphs=True, encoder_batch=2), recorder)
     recorded.warmup(3, SIZE)
     known = [x.recorded for x in recorders]
     assert sorted(known) == [2, 3]  # the encoder for 1 and 2 images; the step for 1, 2, 4 objects

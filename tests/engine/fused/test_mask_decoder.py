@@ -1,15 +1,15 @@
-"""The batched mask decoder equals the modules, and knows when to step aside."""
+"""The batched mask decoder equals the modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastsam2.build_sam import build_sam2_video_predictor
-from fastsam2.engine.fused.mask_decoder import object_decoder
+from fastsam2.engine.fused.mask_decoder import FusedMaskDecoder, MaskOutput
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features
 from tests.reference import randomise_
@@ -33,22 +33,29 @@ def _inference() -> Iterator[None]:
         yield
 
 
+def by_modules(
+    model: SAM2VideoPredictor, conditioned: Tensor, high_res: list[Tensor]
+) -> MaskOutput:
+    heads = model._forward_sam_heads(conditioned, high_res_features=high_res, multimask_output=True)
+    return MaskOutput(*(getattr(heads, name) for name in MaskOutput._fields))
+
+
 def test_equals_the_modules_in_float64(model: SAM2VideoPredictor) -> None:
     """Objects one at a time, three masks of which the best is chosen afterwards."""
     model.double()
     frame = features(model)
     high_res = [x.double() for x in frame.high_res or []]
-    seen = torch.randn(OBJECTS, model.hidden_dim, *frame.pix_feat.shape[-2:]).double()
+    conditioned = torch.randn(OBJECTS, model.hidden_dim, *frame.pix_feat.shape[-2:]).double()
     # Random weights prefer one mask always: let what they see decide.
     last = model.sam_mask_decoder.iou_prediction_head.layers[-1]
     last.weight.mul_(1e-2)
     last.bias.zero_()
-    ious = model.decode_masks(seen, high_res, multimask_output=True).ious.mean(0)
+    ious = by_modules(model, conditioned, high_res).ious.mean(0)
     last.bias[1:] -= ious.logit() if model.iou_prediction_use_sigmoid else ious
-    decode = object_decoder(model)
+    decode = FusedMaskDecoder.of(model)
     assert decode is not None
-    out = decode(model, seen, model.sam_prompt_encoder.get_dense_pe(), high_res)
-    alone = [model.decode_masks(x, high_res, multimask_output=True) for x in seen.split(1)]
+    out = decode(conditioned, model.sam_prompt_encoder.get_dense_pe(), high_res)
+    alone = [by_modules(model, x, high_res) for x in conditioned.split(1)]
     best = torch.cat([x.ious for x in alone]).argmax(1)
     assert len(set(best.tolist())) > 1, "the choice is to matter"
     for name in out._fields:
@@ -57,35 +64,9 @@ def test_equals_the_modules_in_float64(model: SAM2VideoPredictor) -> None:
         assert error <= 1e-9 * expected.double().abs().max(), name
 
 
-def test_follows_changed_weights(model: SAM2VideoPredictor) -> None:
-    before = object_decoder(model)
-    assert object_decoder(model) is before
-    with torch.inference_mode(False), torch.no_grad():
-        model.sam_mask_decoder.output_upscaling[0].weight.mul_(2)  # type: ignore[union-attr]
-    assert object_decoder(model) is not before
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m: m.sam_mask_decoder.register_forward_hook(lambda *_: None),
-        lambda m: m.sam_prompt_encoder.register_forward_hook(lambda *_: None),
-        lambda m: setattr(m.sam_mask_decoder, "iou_prediction_head", _Own()),
-        lambda m: setattr(m, "obj_ptr_proj", _Own()),
-        lambda m: setattr(m.sam_mask_decoder, "output_upscaling", nn.Sequential().eval()),
-        lambda m: m.sam_mask_decoder.output_upscaling.__setitem__(4, nn.ReLU()),
-        lambda m: m.sam_mask_decoder.train(),
-        lambda m: m.sam_mask_decoder.compile(backend="eager"),
-    ],
-    ids=["hook", "prompt hook", "head", "pointer", "emptied", "activation", "train", "compiled"],
-)
-def test_steps_aside(
-    model: SAM2VideoPredictor, change: Callable[[SAM2VideoPredictor], object]
-) -> None:
-    assert object_decoder(model) is not None
-    change(model)
-    assert object_decoder(model) is None
-
-
-class _Own(nn.Module):
-    """A client's own layer."""
+def test_unusual_configuration(model: SAM2VideoPredictor) -> None:
+    model.multimask_output_for_tracking = False
+    assert FusedMaskDecoder.of(model) is None
+    model.multimask_output_for_tracking = True
+    model.sam_mask_decoder.output_upscaling[4] = nn.ReLU()  # type: ignore[index]
+    assert FusedMaskDecoder.of(model) is None

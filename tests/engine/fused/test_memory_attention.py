@@ -1,4 +1,4 @@
-"""The folded, batched memory attention equals the module, and knows when to step aside."""
+"""The folded, batched memory attention equals the module."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.block_tables import block_tables
 from fastsam2.engine.fused import cpu_tiling
 from fastsam2.engine.fused.image_encoder import FrameFeatures
-from fastsam2.engine.fused.memory_attention import memory_reader
+from fastsam2.engine.fused.memory_attention import FusedMemoryAttention
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.modeling.memory_selection import MemorySelection
-from fastsam2.modeling.memory_tokens import memory_tokens
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features, selection
 from tests.reference import randomise_
@@ -41,16 +40,16 @@ def _inference() -> Iterator[None]:
 
 
 def by_module(model: SAM2VideoPredictor, frame: FrameFeatures, read: MemorySelection) -> Tensor:
-    return model.attend_to_memory(frame.pix_feat, frame.pix_pos, *memory_tokens(model, read))
+    tokens = [x.flatten(2).permute(2, 0, 1) for x in (frame.pix_feat, frame.pix_pos)]
+    return model._attend_to_memory(*tokens, read).permute(1, 2, 0).view(frame.pix_feat.shape)
 
 
-def by_reader(
-    model: SAM2VideoPredictor, frame: FrameFeatures, reads: list[MemorySelection]
-) -> Tensor:
-    read = memory_reader(model)
-    assert read is not None
+def fused(model: SAM2VideoPredictor, frame: FrameFeatures, reads: list[MemorySelection]) -> Tensor:
+    attention = FusedMemoryAttention.of(model)
+    assert attention is not None
     memory = block_tables(model, MemoryPool(model), reads)
-    return read(model, frame.pix_feat, frame.pix_pos, read.rope(frame.pix_feat), *memory)
+    rope = attention.rope(frame.pix_feat)
+    return attention(frame.pix_feat, frame.pix_pos, rope, *memory)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 3])
@@ -60,60 +59,13 @@ def test_equals_the_module_for_objects_with_different_memories(
     frame = features(model)
     monkeypatch.setattr(cpu_tiling, "_TOKENS", at_a_time * frame.pix_feat.shape[-2:].numel())
     reads = [selection(model, *sizes) for sizes in ((1, 0), (7, 16), (3, 5))]
-    out = by_reader(model, frame, reads)
+    out = fused(model, frame, reads)
     expected = torch.cat([by_module(model, frame, read) for read in reads])
     assert relative_error(out, expected) <= 1e-5
     # Alone as in company.
-    assert relative_error(by_reader(model, frame, reads[1:2]), expected[1:2]) <= 1e-5
+    assert relative_error(fused(model, frame, reads[1:2]), expected[1:2]) <= 1e-5
 
 
-def test_follows_changed_weights(model: SAM2VideoPredictor) -> None:
-    frame, read = features(model), selection(model, 2, 2)
-    before = memory_reader(model)
-    assert memory_reader(model) is before
-    with torch.inference_mode(False):
-        randomise_(model, seed=1)  # in place
-    assert relative_error(by_reader(model, frame, [read]), by_module(model, frame, read)) <= 1e-5
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda m: m.memory_attention.register_forward_hook(lambda *_: None),
-        lambda m: m.memory_attention.layers[0].self_attn.register_forward_pre_hook(lambda *_: None),
-        lambda m: setattr(m.memory_attention.layers[1], "forward", lambda *a, **k: a[0]),
-        lambda m: setattr(m, "memory_attention", nn.Sequential(m.memory_attention)),
-        lambda m: setattr(m.memory_attention.layers[0], "linear1", _Wider(m)),
-        lambda m: m.memory_attention.train(),
-        lambda m: m.memory_attention.compile(backend="eager"),
-        lambda m: setattr(m.memory_attention.layers[0], "pos_enc_at_attn", True),
-    ],
-    ids=["hook", "pre-hook", "forward", "wrapped", "replaced", "train", "compiled", "option"],
-)
-def test_steps_aside(model: SAM2VideoPredictor, change: object) -> None:
-    change(model)  # type: ignore[operator]
-    assert memory_reader(model) is None
-
-
-class _Wider(nn.Linear):
-    """A client's own layer."""
-
-    def __init__(self, model: SAM2VideoPredictor) -> None:
-        old = model.memory_attention.layers[0].linear1
-        super().__init__(old.in_features, old.out_features)
-        self.eval()
-
-
-def test_steps_aside_where_gradients_are_wanted(model: SAM2VideoPredictor) -> None:
-    with torch.inference_mode(False):
-        assert memory_reader(model) is None
-    with torch.inference_mode(False), torch.no_grad():
-        assert memory_reader(model) is not None
-
-
-def test_within_a_callers_autocast(model: SAM2VideoPredictor) -> None:
-    frame, read = features(model), selection(model, 2, 2)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = by_reader(model, frame, [read])  # folds the weights, too
-    assert torch.equal(found, by_reader(model, frame, [read]))
-    assert relative_error(found, by_module(model, frame, read)) <= 1e-5
+def test_unusual_configuration(model: SAM2VideoPredictor) -> None:
+    model.memory_attention.layers[0].pos_enc_at_attn = True  # type: ignore[union-attr]
+    assert FusedMemoryAttention.of(model) is None

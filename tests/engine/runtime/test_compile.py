@@ -13,13 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.block_tables import BlockTables, block_tables
-from fastsam2.engine.fused.memory_attention import memory_reader
-from fastsam2.engine.fused.memory_encoder import memory_writer
+from fastsam2.engine.fused.memory_attention import FusedMemoryAttention
+from fastsam2.engine.fused.memory_encoder import FusedMemoryEncoder
 from fastsam2.engine.memory_pool import MemoryPool, Pages
 from fastsam2.engine.plan import Plan
 from fastsam2.engine.runtime.compile import Compiled
 from fastsam2.engine.runtime.runner import Runner
-from fastsam2.engine.track_step import TrackStep
+from fastsam2.engine.track_step import track_step
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features, selection
 from tests.reference import randomise_
@@ -68,21 +68,20 @@ def history(model: SAM2VideoPredictor) -> Iterator[tuple[Pages, BlockTables]]:
 
 
 def test_memory_attention(model: SAM2VideoPredictor) -> None:
-    read = memory_reader(model)
-    assert read is not None
+    attention = FusedMemoryAttention.of(model)
+    assert attention is not None
     frame = features(model)
-    rope = read.rope(frame.pix_feat)
-    frame_of = model, frame.pix_feat, frame.pix_pos, rope
-    compiles_once(read, ((*frame_of, *memory) for memory in history(model)))
+    of_frame = frame.pix_feat, frame.pix_pos, attention.rope(frame.pix_feat)
+    compiles_once(attention, ((*of_frame, *memory) for memory in history(model)))
 
 
 def test_memory_encoder(model: SAM2VideoPredictor) -> None:
-    write = memory_writer(model)
-    assert write is not None
+    encode = FusedMemoryEncoder.of(model)
+    assert encode is not None
     frame = features(model)
 
     def call(masks: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
-        return write(frame.pix_feat, masks, presence, scale=20.0, bias=-10.0, binarize=False)
+        return encode(frame.pix_feat, masks, presence, is_mask_from_pts=False)
 
     def calls() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for n in (1, 2, 5, 1):
@@ -95,11 +94,11 @@ def test_memory_encoder(model: SAM2VideoPredictor) -> None:
 
 
 def test_whole_track_step(model: SAM2VideoPredictor) -> None:
-    step = TrackStep.of(model)
+    step = track_step(model)
     assert step is not None
     frame = features(model)
-    places = step.places(frame)
-    compiles_once(step, ((frame, places, *memory) for memory in history(model)))
+    grid = step.grid(frame)
+    compiles_once(step, ((frame, grid, *memory) for memory in history(model)))
 
 
 def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
@@ -116,14 +115,14 @@ def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
         return found
 
     def check(model: SAM2VideoPredictor) -> None:
-        found, compiled, model.functions = logits(model), model.functions, Runner(Plan())
+        found, compiled, model.runner = logits(model), model.runner, Runner(Plan())
         for a, b in zip(found, logits(model), strict=True):
             assert relative_error(a, b) <= 1e-3
-        model.functions = compiled
+        model.runner = compiled
 
     counter = CompileCounterWithBackend("aot_eager")
     compiled = copy.deepcopy(model)
-    compiled.functions = Runner(Plan(compile=True), backend=counter)
+    compiled.runner = Runner(Plan(compile=True), backend=counter)
     check(compiled)
     assert counter.frame_count == 2
     # Other weights are other inputs of the same functions.

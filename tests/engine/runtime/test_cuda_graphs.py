@@ -147,7 +147,7 @@ def test_a_recorded_session(model: SAM2VideoPredictor) -> None:
         recorders.append(FakeRecorder())
         return recorders[-1]
 
-    model.functions = Runner(Plan(graphs=True), recorder)
+    model.runner = Runner(Plan(graphs=True), recorder)
     for _ in range(3):
         for out, known in zip(track(), expected, strict=True):
             assert out.obj_ids == known.obj_ids

@@ -68,17 +68,24 @@ def output() -> FrameOutput:
     )
 
 
+NAMES = ("maskmem_features", "pred_masks", "obj_ptr", "object_score_logits", "predicted_iou")
+
+
+def tensors(x: FrameOutput) -> dict[str, torch.Tensor]:
+    return {name: getattr(x, name) for name in NAMES if getattr(x, name) is not None}
+
+
 def test_outputs_are_where_they_were_until_the_copy_is_done(elsewhere: list[str]) -> None:
     outputs = [output(), output()]
     outputs[1].predicted_iou = None
-    before = [dict(x.tensors()) for x in outputs]
-    leaving = PendingOffload(outputs)
-    assert [dict(x.tensors()) for x in outputs] == before
+    before = [tensors(x) for x in outputs]
+    leaving = PendingOffload([(x, [*NAMES]) for x in outputs])
+    assert [tensors(x) for x in outputs] == before
     outputs[0].obj_ptr = mine = torch.zeros(1, 4)  # by a client, meanwhile
     leaving.finish()
     assert outputs[0].obj_ptr is mine
     for now, old in zip(outputs, before, strict=True):
-        for name, tensor in now.tensors():
+        for name, tensor in tensors(now).items():
             if tensor is not mine:
                 assert tensor is not old[name]
                 assert torch.equal(tensor, old[name])
