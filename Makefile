@@ -17,7 +17,7 @@ help:
 	@echo "make clean   remove $(VENV) and everything that was generated"
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/demo.py --out $(OUT)
+	$(BIN)/python examples/demo.py $(OUT)
 	@echo "The video is in $(OUT)/"
 
 test: $(VENV)/.test-installed
