@@ -13,7 +13,7 @@ from fastsam2.evaluation.run import click_in
 from fastsam2.nano.synthetic import make_clip
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "demo_out")
-clip = make_clip(seed=900_003, frames=32, objects=2)
+clip = make_clip(seed=910_010, frames=24, objects=2)
 (out / "clip").mkdir(parents=True, exist_ok=True)
 for number, image in enumerate(clip.frames):
     Image.fromarray(image).save(out / "clip" / f"{number:05d}.jpg", quality=95)
