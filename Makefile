@@ -7,17 +7,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kernels clean
+.PHONY: help demo test check kernels docs clean
 
 help:
 	@echo "make demo    install into $(VENV), track an object through a video, write $(OUT)/"
 	@echo "make test    install the test tools too, then run make check"
 	@echo "make check   ruff, mypy, import-linter, pytest with coverage, and make kernels"
 	@echo "make kernels compile every kernel for every GPU it ships for; needs no GPU"
+	@echo "make docs    build the site of docs/ into build/site"
 	@echo "make clean   remove $(VENV) and everything that was generated"
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/demo.py --out $(OUT)
+	$(BIN)/python examples/demo.py $(OUT)
 	@echo "The video is in $(OUT)/"
 
 test: $(VENV)/.test-installed
@@ -35,6 +36,10 @@ check:
 
 kernels:
 	PYTHONPATH=.:kernels $(BIN)/python -m bench.compile --check --jobs $(JOBS)
+
+docs: $(VENV)/.installed
+	$(PIP) --no-build-isolation --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(OUT) bench_out build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
