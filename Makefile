@@ -5,14 +5,17 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal --durations=25 -n $(JOBS)
+MODULE := PYTHONPATH=.:kernels $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kernels docs clean
+.PHONY: help demo test quick check lint types imports tests kernels benchmarks docs clean
 
 help:
 	@echo "make demo    install into $(VENV), track an object through a video, write $(OUT)/"
 	@echo "make test    install the test tools too, then run make check"
-	@echo "make check   ruff, mypy, import-linter, pytest with coverage, and make kernels"
+	@echo "make quick   the same with lint, types, imports and the fast tests only: under 3 minutes"
+	@echo "make check   lint, types, imports, docs, tests with coverage, kernels, benchmarks"
 	@echo "make kernels compile every kernel for every GPU it ships for; needs no GPU"
 	@echo "make docs    build the site of docs/ into build/site"
 	@echo "make clean   remove $(VENV) and everything that was generated"
@@ -24,18 +27,37 @@ demo: $(VENV)/.installed
 test: $(VENV)/.test-installed
 	$(MAKE) check
 
+quick: $(VENV)/.test-installed
+	$(MAKE) lint types imports
+	$(PYTEST) -m "not slow"
+
+# One after another, so that what is quick to fail fails first. No step has a time limit.
 check:
+	$(MAKE) lint types imports docs
+	$(MAKE) tests
+	$(MAKE) kernels benchmarks
+
+lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types:
 	$(BIN)/mypy
+
+imports:
 	PYTHONPATH=.:kernels $(BIN)/lint-imports
-	$(MAKE) kernels
-	$(BIN)/python -m pytest bench/kernels -q --image-size 128 --benchmark-disable
-	PYTHONPATH=.:kernels $(BIN)/python -m bench.gpu --device cpu --quick --out $$(mktemp -d)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
+
+tests:
+	$(PYTEST) --cov --cov-report=term
 
 kernels:
-	PYTHONPATH=.:kernels $(BIN)/python -m bench.compile --check --jobs $(JOBS)
+	$(MODULE) bench.compile --check --jobs $(JOBS)
+
+# Every benchmark once, at sizes that measure nothing.
+benchmarks:
+	$(BIN)/python -m pytest bench/kernels -q --image-size 128 --benchmark-disable
+	out=$$(mktemp -d); $(MODULE) bench.gpu --device cpu --quick --seconds inf --out $$out \
+		|| { cat $$out/log.txt; exit 1; }
 
 docs: $(VENV)/.installed
 	$(PIP) --no-build-isolation --editable ".[docs]"
@@ -53,7 +75,7 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 
 # The reference takes no dependencies: it must not replace torch. Its optional CUDA extension is not built.
 $(VENV)/.test-installed: $(VENV)/.installed
-	$(PIP) --no-build-isolation --editable ".[test]"
+	$(PIP) --no-build-isolation --editable ".[test,docs]"
 	$(PIP) --no-deps torchvision
 	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation --no-deps sam2
 	touch $@

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import torch
@@ -50,16 +51,17 @@ def parts(out: Path, device: str, quick: bool) -> list[Part]:
         small = (*run, "--dtype", "fp32", "--objects", "1", "--image-size", "64", "--frames", "2")
         interpreted = (("TRITON_INTERPRET", "1"),) if device == "cpu" else ()
         return [
-            Part("tests", 60, ("bench.verify", "memory_keys", *where)),
-            Part("roofline", 60, (*small, "roof")),
-            Part("ladder", 60, (*small, "ladder", "--impl", "sam2", "folded, batched", "+ graphs")),
-            Part("scenarios", 60, (*small, "track", "video", "memory", "--impl", "fastsam2")),
-            Part("kernels", 60, (*small, "op", "stage", "--impl", "kernel", "fastsam2")),
-            Part("tuning", 60, (*tune, "--op", "memory_keys", "--dtype",
+            Part("tests", inf, ("bench.verify", "memory_keys", *where, "--limit", "1e6")),
+            Part("roofline", inf, (*small, "roof")),
+            Part("ladder", inf, (*small, "ladder", "--impl", "sam2", "folded, batched",
+                 "+ graphs")),
+            Part("scenarios", inf, (*small, "track", "video", "memory", "--impl", "fastsam2")),
+            Part("kernels", inf, (*small, "op", "stage", "--impl", "kernel", "fastsam2")),
+            Part("tuning", inf, (*tune, "--op", "memory_keys", "--dtype",
                  "fp32", "--image-size", "64", "--objects", "1", "--workers", "1", "--most", "1"),
                  interpreted),
-            Part("compiled", 60, (*small, "track", "--impl", "sam2 vos_optimized")),
-            Part("cold", 60, (*small, "cold", "--impl", "fastsam2", "--model", "nano")),
+            Part("compiled", inf, (*small, "track", "--impl", "sam2 vos_optimized")),
+            Part("cold", inf, (*small, "cold", "--impl", "fastsam2", "--model", "nano")),
         ]  # fmt: skip
     tiny, large = ("--model", "sam2.1-tiny"), ("--model", "sam2.1-large")
     few, many = ("--objects", "1", "8", "16"), ("--objects", "1", "4", "8", "16", "64", "128")
