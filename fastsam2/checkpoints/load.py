@@ -256,7 +256,7 @@ def download(name: str) -> Path:
 
 def _bundled() -> Path:
     """The weights of nano, which come with the package."""
-    path = Path(__file__).parent / "nano" / "nano.safetensors"
+    path = Path(__file__).parents[1] / "nano" / "nano.safetensors"
     if not path.exists():
         raise CheckpointError(
             "the weights of nano are not part of this installation; "
