@@ -45,8 +45,8 @@ def track_live(request: TrackRequest) -> None:
         tracker = SAM2StreamPredictor(request.model.video_predictor()).start()
         with report_errors(results.left_behind):
             _LiveRun(source, tracker, prompts, results).go(request.frames)
-    if request.model.remark:
-        typer.echo(request.model.remark)
+    if request.model.hint:
+        typer.echo(request.model.hint)
 
 
 def _check_options(request: TrackRequest) -> None:

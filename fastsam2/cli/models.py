@@ -47,12 +47,12 @@ class ModelChoice:
         return str(self.name or self.checkpoint or "nano")
 
     @property
-    def remark(self) -> str:
-        """What to tell whoever chose no model, on a line of its own; else empty."""
+    def hint(self) -> str:
+        """Line about the default model; empty if the user chose a model."""
         if self.name is not None or self.checkpoint is not None:
             return ""
         return (
-            "  model    nano, which knows synthetic videos only; for real ones "
+            "  model    nano (trained on synthetic videos only); for real videos use "
             "--model sam2.1-tiny, -small, -base_plus or -large"
         )
 

@@ -56,8 +56,8 @@ def segment(request: SegmentRequest) -> None:
     typer.echo(", ".join(f"object {k}: score {score:.3f}" for k, score in scores.items()))
     for kind, name in zip(("overlay", "mask", "objects"), names, strict=True):
         typer.echo(f"  {kind:8} {request.output / name}")
-    if request.model.remark:
-        typer.echo(request.model.remark)
+    if request.model.hint:
+        typer.echo(request.model.hint)
 
 
 def _predict(predictor: SAM2ImagePredictor, prompt: ObjectPrompt) -> tuple[Any, float]:

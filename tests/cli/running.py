@@ -56,16 +56,12 @@ class FakePredictor:
 
     def __init__(self) -> None:
         self.prompts: list[tuple[int, int, str]] = []
-        self.batches: list[list[int]] = []  #: frames that are encoded at once
         self.act: Callable[[int], None] = lambda frame_idx: None  #: called before each frame
 
-    def init_state(self, source: Any, history: str, feature_bytes: int) -> dict[str, Any]:
-        assert (history, feature_bytes) == ("window", 0)
+    def init_state(self, source: Any, history: str) -> dict[str, Any]:
+        assert history == "window"
         self.size = source.height, source.width
         return {"obj_ids": [], "source": source}
-
-    def encode_frames(self, wanted: Any) -> None:
-        self.batches.append([frame_idx for _, frame_idx in wanted])
 
     def propagate(
         self, state: Any, begin: int, count: int, reverse: bool, progress: Any
