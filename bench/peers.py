@@ -99,7 +99,7 @@ def track(peer: Peer, model: Any, setting: Setting, clip: Clip) -> Iterator[Tens
 def weights(name: str) -> dict[str, Tensor]:
     """Those of nano, which has been trained; of another model, random ones."""
     if name == "nano":
-        from fastsam2.checkpoints.load import load_state_dict, resolve_model
+        from fastsam2.checkpoints import load_state_dict, resolve_model
 
         return load_state_dict(resolve_model("nano")[1])
     return randomise_(build_sam2_video_predictor(name, device="cpu")).state_dict()

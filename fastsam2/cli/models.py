@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastsam2.build_sam import build_sam2, build_sam2_video_predictor
-from fastsam2.checkpoints.load import resolve_model
+from fastsam2.checkpoints import resolve_model
 from fastsam2.errors import InputError
 
 __all__ = ["ModelChoice"]
