@@ -121,6 +121,10 @@ def undivided() -> Iterator[None]:
         before(*pressed[0])
 
 
+# Click's class, by way of Typer: newer releases of Typer bundle their own copy of Click.
+_UsageError: Any = typer.BadParameter.__base__
+
+
 class OneLineGroup(TyperGroup):
     """Command group that prints usage errors as one line, too."""
 
@@ -129,10 +133,7 @@ class OneLineGroup(TyperGroup):
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except Exception as error:
-            # Click's usage errors, by their method: newer Typer bundles its own copy of Click.
-            if not hasattr(error, "format_message"):
-                raise
+        except _UsageError as error:
             context = getattr(error, "ctx", None)
             path = getattr(context, "command_path", "fastsam2")
             typer.echo(f"fastsam2: {_sentence(error)} (see `{path} --help`)", err=True)
