@@ -94,7 +94,7 @@ def test_a_truncated_video_exits_with_1(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:400])
     outcome = fastsam2("track", tmp_path / "cut.mp4", *POINT, "-o", tmp_path / "out")
     assert outcome.code == 1
-    assert "cut short" in outcome.line
+    assert "truncated" in outcome.line
 
 
 def test_an_output_folder_that_cannot_be_written_exits_with_1(tmp_path: Path, clip: Path) -> None:

@@ -191,12 +191,12 @@ def test_frames_that_the_header_promises_are_missed(
         assert len(source) == 24
         outcome = _readable(source, 24)
     assert [k for k in range(24) if outcome[k] is None] == list(range(13))
-    assert "cut short after" in str(outcome[20])
+    assert "truncated after" in str(outcome[20])
 
 
 def test_a_truncated_mp4_without_its_index_says_so(tmp_path: Path) -> None:
     path = cut_at_frame(write_video(tmp_path / "a.mp4", FRAMES), 13)
-    with pytest.raises(VideoError, match=r"a\.mp4 as a video: it is cut short"):
+    with pytest.raises(VideoError, match=r"a\.mp4 as a video: it is truncated"):
         open_frames(path)
 
 
