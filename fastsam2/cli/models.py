@@ -1,4 +1,4 @@
-"""The model that `--model`, `--checkpoint` and their companions describe."""
+"""Build the model described by `--model`, `--checkpoint` and related options."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model to run, on what, and how.
+    """Model, device and precision.
 
     Attributes:
-        name: a name or a path as `resolve_model` takes it; with a `checkpoint`, the configuration.
-        checkpoint: a file of weights. With neither, it is the bundled nano.
-        device: such as `cuda`, `cuda:1` or `cpu`; None for CUDA where there is one.
-        dtype: `float32`, `bfloat16` or `float16`; None for float32, or what is fast on the device.
-        image_size: side of the square that images are resized to; None for the model's own.
-        fast: videos run by the plan that is the fastest on the device.
+        name: name or path for `resolve_model`; if there is a `checkpoint`, the configuration. With
+            neither, the model is the bundled nano.
+        checkpoint: file of weights.
+        device: such as `cuda`, `cuda:1` or `cpu`; None for CUDA if available, else the CPU.
+        dtype: `float32`, `bfloat16` or `float16`; None for float32, or the plan's if `fast`.
+        image_size: side in pixels of the square that images are resized to; None for the model's
+            default.
+        fast: run videos with the fastest plan for the device.
     """
 
     name: str | None = None
@@ -43,7 +45,7 @@ class ModelChoice:
 
     @property
     def title(self) -> str:
-        """What to call it in results."""
+        """Name of the model in results."""
         return str(self.name or self.checkpoint or "nano")
 
     @property
@@ -57,10 +59,10 @@ class ModelChoice:
         )
 
     def video_predictor(self) -> Any:
-        """A `SAM2VideoPredictor`.
+        """Build a `SAM2VideoPredictor`.
 
         Raises:
-            FastSAM2Error: there is no such model, checkpoint or device, or they do not fit.
+            FastSAM2Error: unknown model, missing checkpoint or device, or weights that do not fit.
         """
         config, weights, options = self._arguments()
         if self.fast:
@@ -68,7 +70,7 @@ class ModelChoice:
         return build_sam2_video_predictor(config, weights, **options)
 
     def image_model(self) -> Any:
-        """A `SAM2Base`; raises as `video_predictor`."""
+        """Build a `SAM2Base`; raises as `video_predictor`."""
         config, weights, options = self._arguments()
         return build_sam2(config, weights, **options)
 

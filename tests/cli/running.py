@@ -1,4 +1,4 @@
-"""Running the program, and a stand-in for the model."""
+"""Run the program with a stand-in for the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Outcome:
 
     @property
     def line(self) -> str:
-        """What the program said on stderr, which is to be one line."""
+        """Output on stderr, checked to be a single line."""
         lines = self.err.strip().splitlines()
         assert len(lines) == 1, self.err
         assert lines[0].startswith("fastsam2: ")
@@ -45,14 +45,14 @@ def tracks(folder: Path) -> Any:
 
 
 def frame_result(frame_idx: int, obj_ids: list[int], logits: torch.Tensor) -> FrameResult:
-    """Objects with these logits `[O, 1, H, W]` at the size of the video."""
+    """Result with these logits, `[O, 1, H, W]` at the size of the video."""
     scores = torch.tensor(obj_ids, dtype=torch.float32)
     height, width = logits.shape[-2:]
     return FrameResult(frame_idx, obj_ids, logits, scores, scores, (height, width))
 
 
 class FakePredictor:
-    """Prompts and frames go in; each object is a square that moves right with the frames."""
+    """Video predictor whose objects are squares that move right, one pixel per frame."""
 
     def __init__(self) -> None:
         self.prompts: list[tuple[int, int, str]] = []
@@ -102,7 +102,7 @@ class FakePredictor:
 
 @pytest.fixture
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
-    """Puts a FakePredictor in the place of the model."""
+    """Replace the model by a FakePredictor."""
     predictor = FakePredictor()
     monkeypatch.setattr(ModelChoice, "video_predictor", lambda choice: predictor)
     return predictor

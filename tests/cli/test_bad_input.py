@@ -1,4 +1,4 @@
-"""Every kind of bad input: one line on stderr, the right exit code, and no results."""
+"""Bad input gives one line on stderr, the right exit code and no results."""
 
 from __future__ import annotations
 

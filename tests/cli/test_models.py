@@ -1,4 +1,4 @@
-"""The model that runs where none is named."""
+"""Default model of the command line."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ POINT = ("--point", "9,9")
 
 @pytest.fixture
 def videos(tmp_path: Path, clip: Path, frames: Frames) -> list[Path]:
-    """Three videos of 12, 5 and 3 frames."""
+    """Videos of 12, 5 and 3 frames."""
     first = Path(shutil.copy(clip, tmp_path / "first.mp4"))
     return [
         first,

@@ -75,13 +75,13 @@ def test_rotation_is_applied_as_players_do(tmp_path: Path, rotation: int, turns:
     plain = decode_in_order(write_video(tmp_path / "plain.mp4", FRAMES[:3]))
     path = write_video(tmp_path / "turned.mp4", FRAMES[:3], rotation=rotation)
     with open_frames(path) as source:
-        # FFmpeg's angle is counterclockwise, like that of rot90.
+        # FFmpeg's angle is counterclockwise, as in rot90.
         np.testing.assert_array_equal(source[1], np.rot90(plain[1], turns))
         assert (source.height, source.width) == source[0].shape[:2]
 
 
 class _Counting(VideoSource):
-    """Notes where decoding begins."""
+    """Records where decoding begins."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self.starts: list[int | None] = []
@@ -100,7 +100,7 @@ def test_reading_on_never_seeks_and_going_back_decodes_each_group_once(tmp_path:
     assert len(source.starts) == 1
     for frame_idx in range(23, -1, -1):
         source[frame_idx]
-    assert len(source.starts) == 1 + 2  # the last 8 frames were still there
+    assert len(source.starts) == 1 + 2  # the last 8 frames were cached
 
 
 def test_frames_cannot_be_written_to(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_damaged_frame_fails_and_those_before_it_do_not(
         assert [k for k in range(13) if outcome[k]] == [12]
         assert "frame 12" in str(outcome[12])
         assert "damaged" in str(outcome[12])
-        # From the next key frame on all is well.
+        # The next key frame is intact.
         assert all(outcome[k] is None for k in range(16, 24))
         for frame_idx in [k for k in (11, 3, 17, 23, 0) if outcome[k] is None]:
             np.testing.assert_array_equal(source[frame_idx], expected[frame_idx])
