@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastsam2.data.closing import Closing
 from fastsam2.errors import VideoError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "check_array", "check_size"]
 
@@ -23,7 +20,7 @@ Frame = npt.NDArray[np.uint8]
 DEFAULT_CACHE_BYTES = 256 * 2**20
 
 
-class FrameSource(ABC):
+class FrameSource(Closing):
     """Video as a sequence of RGB frames, uint8 `[height, width, 3]`, decoded on access.
 
     Access is random and thread-safe. Frames are read-only, since they may be shared with a cache:
@@ -75,17 +72,6 @@ class FrameSource(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Release files and memory. Called once, with the lock held."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _check_size(self, frame_idx: int, height: int, width: int) -> None:
         check_size(self.name, frame_idx, (height, width), (self.height, self.width))

@@ -8,22 +8,19 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastsam2.data.closing import Closing
 from fastsam2.data.frame_source import check_size
 from fastsam2.data.live_inputs import LiveFrame, LiveInput, is_live, open_input
 from fastsam2.errors import InputError, VideoError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["DROP", "POLICIES", "QUEUE", "LiveFrame", "LiveSource", "is_live"]
 
 DROP, QUEUE = POLICIES = ("drop", "queue")
 
 
-class LiveSource(Iterator[LiveFrame]):
+class LiveSource(Closing, Iterator[LiveFrame]):
     """Iterator of `(time, image)`: seconds since the first frame, and uint8 RGB `[H, W, 3]`.
 
     A thread reads and decodes. The policy applies to frames that arrive faster than they are
@@ -115,17 +112,6 @@ class LiveSource(Iterator[LiveFrame]):
         Does not wait for the reader thread, which may be blocked in a read.
         """
         self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _read(source: LiveInput, handover: _Handover) -> None:

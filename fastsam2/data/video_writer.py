@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from fastsam2.data.closing import Closing
 from fastsam2.data.files import part_path
 from fastsam2.data.frame_source import Frame, check_array
 from fastsam2.data.pyav import Colorspace, VideoReformatter, av
 from fastsam2.errors import InputError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["OverlayVideoWriter"]
 
@@ -24,7 +21,7 @@ _LIMITED_RANGE = 1
 _CODECS = ("libx264", "libopenh264", "h264")
 
 
-class OverlayVideoWriter:
+class OverlayVideoWriter(Closing):
     """Writes RGB frames as H.264 to an mp4 file that common players support.
 
     The file gets its final name on `close()`, which the `with` block calls even after an error;
@@ -102,17 +99,6 @@ class OverlayVideoWriter:
                 self._part.replace(self.path)
         finally:
             self._part.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _codec() -> str:

@@ -32,7 +32,7 @@ def test_track_with_nano(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert rows["transformers", objects].note.startswith(
             "its configuration does not support nano"
         )
-        assert rows["sam2 vos_optimized", objects].note == "for CUDA only"
+        assert rows["sam2 vos_optimized", objects].note == "vos_optimized needs CUDA"
     assert (rows["fastsam2", 2].gflop or 0) > (rows["fastsam2", 1].gflop or 0) > 0
     assert 0 < (rows["fastsam2", 1].of_roof or 0) < 1
     assert "withheld" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def op_rows() -> tuple[Row, Row]:
     return theirs, ours
 
 
-def test_what_is_broken_has_no_speedup(tests: Path, tmp_path: Path) -> None:
+def test_a_broken_op_has_no_speedup(tests: Path, tmp_path: Path) -> None:
     test = tests / f"test_{OP}.py"
     rows = op_rows()
     test.write_text("def test_op():\n    assert 1 + 1 == 3\n")

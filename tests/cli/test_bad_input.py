@@ -82,7 +82,7 @@ def _no_images(folder: Path) -> Path:
         (_no_images, "no JPEG or PNG images"),
     ],
 )
-def test_what_is_no_video_exits_with_1(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_unreadable_videos_exit_with_1(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
     video = make(tmp_path)
     outcome = fastsam2("track", video, *POINT, "-o", tmp_path / "out")
     assert outcome.code == 1
@@ -110,7 +110,7 @@ def test_a_missing_checkpoint_exits_with_1(tmp_path: Path, clip: Path) -> None:
     assert "none.pt" in outcome.line
 
 
-def test_a_file_that_is_no_checkpoint_exits_with_1(tmp_path: Path, clip: Path) -> None:
+def test_an_invalid_checkpoint_exits_with_1(tmp_path: Path, clip: Path) -> None:
     for name, content in (("text.pt", b"hello"), ("empty.pt", b"")):
         (tmp_path / name).write_bytes(content)
         outcome = fastsam2("track", clip, *POINT, "-m", tmp_path / name, "-o", tmp_path / "out")

@@ -84,7 +84,7 @@ def test_table_and_document(tmp_path: Path, davis: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_limit_and_what_is_not_known(tmp_path: Path, davis: Path, oracle: Oracle) -> None:
+def test_limit_and_undefined_measures(tmp_path: Path, davis: Path, oracle: Oracle) -> None:
     outcome = fastsam2("eval", davis, "--limit", "1")
     assert outcome.code == 0
     assert [line.split()[0] for line in outcome.out.splitlines()] == [
@@ -100,7 +100,7 @@ def test_limit_and_what_is_not_known(tmp_path: Path, davis: Path, oracle: Oracle
     assert json.loads((tmp_path / "late.json").read_text())["j_and_f"] is None
 
 
-def test_a_failure_leaves_what_was_done(tmp_path: Path, davis: Path, oracle: Oracle) -> None:
+def test_a_failure_keeps_earlier_results(tmp_path: Path, davis: Path, oracle: Oracle) -> None:
     (davis / "Annotations/480p/bear/00002.png").write_bytes(b"damaged")
     path = tmp_path / "found.json"
     outcome = fastsam2("eval", davis, "--json", path)

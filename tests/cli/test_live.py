@@ -300,7 +300,7 @@ def test_a_running_model(tmp_path: Path, checkpoint: Path) -> None:
     assert [len(entry["objects"]) for entry in tracks(tmp_path / "more")["frames"]] == [1, 2, 2, 2]
 
 
-def test_a_folder_is_no_stream(tmp_path: Path, frames: Frames, stream: FakeStream) -> None:
+def test_a_folder_cannot_be_streamed(tmp_path: Path, frames: Frames, stream: FakeStream) -> None:
     folder = write_jpegs(tmp_path / "frames", frames[:2])
     outcome = fastsam2("track", folder, "--stream", *POINT, "-o", tmp_path / "out")
     assert (outcome.code, outcome.line) == (1, f"fastsam2: not a file: {folder}")

@@ -118,7 +118,7 @@ def test_the_document_tells_of_the_video(
     assert document["complete"] is True
 
 
-def test_a_damaged_frame_ends_it_and_what_was_done_is_kept(
+def test_a_damaged_frame_ends_tracking_and_keeps_earlier_results(
     tmp_path: Path, clip: Path, fake_model: FakePredictor
 ) -> None:
     damaged = tmp_path / "damaged.mp4"

@@ -196,7 +196,7 @@ def test_a_silent_network_is_lost() -> None:
         LiveSource("udp://127.0.0.1:0", timeout=0.2)
 
 
-def test_what_cannot_be_reached() -> None:
+def test_unreachable_sources() -> None:
     for url in ("http://127.0.0.1:9/clip.ts", "rtsp://127.0.0.1:9/live"):
         with pytest.raises(VideoError, match=f"cannot open {url}: .*refused"):
             LiveSource(url)
@@ -255,12 +255,12 @@ def test_a_damaged_frame_is_left_out_and_counted(tmp_path: Path) -> None:
             np.testing.assert_array_equal(frame.image, expected[tenth])
 
 
-def test_a_pipe_that_is_cut_off_just_ends(tmp_path: Path) -> None:
+def test_a_truncated_pipe_ends_without_an_error(tmp_path: Path) -> None:
     path = cut_at_frame(_clip(tmp_path / "a.mkv"), 13)
     assert len(list(LiveSource(io.BytesIO(path.read_bytes())))) == 13
 
 
-def test_what_is_no_video(tmp_path: Path) -> None:
+def test_sources_without_video(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("not a video, " * 100)
     sound = write_audio(tmp_path / "sound.m4a")
     for source, message in (
@@ -279,7 +279,7 @@ def test_what_is_no_video(tmp_path: Path) -> None:
         one_line(caught)
 
 
-def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
+def test_invalid_arguments(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown policy 'newest': choose one of drop, queue"):
         LiveSource(FRAMES, "newest")
     with pytest.raises(InputError, match="queue_size must be at least 1, but is 0"):
@@ -372,7 +372,7 @@ def test_queue_keeps_every_frame_and_holds_the_reader_back() -> None:
 
 
 @pytest.mark.parametrize("policy", ["queue", "drop"])
-def test_what_a_generator_raises_comes_after_its_frames(policy: str) -> None:
+def test_errors_of_a_generator_come_after_its_frames(policy: str) -> None:
     def frames() -> Iterator[Frames]:
         yield _numbered(1)
         yield _numbered(2)
@@ -398,7 +398,7 @@ def test_close_ends_the_thread_the_iterator_and_the_generator() -> None:
     assert camera.produced < 20
 
 
-def test_close_wakes_who_waits_for_a_frame() -> None:
+def test_close_wakes_a_waiting_consumer() -> None:
     camera = _Step([1, 1])
     camera.allow()
     source = LiveSource(iter(camera))

@@ -122,7 +122,7 @@ def test_the_cache_is_bounded() -> None:
     assert len(loader._reader._cache) == 3
 
 
-def test_what_the_thread_fails_on_is_raised_for_that_frame_alone() -> None:
+def test_an_error_in_the_thread_is_raised_for_its_frame_only() -> None:
     source = _Source(failing=(6,))
     loader = FrameLoader(source, SIZE, prefetch=4)
     loader[3]

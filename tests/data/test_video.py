@@ -161,7 +161,7 @@ def test_a_damaged_frame_fails_and_those_before_it_do_not(
             np.testing.assert_array_equal(source[frame_idx], expected[frame_idx])
 
 
-def test_what_depends_on_a_damaged_frame_is_not_passed_off_as_good(tmp_path: Path) -> None:
+def test_frames_that_depend_on_a_damaged_one_are_unreadable(tmp_path: Path) -> None:
     options = {"g": "8", "bf": "0", "sc_threshold": "0"}
     path = write_video(tmp_path / "a.mp4", FRAMES, options=options)
     damage_frame(path, 12)
@@ -224,13 +224,13 @@ def test_a_clip_that_begins_between_key_frames_begins_at_the_first_one(tmp_path:
 
 
 @pytest.mark.parametrize("cover", [False, pytest.param(True, marks=CAN_WRITE_METADATA)])
-def test_audio_is_no_video(tmp_path: Path, cover: bool) -> None:
+def test_audio_files_are_refused(tmp_path: Path, cover: bool) -> None:
     with pytest.raises(VideoError, match=r"sound\.m4a holds audio but no video"):
         open_frames(write_audio(tmp_path / "sound.m4a", cover))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.txt"])
-def test_text_is_no_video(tmp_path: Path, name: str) -> None:
+def test_text_files_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("hello, hello\n" * 100)
     with pytest.raises(VideoError, match=name):
         open_frames(tmp_path / name)

@@ -130,7 +130,7 @@ def _damaged_frame(root: Path) -> None:
         (_damaged_frame, r"cannot read the image .*00000\.jpg"),
     ],
 )
-def test_what_is_missing_or_wrong(tmp_path: Path, spoil: object, message: str) -> None:
+def test_missing_or_invalid_files(tmp_path: Path, spoil: object, message: str) -> None:
     root = write_davis(tmp_path / "davis", {"bear": squares(3)})
     assert callable(spoil)
     spoil(root)

@@ -179,7 +179,7 @@ def test_auc_counts_pairs(drawn: list[tuple[int, bool]]) -> None:
     assert math.isnan(auc) if not pairs else auc == pytest.approx(np.mean(pairs))
 
 
-def test_auc_leaves_out_what_is_not_known() -> None:
+def test_auc_ignores_unknown_scores() -> None:
     assert score_auc([0.9, math.nan, 0.1, math.nan], [True, False, False, True]) == 1
     assert score_auc([0.9, 0.1], [False, True]) == 0
     with pytest.raises(InputError, match=r"\[2\] and \[3\]"):

@@ -127,7 +127,7 @@ class _Hasty(Oracle):
         yield from list(super().propagate_in_video(*args, **kwargs))[:-1]
 
 
-def test_what_cannot_be_evaluated(tmp_path: Path) -> None:
+def test_invalid_evaluations(tmp_path: Path) -> None:
     labels = squares()
     sequence, oracle = _sequence(tmp_path, labels), Oracle({"bear": labels})
     with pytest.raises(InputError, match="unknown kind of prompt 'scribble'"):

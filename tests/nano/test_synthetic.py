@@ -153,7 +153,7 @@ def test_a_painted_ellipse_is_that_ellipse(radius: float) -> None:
     assert not (soft & ~rim).any()
 
 
-def test_what_is_painted_later_hides_what_was_there() -> None:
+def test_later_layers_hide_earlier_ones() -> None:
     shape, look = plain_sprite(200)
     sprite = make_sprite(np.random.default_rng(0), shape, look, 20)
     frame, labels = np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE), np.uint8)
