@@ -1,4 +1,4 @@
-"""Frames to measure on: synthetic, the same for everyone, and as many as are asked for."""
+"""Synthetic clips of any length for benchmarks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ from fastsam2.data.loader import FrameLoader
 from fastsam2.data.preprocess import preprocess_frame
 from fastsam2.nano.synthetic import make_clip
 
-__all__ = ["Clip", "Prepared", "make_video", "write_jpegs"]
+__all__ = ["Clip", "Prepared", "bounce", "make_video", "write_jpegs"]
 
-_DRAWN = 16  #: frames that are drawn; a longer clip goes through them forward and backward
+_DRAWN = 16  #: distinct frames; longer clips play them forward and backward
+
+
+def bounce(frame_idx: int, count: int) -> int:
+    """Index into `count` frames that are played forward and backward in turns."""
+    last = count - 1
+    return last - abs(frame_idx % (2 * last) - last)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames uint8 `[T, H, W, 3]`, and a box (x0, y0, x1, y1) of each object on the first."""
+    """Distinct frames, uint8 `[T, H, W, 3]`, and a box (x0, y0, x1, y1) per object on the first."""
 
     frames: Frame
     boxes: np.ndarray
-    length: int
+    length: int  #: frames of the clip, which repeats the distinct ones
 
     @property
     def size(self) -> tuple[int, int]:
@@ -36,9 +42,8 @@ class Clip:
         return self.frames.shape[1], self.frames.shape[2]
 
     def place(self, frame_idx: int) -> int:
-        """Which of the drawn frames is shown."""
-        last = len(self.frames) - 1
-        return last - abs(frame_idx % (2 * last) - last)
+        """Index of the distinct frame shown at `frame_idx`."""
+        return bounce(frame_idx, len(self.frames))
 
     def __iter__(self) -> Iterator[Frame]:
         return (self.frames[self.place(t)] for t in range(self.length))
@@ -46,9 +51,9 @@ class Clip:
 
 @functools.cache
 def make_video(objects: int, length: int, size: tuple[int, int], seed: int = 7) -> Clip:
-    """A clip of `length` frames of `size` (height, width).
+    """Make a clip of `length` frames of `size` (height, width).
 
-    Up to 16 objects are those that are seen; boxes of more lie on a grid over the frame.
+    Up to 16 objects are visible ones; the boxes of further objects lie on a grid over the frame.
     """
     height, width = size
     drawn = make_clip(seed, min(_DRAWN, length), level=1, size=256, objects=min(objects, 16))
@@ -65,15 +70,14 @@ def make_video(objects: int, length: int, size: tuple[int, int], seed: int = 7) 
 
 
 def write_jpegs(clip: Clip, folder: Path) -> Path:
-    """The frames as numbered JPEG files, which is what every tracker takes."""
+    """Write the frames as numbered JPEG files, a format that every tracker reads."""
     for t, frame in enumerate(clip):
         Image.fromarray(frame).save(folder / f"{t:05d}.jpg", quality=95)
     return folder
 
 
 class Prepared(FrameLoader):
-    """Frames resized and normalised before the clock starts, on the device, as
-    `sam2/benchmark.py` has them."""
+    """Frames preprocessed in advance, on the device, as in `sam2/benchmark.py`."""
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
-"""Everything that needs a GPU, in one call: `python -m bench.gpu --out DIR`.
+"""Run all GPU benchmarks in one call: `python -m bench.gpu --out DIR`.
 
-Part after part, the most valuable first, each in a process of its own with its own limit, in under
-nine minutes. What is done is remembered: a second call goes on where the first one stopped, and
-compiles what takes minutes. A part that fails loses only itself. DIR gets at most eight files.
+The parts run in order of importance, each in its own process with its own time limit, in under nine
+minutes. Finished parts are recorded: a second call continues where the first stopped, and includes
+the parts that compile for minutes. A failing part does not stop the others. DIR gets at most eight
+files.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from bench.state import read_state, update_state
 __all__ = ["Part", "main", "parts"]
 
 _ROOT = Path(__file__).resolve().parent.parent
-#: Seconds that are left for the report.
+#: Seconds reserved for the report.
 _REPORT = 15.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """A module that is run with arguments, for so many seconds at most."""
+    """Benchmark module with arguments and a time limit."""
 
     name: str
-    seconds: float
-    command: tuple[str, ...]
+    seconds: float  #: time limit
+    command: tuple[str, ...]  #: module and arguments
     environment: tuple[tuple[str, str], ...] = ()
-    least: float = 10.0  #: seconds that are worth beginning it for
+    least: float = 10.0  #: seconds that must be left to start it
 
 
 def parts(out: Path, device: str, quick: bool) -> list[Part]:
-    """What is run, in order; `quick`: all of it, at sizes that say nothing."""
+    """Return the parts in order; with `quick`, at tiny sizes that only test that they run."""
     where = ("--out", str(out), "--device", device)
     tune = ("bench.tune", "--out", str(out))
     run = ("bench.run", *where, "--no-verify")
@@ -77,7 +78,7 @@ def parts(out: Path, device: str, quick: bool) -> list[Part]:
         Part("tuning", 100, (*tune, "--seconds", "80", *few), least=60),
         Part("files", 40, (*run, "video", "--objects", "1", "8", "--impl", "sam2", "fastsam2")),
         Part("cold", 40, (*run, "cold", "--objects", "1", "--impl", "sam2", "fastsam2")),
-        # Compilation takes minutes: for a second call.
+        # Compilation takes minutes; usually left to a second call.
         Part("compiled", 420, (*run, "track", *few, "--impl", "sam2 vos_optimized"), least=240),
         Part("top rung", 300, (*run, "ladder", *few, "--impl", "+ compiled"), least=180),
         Part("transformers", 60, (*run, "track", *few, "--impl", "transformers")),
@@ -87,19 +88,19 @@ def parts(out: Path, device: str, quick: bool) -> list[Part]:
 
 
 def _run(part: Part, seconds: float, log: Path) -> str:
-    """Run a part; how it ended, `done` where all went well."""
+    """Run a part; return `done`, or how it failed."""
     paths = [str(_ROOT), str(_ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        # Where the sources come without their history, the rows still say what they are of.
+        # For copies of the sources without git history.
         "FASTSAM2_COMMIT": commit(),
         **dict(part.environment),
     }
     with log.open("a", encoding="utf-8") as file:
         file.write(f"\n### {part.name}: {' '.join(part.command)}\n")
         file.flush()
-        # A group of its own, so that what it has begun ends with it.
+        # A process group of its own, so that its children are killed with it.
         process = subprocess.Popen(
             [sys.executable, "-m", *part.command], cwd=_ROOT, env=environment, stdout=file,
             stderr=subprocess.STDOUT, start_new_session=True,
@@ -116,25 +117,25 @@ def _run(part: Part, seconds: float, log: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is not done; 1 where a part has failed."""
+    """Run the unfinished parts; return 1 if one failed."""
     has_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to; it is made")
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu together with --quick")
-    parser.add_argument("--quick", action="store_true", help="all at sizes that say nothing")
-    parser.add_argument("--part", nargs="+", help="only these, even if they are done")
-    parser.add_argument("--seconds", type=float, default=520.0, help="of all parts (default: 520)")
-    parser.add_argument("--commit", help="what the rows call this version, where git is missing")
+    parser.add_argument("--out", type=Path, required=True, help="output folder; created if missing")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu with --quick")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, as a smoke test")
+    parser.add_argument("--part", nargs="+", help="run these parts only, even if done")
+    parser.add_argument("--seconds", type=float, default=520.0, help="time limit (default: 520)")
+    parser.add_argument("--commit", help="commit to record, if there is no git")
     args = parser.parse_args(arguments)
     if args.device not in ("cuda", "cpu"):
         parser.error(f"--device must be cuda or cpu, not {args.device}")
     if args.device == "cpu" and not args.quick:
-        parser.error("on a CPU only --quick; `python -m bench.run` measures there")
+        parser.error("--device cpu requires --quick; use `python -m bench.run` to measure a CPU")
     if args.device == "cuda" and not has_gpu:
-        parser.error(f"PyTorch {torch.__version__} sees no GPU; --device cpu --quick needs none")
+        parser.error(f"PyTorch {torch.__version__} finds no GPU; use --device cpu --quick")
     if args.commit:
         os.environ["FASTSAM2_COMMIT"] = args.commit
         commit.cache_clear()
@@ -144,14 +145,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     todo = parts(out, args.device, args.quick)
     names = [part.name for part in todo]
     if args.part and not set(args.part) <= set(names):
-        parser.error(f"no such part: {', '.join(set(args.part) - set(names))}; there are {names}")
+        unknown = ", ".join(sorted(set(args.part) - set(names)))
+        parser.error(f"unknown part: {unknown}; choose from {', '.join(names)}")
     where = measured_on(torch.device(args.device))
     print(conditions([Row("", "", "", **where)]), flush=True)
     for part in todo:
         if args.part and part.name not in args.part:
             continue
         if not args.part and read_state(out, "parts").get(part.name) == "done":
-            print(f"{part.name:14} done before")
+            print(f"{part.name:14} done earlier")
             continue
         left = end - _REPORT - time.monotonic()
         begin = time.monotonic()
@@ -168,9 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(out: Path) -> int:
-    """Tables and plots of all there is, and a short table at the end."""
+    """Write tables and plots of all rows, and print a summary; return 1 if there are none."""
     if not (out / "rows.csv").is_file():
-        print("nothing was measured; see log.txt")
+        print(f"nothing was measured; see {out / 'log.txt'}")
         return 1
     with (out / "log.txt").open("a", encoding="utf-8") as file:
         command = [sys.executable, "-m", "bench.report", str(out)]
@@ -182,8 +184,8 @@ def _report(out: Path) -> int:
             file.write("\nno report after 60 s\n")
     for row in report.latest(read_rows(out / "rows.csv")):
         if (row.kind in ("roof", "track", "accuracy") and row.p50_ms) or row.iou is not None:
-            what = f"{row.model} {row.objects or ''}".strip() or row.name
-            print(f"{what:20} {row.dtype:5} {row.impl:20} {report.brief(row)}")
+            title = f"{row.model} {row.objects or ''}".strip() or row.name
+            print(f"{title:20} {row.dtype:5} {row.impl:20} {report.brief(row)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Who tracks, too: transformers' `Sam2VideoModel`."""
+"""Benchmark peer: transformers' `Sam2VideoModel`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Transformers"]
 
 
 class Transformers:
-    """`Sam2VideoModel`, in half precision by its weights, as its documentation has it."""
+    """`Sam2VideoModel`, with weights in half precision, as in its documentation."""
 
     name = "transformers"
 
     def missing(self, setting: Setting) -> str:
         if setting.model == "nano":
-            return "nano is no model that its configuration knows"
-        # Where torchvision lacks its binary, this stands in for it; `sam2` itself is not needed.
+            return "its configuration does not support nano"
+        # Defines the ops of a missing torchvision binary; `sam2` itself is not needed.
         import_error("tests.reference")
         return import_error("transformers.models.sam2_video.modeling_sam2_video")
 
@@ -66,7 +66,7 @@ class Transformers:
                 enable_occlusion_spatial_embedding=config.no_obj_embed_spatial,
             )
         ).eval()
-        # The official weights go in through views of its own under the official names.
+        # Copy the official weights through views of its parameters under the official names.
         known, official = model.state_dict(), weights(setting.model)
         image_matrix = known.pop("shared_image_embedding.positional_embedding")
         for name, view in convert_hf_state_dict(known).items():

@@ -1,4 +1,4 @@
-"""From `sam2` to everything switched on, one flag a rung: `python -m bench.run ladder`."""
+"""Ablation: enable one option after another, starting from `sam2`: `python -m bench.run ladder`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLAGS: tuple[tuple[str, str, object], ...] = (
 
 
 def rungs() -> Iterator[Peer]:
-    """Each rung, which keeps what those before it have; `vos_optimized` stands beside them."""
+    """Yield the rungs, each with one more option than the one before; and `sam2`, also compiled."""
     yield Sam2()
     yield Sam2(compiled=True)
     choices: dict[str, object] = {}
@@ -29,13 +29,13 @@ def rungs() -> Iterator[Peer]:
         yield Ours(name, adds=flag, **choices)
 
 
-#: By name, from the bottom.
+#: Rungs by name, in order.
 RUNGS: dict[str, Peer] = {rung.name: rung for rung in rungs()}
 
 
 def ladder_rows(
     peers: Sequence[Peer], setting: Setting, objects: Sequence[int], frames: int
 ) -> Iterator[Row]:
-    """Frames a second of each rung, and the IoU of nano's masks on it."""
+    """Measure frames per second of each rung, and the IoU of nano's masks."""
     yield from track_rows(peers, setting, objects, frames)
     yield from accuracy_rows(peers, setting, frames=24 if frames > 4 else 4)

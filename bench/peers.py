@@ -1,6 +1,7 @@
-"""Who tracks: fastsam2 as a plan says, and `sam2` as it is and compiled; `bench.hf` has one more.
+"""Benchmark peers: fastsam2 with a given plan, and `sam2`, eager and compiled.
 
-All have the same weights and prepared frames, and answer with mask logits of the video's size.
+All get the same weights and preprocessed frames, and return mask logits at the size of the video.
+`bench.hf` adds transformers.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ __all__ = [
 ]
 
 _CUDA_ONLY = ("graphs", "encoder_batch")
-#: Frames that are remembered before the first timed one: as many as pointers are read of.
+#: Frames in memory before the first timed frame: the number of object pointers read.
 HISTORY = 16
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tracked with."""
+    """Model, sizes and precision of a measurement."""
 
     model: str = "sam2.1-tiny"
     image_size: int = 1024
@@ -58,7 +59,7 @@ class Setting:
         return [f"++model.image_size={self.image_size}"]
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """In which those compute who are told so by autocast."""
+        """Autocast context of peers that use autocast."""
         half = self.dtype != "fp32"
         return torch.autocast(self.device.type, NAMES[self.dtype], enabled=half)
 
@@ -69,23 +70,23 @@ class Peer(Protocol):
     name: str
 
     def missing(self, setting: Setting) -> str:
-        """Why it cannot run so; empty if it can."""
+        """Return the reason why the peer cannot run with `setting`; empty if it can."""
 
     def build(self, setting: Setting) -> Any:
-        """The model, with the weights of `weights`."""
+        """Build the model with the weights of `weights`."""
 
     def open(self, model: Any, setting: Setting, clip: Clip) -> Any:
-        """A session on the clip, its frames prepared and its objects prompted with their boxes."""
+        """Open a session on preprocessed frames, with a box prompt for each object."""
 
     def go(self, model: Any, state: Any, setting: Setting, start: int) -> Iterator[Tensor]:
-        """Mask logits `[N, 1, H, W]` of each frame from `start` on."""
+        """Track; yield mask logits `[N, 1, H, W]` of each frame from `start` on."""
 
     def outputs(self, state: Any) -> Iterator[dict[int, Any]]:
-        """What is remembered of each object: its tracked frames."""
+        """Yield the outputs of tracked frames, by frame, of each object."""
 
 
 def track(peer: Peer, model: Any, setting: Setting, clip: Clip) -> Iterator[Tensor]:
-    """Frames from the `HISTORY`th on with full memory, a tracked frame's many times over."""
+    """Track from frame `HISTORY` on with a full memory, made of copies of one tracked frame."""
     state = peer.open(model, setting, clip)
     for _ in itertools.islice(peer.go(model, state, setting, 0), 2):
         pass
@@ -97,16 +98,16 @@ def track(peer: Peer, model: Any, setting: Setting, clip: Clip) -> Iterator[Tens
 
 @functools.lru_cache(maxsize=1)
 def weights(name: str) -> dict[str, Tensor]:
-    """Those of nano, which has been trained; of another model, random ones."""
+    """Return the trained weights of nano, or random weights of another model."""
     if name == "nano":
-        from fastsam2.checkpoints.load import load_state_dict, resolve_model
+        from fastsam2.checkpoints import load_state_dict, resolve_model
 
         return load_state_dict(resolve_model("nano")[1])
     return randomise_(build_sam2_video_predictor(name, device="cpu")).state_dict()
 
 
 class _Official:
-    """The interface that fastsam2 shares with `sam2`."""
+    """Peer with the interface of `sam2`."""
 
     package: str
 
@@ -126,7 +127,7 @@ class _Official:
         with quiet(), _kept_casts():
             frames = model.propagate_in_video(state, start_frame_idx=start)
             while True:
-                # Around each frame: what is left open here would hold for who asks.
+                # Around each frame only: the caller must not run inside the context.
                 with self.precision(setting):
                     found = next(frames, None)
                 if found is None:
@@ -145,8 +146,10 @@ class Ours(_Official):
     """fastsam2.
 
     Args:
-        choices: fields of its plan, without which it is `Plan.auto`; never its dtype.
-        adds: the one that it is made to show. Of the others, a CPU leaves out what is for CUDA.
+        name: name in results.
+        adds: the field of the plan that this peer demonstrates; if it needs CUDA, so does the peer.
+        choices: fields of the plan except `dtype`; without any, the plan is `Plan.auto`. On a CPU,
+            those for CUDA are ignored.
     """
 
     package = "fastsam2"
@@ -165,7 +168,7 @@ class Ours(_Official):
     def missing(self, setting: Setting) -> str:
         cuda = setting.device.type == "cuda"
         if self._adds in _CUDA_ONLY and not cuda:
-            return f"{self._adds}: for CUDA only"
+            return f"{self._adds} needs CUDA"
         if self.plan(setting).compile and not cuda and shutil.which("g++") is None:
             return "torch.compile needs g++"
         return ""
@@ -185,7 +188,7 @@ class Ours(_Official):
 
 
 class Sam2(_Official):
-    """The reference, by autocast in half precision as its own benchmark has it."""
+    """The reference, in half precision by autocast, as in its own benchmark."""
 
     package = "sam2"
 
@@ -195,7 +198,7 @@ class Sam2(_Official):
 
     def missing(self, setting: Setting) -> str:
         if self._compiled and setting.device.type != "cuda":
-            return "for CUDA only"
+            return "vos_optimized needs CUDA"
         return import_error("tests.reference")
 
     def build(self, setting: Setting) -> Any:
@@ -214,15 +217,15 @@ class Sam2(_Official):
 
 
 def _nano_overrides() -> Iterator[str]:
-    """What makes nano of tiny, in Hydra's words."""
+    """Hydra overrides that turn tiny into nano."""
     yield from _overrides(CONFIGS["sam2.1-tiny"], CONFIGS["nano"])
-    # These follow from other fields in fastsam2.
+    # In fastsam2 these follow from other fields.
     yield "++model.image_encoder.neck.position_encoding.num_pos_feats=128"
     yield "++model.memory_encoder.mask_downsampler.embed_dim=128"
 
 
 def _nano_decoder() -> contextlib.AbstractContextManager[Any]:
-    """`sam2` has no word for the width of the decoder's MLPs."""
+    """Patch the MLP width of the mask decoder, which `sam2` does not configure."""
     from sam2.modeling import sam2_base
 
     width = CONFIGS["nano"].sam_mask_decoder_extra_args.mlp_dim
@@ -233,7 +236,7 @@ def _nano_decoder() -> contextlib.AbstractContextManager[Any]:
 
 
 def _overrides(base: Any, wanted: Any, path: str = "++model") -> Iterator[str]:
-    """Hydra's words for the fields in which two configurations differ."""
+    """Hydra overrides for the fields in which two configurations differ."""
     for name in (f.name for f in fields(base)):
         a, b, place = getattr(base, name), getattr(wanted, name), f"{path}.{name}"
         if is_dataclass(a):
@@ -244,7 +247,7 @@ def _overrides(base: Any, wanted: Any, path: str = "++model") -> Iterator[str]:
 
 @contextlib.contextmanager
 def _kept_casts() -> Iterator[None]:
-    """What autocast has made of the weights is kept between frames, as in one long block."""
+    """Keep autocast's cache of cast weights between frames, as in one long autocast block."""
     torch.autocast_increment_nesting()
     try:
         yield
@@ -255,7 +258,7 @@ def _kept_casts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the bars of progress, which are drawn by the same thread."""
+    """Disable progress bars, which would be drawn by the measured thread."""
     with contextlib.ExitStack() as stack:
         for name in (
             "fastsam2.sam2_video_predictor",
@@ -271,8 +274,9 @@ def quiet() -> Iterator[None]:
 
 @functools.cache
 def import_error(module: str) -> str:
+    """Return the reason why a module cannot be imported; empty if it can."""
     try:
         importlib.import_module(module)
-    except Exception as error:  # whatever a broken installation raises is the reason
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
         return f"{module} cannot be imported: {str(error).splitlines()[0]}"
     return ""

@@ -1,4 +1,4 @@
-"""Plots of rows; needs matplotlib."""
+"""Plot rows; requires matplotlib."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.scenarios import PEERS
 
 __all__ = ["draw"]
 
-#: Okabe and Ito's colours, which those who see fewer tell apart too.
+#: Colours by Okabe and Ito, safe for colour blindness.
 _COLOURS = {
     "sam2": "#999999",
     "sam2 vos_optimized": "#555555",
@@ -35,7 +35,7 @@ _STAGES = {
 
 
 def draw(rows: Sequence[Row], folder: Path) -> Iterator[Path]:
-    """Those plots for which there are rows."""
+    """Save the plots for which there are rows; yield their paths."""
     for name, plot in (
         ("frames_per_second", _frames_per_second),
         ("ladder", _ladder),
@@ -51,7 +51,7 @@ def draw(rows: Sequence[Row], folder: Path) -> Iterator[Path]:
 
 
 def _figure(used: Sequence[Row], panels: int, height: float = 4.0) -> tuple[Any, list[Any]]:
-    """Two panels a row, and the conditions at its foot."""
+    """Make a figure with two panels per row, and the conditions at the bottom."""
     columns = min(2, panels)
     lines = -(-panels // columns)
     size = (max(7.0, 5.5 * columns), lines * height)
@@ -86,13 +86,13 @@ def _frames_per_second(rows: Sequence[Row]) -> Any:
         axis.minorticks_off()
         ticks = _round_numbers([r.per_second for r in here if r.per_second])
         axis.set_yticks(ticks, [f"{x:g}" for x in ticks])
-        axis.set(xlabel="objects", ylabel="frames a second", title=f"{model}, {size} px, {dtype}")
+        axis.set(xlabel="objects", ylabel="frames per second", title=f"{model}, {size} px, {dtype}")
         axis.legend(frameon=False)
     return figure
 
 
 def _round_numbers(values: Sequence[float]) -> list[float]:
-    """1, 2, 5, 10 and so on, from below the least to above the largest."""
+    """Ticks 1, 2, 5, 10, ... that cover the values."""
     steps = [m * 10.0**e for e in range(-3, 5) for m in (1, 2, 5)]
     low = max([x for x in steps if x <= min(values)], default=steps[0])
     high = min([x for x in steps if x >= max(values)], default=steps[-1])
@@ -102,7 +102,7 @@ def _round_numbers(values: Sequence[float]) -> list[float]:
 def _ladder(rows: Sequence[Row]) -> Any:
     used = [r for r in rows if r.kind == "track" and r.per_second and r.impl in RUNGS]
     groups = list(dict.fromkeys((r.model, r.image_size, r.dtype, r.objects) for r in used))
-    # Where there is none of ours, there is no ladder.
+    # Skip groups without rows of fastsam2.
     groups = [g for g in groups if any(_group(r) == g and r.impl not in PEERS for r in used)]
     if not groups:
         return None
@@ -121,7 +121,7 @@ def _ladder(rows: Sequence[Row]) -> Any:
         axis.invert_yaxis()
         axis.margins(x=0.35)
         axis.grid(visible=False, axis="y")
-        axis.set(xlabel="frames a second", title=_title(group))
+        axis.set(xlabel="frames per second", title=_title(group))
         if i % 2:
             axis.set_yticklabels([])
     return figure
@@ -156,7 +156,7 @@ def _stages(rows: Sequence[Row]) -> Any:
             left = {name: left[name] + width for name, width in zip(names, widths, strict=True)}
         axis.invert_yaxis()
         axis.grid(visible=False, axis="y")
-        axis.set(xlabel="milliseconds a frame, each stage alone", title=_title(group))
+        axis.set(xlabel="milliseconds per frame, each stage alone", title=_title(group))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     return figure
@@ -172,7 +172,7 @@ def _memory(rows: Sequence[Row]) -> Any:
         if line:
             frames, taken = zip(*line, strict=True)
             axis.plot(frames, [x - taken[0] for x in taken], color=colour, label=name)
-    axis.set(xlabel="frame", ylabel="MB of the process, more than at first")
+    axis.set(xlabel="frame", ylabel="growth of process memory, MB")
     axis.set_title(f"{used[0].model}, {used[0].image_size} px, {used[0].objects} objects")
     axis.legend(frameon=False)
     return figure

@@ -1,6 +1,6 @@
-"""Rows as Markdown tables and plots: `python -m bench.report DIR` reads DIR/rows.csv.
+"""Report rows as Markdown tables and plots: `python -m bench.report DIR` reads DIR/rows.csv.
 
-A speed-up is only shown where the tests of the ops that it rests on have passed.
+A speed-up is shown only if the tests of the ops involved have passed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from bench.verify import Verdict, ops_of, read_verdicts
 
 __all__ = ["brief", "count_of", "iou_of", "latest", "main", "markdown", "speedup"]
 
-#: Whose times are no claim of ours.
+#: Baselines, which need no passing tests.
 _OTHERS = ("sam2", "sam2 vos_optimized", "transformers", "reference", "rule")
 WITHHELD = "withheld"
 
 
 def brief(row: Row) -> str:
-    """What a row has found, in a few words."""
+    """Result of a row in a few words."""
     if row.iou is not None:
         return f"IoU {row.iou:.4f}"
     if row.kind == "roof":
@@ -31,7 +31,7 @@ def brief(row: Row) -> str:
         return f"{row.peak_mb:.0f} MB at frame {row.frames}"
     if row.p50_ms is None:
         return row.note
-    rate = f", {row.per_second:.2f} a second" if row.per_second else ""
+    rate = f", {row.per_second:.2f} per second" if row.per_second else ""
     return f"{row.p50_ms:.2f} ms{rate}"
 
 
@@ -42,18 +42,18 @@ def _key(row: Row) -> tuple[object, ...]:
 
 
 def _about(row: Row) -> tuple[object, ...]:
-    """Rows that may be compared share this: the conditions, too."""
+    """Key shared by rows that may be compared, including the conditions."""
     on = (row.device, row.torch, row.triton, row.commit)
     return (row.kind, row.model, row.image_size, row.objects, row.dtype, *on)
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
-    """Of rows on the same, the last."""
+    """Keep the last of rows that measure the same."""
     return list({_key(row): row for row in rows}.values())
 
 
 def speedup(row: Row, base: str, rows: Iterable[Row], verdicts: Mapping[str, Verdict]) -> str:
-    """How many times as fast as `base` under the same conditions; or that it is withheld."""
+    """Speed-up over `base` under the same conditions, `withheld`, or empty if unknown."""
     found = [r for r in rows if r.impl == base and r.name == row.name and _about(r) == _about(row)]
     times = [_milliseconds(r) for r in (*found[-1:], row)]
     if len(times) < 2 or None in times or row.impl == base:
@@ -64,7 +64,7 @@ def speedup(row: Row, base: str, rows: Iterable[Row], verdicts: Mapping[str, Ver
 
 
 def _milliseconds(row: Row) -> float | None:
-    """Of a frame, by the whole run: single frames of some are begun before the last one ends."""
+    """Time per frame; of `track` over the whole run, since frames may overlap."""
     if row.kind == "track":
         return 1e3 / row.per_second if row.per_second else None
     return row.p50_ms
@@ -76,7 +76,7 @@ def _passed(row: Row, verdicts: Mapping[str, Verdict]) -> bool:
 
 
 def markdown(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> str:
-    """All tables, each under the conditions of its rows."""
+    """Format all tables, each with the conditions of its rows."""
     rows = latest(rows)
     parts = []
     for title, make in _TABLES.items():
@@ -94,11 +94,11 @@ def markdown(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> str:
 def _why_withheld(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> str:
     ops = sorted({op for r in rows if r.p50_ms for op in ops_of(r.kind, r.name)})
     reasons = [
-        f"{op}: {verdicts[op].summary if op in verdicts else 'its tests have not been run'}"
+        f"{op}: {verdicts[op].summary if op in verdicts else 'tests not run'}"
         for op in ops
         if op not in verdicts or not verdicts[op].passed
     ]
-    return f"{WITHHELD.capitalize()}: no speed-up without tests that pass. " + "; ".join(reasons)
+    return f"{WITHHELD.capitalize()}: tests have not passed. " + "; ".join(reasons)
 
 
 def _line(cells: Iterable[object]) -> str:
@@ -163,12 +163,12 @@ def _ladder(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> Table:
 
 
 def count_of(row: Row) -> str:
-    """`1 object`, `2 objects`."""
+    """Number of objects in words: `1 object`, `2 objects`."""
     return f"{row.objects} object{'s' * (row.objects != 1)}"
 
 
 def iou_of(row: Row, rows: Iterable[Row]) -> float | None:
-    """Of nano's masks, by the same in the same precision on the same device."""
+    """IoU of nano's masks for the same peer, precision, device and commit; None if unknown."""
     found = [
         r.iou
         for r in rows
@@ -202,7 +202,7 @@ def _accuracy(rows: Sequence[Row], _: Mapping[str, Verdict]) -> Table:
 
 
 def _tuning(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> Table:
-    """Of each op and number of objects, the rule and the fastest."""
+    """Default and fastest launch of each op and number of objects."""
     used = [r for r in rows if r.kind == "tuning" and r.p50_ms]
     groups: dict[tuple[str, int | None], list[Row]] = {}
     for r in used:
@@ -216,7 +216,7 @@ def _tuning(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> Table:
             [name, _number(objects, "d"), _number(rule[0] if rule else None, ".3f"),
              _number(best.p50_ms, ".3f"), ratio, str(len(tried)), best.note]
         )  # fmt: skip
-    header = ["op", "objects", "by rule ms", "fastest ms", "to the rule", "tried", "launch"]
+    header = ["op", "objects", "rule ms", "fastest ms", "speed-up", "tried", "launch"]
     return used, header, lines
 
 
@@ -230,38 +230,38 @@ def _memory(rows: Sequence[Row], _: Mapping[str, Verdict]) -> Table:
         for name, of in modes.items()
         for ends in [(of[0], of[-1])]
     ]
-    return used, ["mode", "frames", "MB of the process, first", "last"], lines
+    return used, ["mode", "frames", "process MB, first", "last"], lines
 
 
 def _undone(rows: Sequence[Row], _: Mapping[str, Verdict]) -> Table:
     used = [r for r in rows if r.kind == "part" and r.note != "done"]
-    return used, ["part of bench.gpu", "how it ended"], [[r.name, r.note] for r in used]
+    return used, ["part of bench.gpu", "status"], [[r.name, r.note] for r in used]
 
 
 _TABLES: dict[str, Make] = {
-    "What the machine can do": _roofs,
-    "Frames a second, at full memory": _frames("track"),
-    "One flag a rung": _ladder,
+    "Hardware limits": _roofs,
+    "Frames per second, at full memory": _frames("track"),
+    "Ablation": _ladder,
     "From file to masks, and to the first mask": _frames("video", "cold"),
     "Accuracy": _accuracy,
     "Stages of a frame": _parts("stage", "sam2"),
     "Ops": _parts("op", "reference", "sam2"),
-    "Launches that were tried": _tuning,
+    "Tuning": _tuning,
     "Memory": _memory,
-    "What was not done": _undone,
+    "Incomplete parts": _undone,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write tables, and plots where matplotlib is."""
+    """Write tables, and plots if matplotlib is installed."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0], prog="python -m bench.report"
     )
-    parser.add_argument("folder", type=Path, help="with rows.csv; report.md and plots go there too")
+    parser.add_argument("folder", type=Path, help="folder of rows.csv and of the report")
     args = parser.parse_args(arguments)
     path = args.folder / "rows.csv"
     if not path.is_file():
-        parser.error(f"there is no {path}; `python -m bench.run` writes it")
+        parser.error(f"no such file: {path} (written by `python -m bench.run`)")
     rows = read_rows(path)
     kind = "cpu" if all(" threads" in row.device for row in rows if row.device) else "cuda"
     text = markdown(rows, read_verdicts(args.folder, kind))

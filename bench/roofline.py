@@ -1,6 +1,6 @@
-"""What the machine itself can do, measured: `python -m bench.roofline`.
+"""Measure the limits of the hardware: `python -m bench.roofline`.
 
-A large copy and a large matrix product are the roof that other times are held against.
+Other times are compared with the rates of a large copy and a large matrix product.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ __all__ = ["Limits", "main", "measure_limits", "roof_rows"]
 class Limits:
     """Rates of one device."""
 
-    flops: float  #: of a large matrix product, a second
-    bandwidth: float  #: bytes read and written by a large copy, a second
+    flops: float  #: operations per second of a large matrix product
+    bandwidth: float  #: bytes read and written per second by a large copy
 
     def least_seconds(self, flops: float, moved: float = 0.0) -> float:
-        """No schedule of so many operations and bytes takes less."""
+        """Lower bound on the time of `flops` operations and `moved` bytes."""
         return max(flops / self.flops, moved / self.bandwidth)
 
 
 @functools.cache
 def measure_limits(device: torch.device, dtype: torch.dtype) -> Limits:
-    """Measure a matrix product of `dtype` and a copy, on random data."""
+    """Measure a matrix product in `dtype` and a copy, on random data."""
     (_, rate), (_, copied) = _product(device, dtype), _copy(device)
     return Limits(flops=1e12 * rate, bandwidth=1e9 * copied)
 
 
 def roof_rows(device: torch.device, dtype: torch.dtype) -> list[Row]:
-    """The copy in GB a second, and the matrix product of `dtype` in TFLOP a second."""
+    """Measure the copy in GB/s and the matrix product in TFLOP/s."""
     name = next(key for key, value in NAMES.items() if value == dtype)
     where = measured_on(device)
     rows = []
-    for what, unit, (times, rate) in (
+    for title, unit, (times, rate) in (
         ("copy", "GB/s", _copy(device)),
         ("matrix product", "TFLOP/s", _product(device, dtype)),
     ):
         fields = times.fields | {"per_second": rate}
-        rows.append(Row("roof", what, unit, dtype=name, **fields, **where))
+        rows.append(Row("roof", title, unit, dtype=name, **fields, **where))
     return rows
 
 

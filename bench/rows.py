@@ -1,6 +1,6 @@
-"""One row for one measurement, and the file it is kept in.
+"""Rows of measurements, and the CSV file they are kept in.
 
-A row says what ran, how fast, how right, and on what: a table of them needs nothing beside it.
+A row is self-contained: it holds the configuration, the results and the conditions.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ import torch
 
 __all__ = ["NAMES", "Row", "append_rows", "commit", "conditions", "measured_on", "read_rows"]
 
-#: What dtypes are called on the command line and in rows.
+#: Names of dtypes on the command line and in rows.
 NAMES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement; None where something does not apply or is not known."""
+    """A measurement; None for values that are unknown or do not apply."""
 
     kind: str  #: roof, op, stage, track, video, cold, accuracy, memory, tuning or part
-    name: str  #: of the scenario, stage or op
-    impl: str  #: who did it
+    name: str  #: scenario, stage or op
+    impl: str  #: peer or implementation
     model: str = ""
     image_size: int | None = None  #: pixels
     objects: int | None = None
     dtype: str = ""
-    frames: int | None = None  #: that were timed; of `memory`, the frame it was read at
+    frames: int | None = None  #: number of timed frames; for `memory`, the frame of the reading
     p20_ms: float | None = None
     p50_ms: float | None = None
     p80_ms: float | None = None
-    per_second: float | None = None  #: frames; of a roof, GB or TFLOP
-    peak_mb: float | None = None  #: of the device; on a CPU, by how much the process has grown
-    iou: float | None = None  #: mean of masks against those of the float32 reference
+    per_second: float | None = None  #: frames; for `roof`, GB or TFLOP
+    peak_mb: float | None = None  #: peak memory of the device; for `memory`, of the process
+    iou: float | None = None  #: mean IoU with the masks of the float32 reference
     gflop: float | None = None
-    of_roof: float | None = None  #: the least time this machine needs for the work, over p50
+    of_roof: float | None = None  #: lower bound on the time by the hardware's limits, over p50
     note: str = ""
     device: str = ""
     torch: str = ""
@@ -53,7 +53,7 @@ class Row:
 
 
 def measured_on(device: torch.device) -> dict[str, Any]:
-    """The fields of a row that say on what it was measured."""
+    """Fields of a row with the conditions: device, versions and commit."""
     return {
         "device": _device_name(device),
         "torch": torch.__version__,
@@ -64,7 +64,7 @@ def measured_on(device: torch.device) -> dict[str, Any]:
 
 
 def conditions(rows: Iterable[Row]) -> str:
-    """On what rows were measured, in one line."""
+    """Format the conditions of rows as one line."""
     seen = list(dict.fromkeys((r.device, r.torch, r.triton, r.commit) for r in rows))
     return "; ".join(
         f"{device}, torch {torch_}, triton {triton or 'none'}, commit {commit_}"
@@ -73,7 +73,7 @@ def conditions(rows: Iterable[Row]) -> str:
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows to a file, which is made if it is not there."""
+    """Append rows to a CSV file; create it if missing."""
     fresh = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
@@ -84,10 +84,10 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file.
+    """Read the rows of a CSV file.
 
     Raises:
-        ValueError: a line that is no row; the message says which.
+        ValueError: an invalid line; the message holds its number.
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -115,9 +115,9 @@ def _read(kind: str, text: str) -> Any:
 
 @functools.cache
 def commit() -> str:
-    """The commit of this checkout, with a + where files differ from it.
+    """Return the short commit hash of this checkout, with a + if files were changed.
 
-    The variable `FASTSAM2_COMMIT` names it where there is no git.
+    The variable `FASTSAM2_COMMIT` overrides it, for copies without git.
     """
     named = os.environ.get("FASTSAM2_COMMIT")
     if named:

@@ -1,7 +1,7 @@
-"""Measure: `python -m bench.run track --objects 1 8 --dtype bf16`.
+"""Run benchmarks: `python -m bench.run track --objects 1 8 --dtype bf16`.
 
-Rows go into `rows.csv` of the folder `--out`, and a table of them is printed. A speed-up is only
-shown where the tests of what it rests on pass, which is looked up in that folder, or found out.
+Appends rows to `rows.csv` in the folder `--out` and prints them as tables. A speed-up is shown only
+if the tests of the ops involved pass; results of the tests are kept in the same folder.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _OP_IMPLS = ("kernel", "reference", "sam2")
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be measured."""
+    """Parsed command line."""
 
     device: torch.device
     models: Sequence[str]
     image_size: int
     objects: Sequence[int]
     dtypes: Sequence[str]
-    impls: Sequence[str]  #: none: those of whatever is measured
+    impls: Sequence[str]  #: empty for the default of each benchmark
     frames: int
 
     def settings(self) -> Iterator[Setting]:
@@ -49,7 +49,7 @@ class Request:
                 yield Setting(model, self.image_size, 1, dtype, self.device)
 
     def each(self) -> Iterator[Setting]:
-        """With every number of objects."""
+        """Yield the settings with each number of objects."""
         for setting in self.settings():
             for n in self.objects:
                 yield replace(setting, objects=n)
@@ -73,55 +73,55 @@ def _memory(request: Request) -> Iterator[Row]:
                       peak_mb=resident / 1e6, **where)  # fmt: skip
 
 
-#: What can be measured, and who does it.
+#: Benchmarks: name, description and function.
 REGISTRY: dict[str, tuple[str, Callable[[Request], Iterator[Row]]]] = {
     "roof": (
-        "a copy and a matrix product: the machine's own limits",
+        "hardware limits: a copy and a matrix product",
         lambda r: (row for dtype in r.dtypes for row in roof_rows(r.device, NAMES[dtype])),
     ),
-    "op": ("each op that has a kernel", _ops),
+    "op": ("each op with a kernel", _ops),
     "stage": (
-        "image encoder, memory attention, mask decoder, memory encoder, and the step",
+        "image encoder, memory attention, mask decoder, memory encoder, and track step",
         lambda r: (row for s in r.each() for row in stage_rows(r.peers(PEERS), s)),
     ),
     "track": (
-        "whole frames of a prepared video, with full memory",
+        "whole frames of a preprocessed video, with full memory",
         lambda r: (
             row for s in r.settings() for row in track_rows(r.peers(PEERS), s, r.objects, r.frames)
         ),
     ),
     "ladder": (
-        "the same from sam2 to everything on, one flag a rung, with IoU",
+        "like track, enabling one option after another, with IoU",
         lambda r: (
             row for s in r.settings() for row in ladder_rows(r.peers(RUNGS), s, r.objects, r.frames)
         ),
     ),
     "video": (
-        "from a file to a PNG of masks for each frame",
+        "from a video file to one PNG of masks per frame",
         lambda r: (row for s in r.each() for row in video_rows(r.peers(PEERS), s, r.frames)),
     ),
     "cold": (
-        "from the start of a process to its first mask",
+        "from the start of a process to its first tracked mask",
         lambda r: (row for s in r.each() for row in cold_rows(r.peers(PEERS), s)),
     ),
     "accuracy": (
-        "IoU of nano's masks with those of float32",
+        "IoU of nano's masks with those in float32",
         lambda r: (row for s in r.settings() for row in accuracy_rows(r.peers(PEERS), s, r.frames)),
     ),
-    "memory": ("memory of the process over 20 times `--frames` frames, on the CPU", _memory),
+    "memory": ("process memory over 20 times `--frames` frames, on the CPU", _memory),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write rows and print tables."""
+    """Run the benchmarks, write rows and print tables."""
     parser = _parser()
     args = parser.parse_args(arguments)
     if args.device.type == "cuda" and not torch.cuda.is_available():
-        parser.error(f"there is no device {args.device}: PyTorch {torch.__version__} sees no GPU")
+        parser.error(f"no device {args.device}: PyTorch {torch.__version__} finds no GPU")
     if args.image_size <= 0 or args.image_size % 64:
         parser.error(f"--image-size must be a positive multiple of 64, not {args.image_size}")
     if min(*args.objects, args.frames, 1) < 1:
-        parser.error(f"objects and frames must be 1 or more, not {args.objects}, {args.frames}")
+        parser.error(f"--objects and --frames must be 1 or more, not {args.objects}, {args.frames}")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     default = "bf16" if args.device.type == "cuda" else "fp32"
@@ -132,10 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
     print(conditions([Row("", "", "", **measured_on(args.device))]))
-    for what in args.what:
-        for row in REGISTRY[what][1](request):
+    for name in args.names:
+        for row in REGISTRY[name][1](request):
             rows.append(row)
-            # At once: whoever stops this keeps what was measured.
+            # Immediately, so that an interruption loses nothing.
             append_rows(args.out / "rows.csv", [row])
             of = report.count_of(row) if row.objects else row.dtype
             print(f"{row.name}, {row.impl}, {of}: {report.brief(row)}", flush=True)
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.verify:
         ops = {op for row in rows if row.per_second and row.kind not in ("roof", "memory")
                for op in ops_of(row.kind, row.name)}  # fmt: skip
-        print("the tests of what this rests on, unless they have passed before", flush=True)
+        print("running the tests of the ops involved, unless they have passed already", flush=True)
         verdicts = verify(sorted(ops), args.out, kind)
     else:
         verdicts = read_verdicts(args.out, kind)
@@ -152,41 +152,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    what = "\n".join(f"  {name:10} {text}" for name, (text, _) in REGISTRY.items())
+    known = "\n".join(f"  {name:10} {text}" for name, (text, _) in REGISTRY.items())
     names = ", ".join(f'"{name}"' for name in PEERS | RUNGS)
     parser = argparse.ArgumentParser(
         prog="python -m bench.run",
-        description=f"{__doc__}\nWHAT is one or several of\n{what}",
+        description=f"{__doc__}\nNAME is one or more of\n{known}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     has_gpu = torch.cuda.is_available()
-    parser.add_argument("what", nargs="+", metavar="WHAT", choices=REGISTRY)
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=REGISTRY)
     parser.add_argument(
         "--impl", nargs="+", default=[], metavar="NAME",
         choices=[*PEERS, *RUNGS, *_OP_IMPLS, "compiled"],
-        help=f"who: {names}; of ops kernel, reference, compiled, sam2 (default: all that apply)",
+        help=f"peers: {names}; for ops kernel, reference, compiled, sam2 (default: all that apply)",
     )  # fmt: skip
     parser.add_argument(
         "--model", nargs="+", default=["sam2.1-tiny"], choices=CONFIGS, metavar="NAME",
-        help=f"of {', '.join(CONFIGS)}; weights are random, but for nano (default: sam2.1-tiny)",
+        help=f"{', '.join(CONFIGS)}; with random weights, except nano (default: sam2.1-tiny)",
     )  # fmt: skip
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 8], metavar="N")
     parser.add_argument("--image-size", type=int, default=1024, help="pixels, a multiple of 64")
-    parser.add_argument("--dtype", nargs="+", choices=NAMES, help="default: bf16 on CUDA, or fp32")
     parser.add_argument(
-        "--frames", type=int, default=48 if has_gpu else 5, help="timed frames, at most"
+        "--dtype", nargs="+", choices=NAMES, help="default: bf16 on CUDA, fp32 on CPU"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=48 if has_gpu else 5, help="maximum number of timed frames"
     )
     parser.add_argument("--device", type=torch.device, default="cuda" if has_gpu else "cpu")
-    parser.add_argument("--threads", type=int, help="of the CPU; 1 times the processor alone")
+    parser.add_argument("--threads", type=int, help="CPU threads; with 1, CPU time is measured")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("bench_out"),
-        help="where rows.csv is (default: bench_out)",
+        help="folder of rows.csv (default: bench_out)",
     )
     parser.add_argument(
         "--no-verify", dest="verify", action="store_false",
-        help="run no tests: speed-ups are shown only for what has passed them before",
+        help="run no tests; speed-ups are shown only for ops that have passed already",
     )  # fmt: skip
     return parser
 

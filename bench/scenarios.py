@@ -1,4 +1,4 @@
-"""What is measured of whole frames: tracking, files to files, the first mask, and accuracy."""
+"""Benchmarks of whole frames: tracking, video file to masks, first mask, and accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,25 +27,34 @@ from bench.timing import Times, peak_mb, reset_peak, synchronize, time_frames
 from bench.work import count_ours, count_theirs
 from fastsam2.data.writers import MaskPngWriter, OverlayVideoWriter
 
-__all__ = ["PEERS", "accuracy_rows", "cold_rows", "failed", "track_rows", "video_rows"]
+__all__ = [
+    "PEERS",
+    "accuracy_rows",
+    "attempt",
+    "cold_rows",
+    "failed",
+    "make_row",
+    "track_rows",
+    "video_rows",
+]
 
-#: Who is compared unless others are named.
+#: Peers compared by default.
 PEERS: dict[str, Peer] = {
     peer.name: peer for peer in (Sam2(), Sam2(compiled=True), Transformers(), Ours())
 }
-VIDEO = (720, 1280)  #: height and width of what is tracked
-#: Of one peer on a GPU: frames before those that are timed, and seconds that either may take.
+VIDEO = (720, 1280)  #: height and width of the tracked video
+#: On a GPU: warm-up frames, and the time limit in seconds of warm-up and timed frames, each.
 _WARM, _SECONDS = 10, 4.0
 
 
 def track_rows(
     peers: Sequence[Peer], setting: Setting, objects: Sequence[int], frames: int
 ) -> Iterator[Row]:
-    """Frames with full memory, prepared beforehand: what `sam2/benchmark.py` times.
+    """Time preprocessed frames at full memory, as `sam2/benchmark.py` does.
 
-    A frame is encoded, all objects are tracked, and masks are enlarged to the video.
+    Per frame: encode it, track all objects, resize masks to the video.
     """
-    # On a GPU each has the device to itself, so that its memory can be told.
+    # On a GPU one peer at a time, so that its memory can be measured.
     alone = setting.device.type == "cuda"
     for group in [[peer] for peer in peers] if alone else [list(peers)]:
         reset_peak(setting.device)
@@ -55,11 +64,11 @@ def track_rows(
             if not reason:
                 try:
                     models[peer.name] = peer.build(setting)
-                except Exception as error:  # one that fails must not lose the others
+                except Exception as error:  # recorded; the other peers still run
                     reason = failed(error)
             if reason:
                 yield from (
-                    _row("track", "frame", peer, replace(setting, objects=n), note=reason)
+                    make_row("track", "frame", peer, replace(setting, objects=n), note=reason)
                     for n in objects
                 )
         present = [peer for peer in group if peer.name in models]
@@ -92,16 +101,16 @@ def _race(
     for peer in peers:
         found = times.get(peer.name)
         if found is None:
-            yield _row("track", "frame", peer, setting, note=faults[peer.name])
+            yield make_row("track", "frame", peer, setting, note=faults[peer.name])
         else:
-            yield _row(
+            yield make_row(
                 "track", "frame", peer, setting, frames=frames, peak_mb=peak_mb(setting.device),
                 **found.fields, **_work(peer, setting, found),
             )  # fmt: skip
 
 
 def _warm_up(frames: Iterator[Tensor], device: torch.device) -> int:
-    """Track some frames; returns how many can be timed."""
+    """Track warm-up frames; return the number of frames to time."""
     if device.type != "cuda":
         next(frames)
         return sys.maxsize
@@ -115,25 +124,23 @@ def _warm_up(frames: Iterator[Tensor], device: torch.device) -> int:
 
 
 def accuracy_rows(peers: Sequence[Peer], setting: Setting, frames: int) -> Iterator[Row]:
-    """Mean IoU of nano's masks with those of float32 and PyTorch alone; empty masks agree.
+    """Measure the mean IoU of nano's masks with those of plain PyTorch in float32.
 
-    Nano has been trained, so its masks are such as are looked at; all track the same frames.
+    Nano is used because it is trained: masks of random weights are meaningless. Two empty masks
+    have an IoU of 1.
     """
     setting = Setting("nano", 256, 4, setting.dtype, setting.device)
     clip = make_video(setting.objects, frames, (256, 256), seed=11)
-    # On the CPU float32 is float32: a GPU may multiply with fewer digits.
+    # On the CPU, since a GPU may multiply float32 with reduced precision.
     exact = Setting("nano", 256, 4, "fp32")
     expected = _masks(Ours("exact", impl="reference"), exact, clip)
+
+    def measure(peer: Peer) -> Iterator[Row]:
+        iou = _iou(_masks(peer, setting, clip), expected)
+        yield make_row("accuracy", "nano", peer, setting, frames=frames, iou=iou)
+
     for peer in peers:
-        reason = peer.missing(setting)
-        if not reason:
-            try:
-                iou = _iou(_masks(peer, setting, clip), expected)
-                yield _row("accuracy", "nano", peer, setting, frames=frames, iou=iou)
-            except Exception as error:
-                reason = failed(error)
-        if reason:
-            yield _row("accuracy", "nano", peer, setting, note=reason)
+        yield from attempt("accuracy", "nano", peer, setting, measure)
         _free(setting.device)
 
 
@@ -153,29 +160,25 @@ def _iou(found: Tensor, expected: Tensor) -> float:
 
 
 def video_rows(peers: Sequence[Peer], setting: Setting, frames: int) -> Iterator[Row]:
-    """From a file to one PNG of labels a frame: an mp4 for those that read it, else JPEG files."""
+    """Time from a video (mp4, or JPEG files for `sam2`) to one label PNG per frame."""
     clip = make_video(setting.objects, frames, VIDEO)
+
+    def measure(peer: Peer) -> Iterator[Row]:
+        with tempfile.TemporaryDirectory() as folder:
+            video, form = _written(peer, clip, Path(folder))
+            model = peer.build(setting)
+            # On a GPU the first run compiles and allocates.
+            for _ in range(1 if setting.device.type == "cpu" else 2):
+                spent = _file_to_files(peer, model, setting, clip, video, Path(folder))
+        yield make_row(
+            "video", "file to masks", peer, setting, frames=frames, note=f"from {form}",
+            p50_ms=1e3 * spent / frames, per_second=frames / spent,
+        )  # fmt: skip
+
     for peer in peers:
-        if not isinstance(peer, (Ours, Sam2)):
-            continue
-        reason = peer.missing(setting)
-        if not reason:
-            try:
-                with tempfile.TemporaryDirectory() as folder:
-                    video, form = _written(peer, clip, Path(folder))
-                    model = peer.build(setting)
-                    # The first time round everything is compiled and allocated.
-                    for _ in range(1 if setting.device.type == "cpu" else 2):
-                        spent = _file_to_files(peer, model, setting, clip, video, Path(folder))
-                yield _row(
-                    "video", "file to masks", peer, setting, frames=frames, note=f"from {form}",
-                    p50_ms=1e3 * spent / frames, per_second=frames / spent,
-                )  # fmt: skip
-            except Exception as error:
-                reason = failed(error)
-        if reason:
-            yield _row("video", "file to masks", peer, setting, note=reason)
-        _free(setting.device)
+        if isinstance(peer, (Ours, Sam2)):
+            yield from attempt("video", "file to masks", peer, setting, measure)
+            _free(setting.device)
 
 
 def _written(peer: Peer, clip: Clip, folder: Path) -> tuple[Path, str]:
@@ -202,17 +205,17 @@ def _file_to_files(
             model.add_new_points_or_box(state, 0, obj_id, box=box)
     for frame_idx, logits in enumerate(peer.go(model, state, setting, 0)):
         masks = (logits[:, 0] > 0).cpu().numpy()
-        # A palette has 255 colours at most.
+        # A palette image holds at most 255 objects.
         writer.write(frame_idx, {i + 1: mask for i, mask in enumerate(masks[:255])})
     return time.perf_counter() - begin
 
 
 def cold_rows(peers: Sequence[Peer], setting: Setting) -> Iterator[Row]:
-    """From the start of a process to the first mask that was tracked, on the second frame."""
+    """Time from the start of a process to the first tracked mask, on the second frame."""
     for peer in peers:
         reason = peer.missing(setting)
         if reason:
-            yield _row("cold", "first mask", peer, setting, note=reason)
+            yield make_row("cold", "first mask", peer, setting, note=reason)
             continue
         command = [
             sys.executable, "-m", "bench.scenarios", peer.name, setting.model,
@@ -223,9 +226,9 @@ def cold_rows(peers: Sequence[Peer], setting: Setting) -> Iterator[Row]:
         spent = 1e3 * (time.perf_counter() - begin)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
-            yield _row("cold", "first mask", peer, setting, note=f"failed: {lines[-1]}")
+            yield make_row("cold", "first mask", peer, setting, note=f"failed: {lines[-1]}")
         else:
-            yield _row("cold", "first mask", peer, setting, p50_ms=spent)
+            yield make_row("cold", "first mask", peer, setting, p50_ms=spent)
 
 
 def _first_mask(peer: Peer, setting: Setting) -> None:
@@ -236,7 +239,29 @@ def _first_mask(peer: Peer, setting: Setting) -> None:
     assert bool(masks.isfinite().all())
 
 
-def _row(kind: str, name: str, peer: Peer, setting: Setting, **fields: Any) -> Row:
+AnyPeer = TypeVar("AnyPeer", bound=Peer)
+
+
+def attempt(
+    kind: str,
+    name: str,
+    peer: AnyPeer,
+    setting: Setting,
+    measure: Callable[[AnyPeer], Iterator[Row]],
+) -> Iterator[Row]:
+    """Yield the rows of `measure`; if the peer cannot run or fails, a row with the reason."""
+    reason = peer.missing(setting)
+    if not reason:
+        try:
+            yield from measure(peer)
+        except Exception as error:  # recorded; the other peers still run
+            reason = failed(error)
+    if reason:
+        yield make_row(kind, name, peer, setting, note=reason)
+
+
+def make_row(kind: str, name: str, peer: Peer, setting: Setting, **fields: Any) -> Row:
+    """Return a row with the peer's name, the setting and the conditions filled in."""
     return Row(
         kind,
         name,
@@ -251,7 +276,7 @@ def _row(kind: str, name: str, peer: Peer, setting: Setting, **fields: Any) -> R
 
 
 def _work(peer: Peer, setting: Setting, times: Times) -> dict[str, float]:
-    """Operations of a frame, and the part of the time that they need at least."""
+    """Operations per frame, and their share of the hardware's limit."""
     count: Callable[..., dict[str, int]]
     if isinstance(peer, Ours):
         count = count_ours
@@ -265,7 +290,7 @@ def _work(peer: Peer, setting: Setting, times: Times) -> dict[str, float]:
 
 
 def failed(error: Exception) -> str:
-    """The note of a row that has no times."""
+    """Note of a row for a failed measurement."""
     lines = str(error).strip().splitlines()
     return f"failed: {type(error).__name__}{': ' + lines[0] if lines else ''}"[:200]
 
@@ -277,7 +302,7 @@ def _free(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    from bench.ladder import RUNGS  # it needs this module itself
+    from bench.ladder import RUNGS  # imports this module
 
     _name, _model, _size, _objects, _dtype, _device = sys.argv[1:]
     _first_mask(

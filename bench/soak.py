@@ -1,10 +1,10 @@
-"""Memory over a long run: thousands of frames with nano, objects that come, go and hide.
+"""Memory use over a long run with nano: thousands of frames, with objects added and removed.
 
     python -m bench.soak --mode stream --frames 5000
     python -m bench.soak --mode full --frames 600
 
-prints the resident memory of the process and the bytes that are held of the objects. `stream` and
-`window` must stay flat, and the exit status says whether they did; `full` grows with the video.
+prints the resident memory of the process and the size of the session's tensors. With `stream` and
+`window`, memory must stay flat, else the exit status is 1; `full` grows with the video.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.clips import bounce
 from fastsam2 import SAM2StreamPredictor, SAM2VideoPredictor, build_sam2_video_predictor
 from fastsam2.data.frame_source import Frame, FrameSource
 from fastsam2.nano.synthetic import make_clip
 
 __all__ = ["held_bytes", "main", "resident_bytes", "samples"]
 
-#: Growth of resident memory that counts as none, from the frame on at which all is warm.
+#: Tolerated growth of memory, and the frame from which it is measured.
 _FLAT, _WARM = 0.02, 500
-#: Frames between one object being dropped and another one taken up.
+#: Frames between replacements of an object.
 _TURNOVER = 50
 
 
 class Loop(FrameSource):
-    """A clip with occlusions and absences, forward and backward for as long as it takes."""
+    """Clip with occlusions and absences, played forward and backward."""
 
     def __init__(self, frames: int, size: int, seed: int = 900_100) -> None:
-        super().__init__("the loop")
+        super().__init__("the synthetic clip")
         self._clip = make_clip(seed, 60, level=2, size=size)
         self._length = frames
         self.height = self.width = size
@@ -43,16 +44,12 @@ class Loop(FrameSource):
     def __len__(self) -> int:
         return self._length
 
-    def _place(self, frame_idx: int) -> int:
-        last = len(self._clip.frames) - 1
-        return last - abs(frame_idx % (2 * last) - last)
-
     def _read(self, frame_idx: int) -> Frame:
-        return self._clip.frames[self._place(frame_idx)]
+        return self._clip.frames[bounce(frame_idx, len(self._clip.frames))]
 
     def mask(self, frame_idx: int, number: int) -> np.ndarray:
-        """The mask of one of the objects that are seen on a frame."""
-        labels = self._clip.labels[self._place(frame_idx)]
+        """Mask of one of the visible objects of a frame."""
+        labels = self._clip.labels[bounce(frame_idx, len(self._clip.labels))]
         seen = [label for label in np.unique(labels) if label] or [0]
         return labels == seen[number % len(seen)]
 
@@ -61,13 +58,13 @@ class Loop(FrameSource):
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
+    """Resident memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
 
 def held_bytes(holder: Any) -> int:
-    """Bytes of all tensors that are reached from an object, shared storage counted once."""
+    """Size of all tensors reachable from an object; shared storage counts once."""
     storages: dict[int, int] = {}
     seen: set[int] = set()
     todo = [holder]
@@ -89,7 +86,7 @@ def held_bytes(holder: Any) -> int:
 
 
 def streamed(model: SAM2VideoPredictor, video: Loop, objects: int) -> Iterator[Any]:
-    """The session after each frame."""
+    """Track a stream; yield the session after each frame."""
     stream = SAM2StreamPredictor(model).start()
     fresh = 0
     for frame_idx in range(len(video)):
@@ -106,7 +103,7 @@ def streamed(model: SAM2VideoPredictor, video: Loop, objects: int) -> Iterator[A
 
 
 def tracked(model: SAM2VideoPredictor, video: Loop, objects: int, history: Any) -> Iterator[Any]:
-    """What is known of the objects after each frame."""
+    """Track a video; yield the state of the objects after each frame."""
     state = model.init_state(video, history=history)
     for obj_id in range(objects):
         model.add_new_mask(state, 0, obj_id, video.mask(0, obj_id))
@@ -115,7 +112,7 @@ def tracked(model: SAM2VideoPredictor, video: Loop, objects: int, history: Any) 
 
 
 def samples(mode: str, frames: int, objects: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """Some twenty times: the frame, bytes of the process, and bytes held of the objects."""
+    """Yield about 20 samples: frame, resident bytes, and bytes of the session's tensors."""
     model = build_sam2_video_predictor(
         "nano", device="cpu", hydra_overrides_extra=[f"++model.image_size={size}"]
     )
@@ -131,12 +128,12 @@ def samples(mode: str, frames: int, objects: int, size: int) -> Iterator[tuple[i
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; 1 where memory that must be flat has grown."""
+    """Run the command line; return 1 if memory grew that must stay flat."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--mode", choices=["stream", "window", "full"], default="stream")
     parser.add_argument("--frames", type=int, default=5000)
     parser.add_argument("--objects", type=int, default=3)
-    parser.add_argument("--size", type=int, default=256, help="of the image, in pixels")
+    parser.add_argument("--size", type=int, default=256, help="image size in pixels")
     options = parser.parse_args(arguments)
     rows: list[tuple[int, int, int]] = []
     print(f"{options.mode}, {options.objects} objects, {options.size} pixels")
@@ -149,9 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     each = (after[1] - before[1]) / ((last - first) * options.objects)
     print(
         f"from frame {first} to {last}: resident memory {growth[0]:+.1%}, session "
-        f"{growth[1]:+.1%}, which is {each / 1e3:.1f} kB a frame and object"
+        f"{growth[1]:+.1%} ({each / 1e3:.1f} kB per frame and object)"
     )
-    # Offline, decoded frames fill a cache of a fixed size.
+    # Of a video, decoded frames fill a cache of fixed size.
     flat = {"stream": growth, "window": growth[1:], "full": []}[options.mode]
     return int(any(x >= _FLAT for x in flat))
 

@@ -1,16 +1,16 @@
-"""Where the time of a frame goes: each stage alone, ours and that of `sam2`, at full memory."""
+"""Benchmark of the stages of a frame, each alone, at full memory."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 
 from bench.peers import Ours, Peer, Sam2, Setting
 from bench.roofline import measure_limits
-from bench.rows import NAMES, Row, measured_on
-from bench.scenarios import failed
+from bench.rows import NAMES, Row
+from bench.scenarios import attempt, make_row
 from bench.timing import time_call
 from bench.work import STEP, count_ours, count_theirs, our_stages, their_stages
 
@@ -18,25 +18,18 @@ __all__ = ["stage_rows"]
 
 
 def stage_rows(peers: Sequence[Peer], setting: Setting) -> Iterator[Row]:
-    """Times of the stages of those peers whose stages are known; the step is all after the first.
+    """Time the stages of fastsam2 and `sam2`; the track step is all but the image encoder.
 
-    `sam2` runs all but the image encoder once for each object.
+    `sam2` runs all but the image encoder once per object.
     """
     for peer in peers:
-        if not isinstance(peer, (Ours, Sam2)):
-            continue
-        reason = peer.missing(setting)
-        if not reason:
-            try:
-                yield from _stages(peer, setting)
-            except Exception as error:
-                reason = failed(error)
-        if reason:
-            yield _row(peer, setting, STEP, note=reason)
+        if isinstance(peer, (Ours, Sam2)):
+            measure = functools.partial(_stages, setting)
+            yield from attempt("stage", STEP, peer, setting, measure)
 
 
 @torch.inference_mode()
-def _stages(peer: Ours | Sam2, setting: Setting) -> Iterator[Row]:
+def _stages(setting: Setting, peer: Ours | Sam2) -> Iterator[Row]:
     model, objects = peer.build(setting), setting.objects
     known = setting.model, objects, setting.image_size
     stages: dict[str, Callable[[], object]]
@@ -57,7 +50,7 @@ def _stages(peer: Ours | Sam2, setting: Setting) -> Iterator[Row]:
         if flops is not None:
             least = limits.least_seconds(flops)
             work = {"gflop": flops / 1e9, "of_roof": 1e3 * least / times.p50}
-        yield _row(peer, setting, name, **times.fields, **work)
+        yield make_row("stage", name, peer, setting, **times.fields, **work)
 
 
 def _repeated(run: Callable[[], object], times: int) -> Callable[[], object]:
@@ -66,10 +59,3 @@ def _repeated(run: Callable[[], object], times: int) -> Callable[[], object]:
             run()
 
     return all_objects
-
-
-def _row(peer: Peer, setting: Setting, name: str, **fields: Any) -> Row:
-    return Row(
-        "stage", name, peer.name, setting.model, setting.image_size, setting.objects,
-        setting.dtype, **fields, **measured_on(setting.device),
-    )  # fmt: skip

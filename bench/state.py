@@ -1,4 +1,4 @@
-"""What is known of a folder of results: which parts are done, and which tests have passed."""
+"""State of a results folder: finished parts and results of tests."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastsam2.data.files import write_whole
+
 __all__ = ["read_state", "update_state"]
 
 
 def read_state(folder: Path, topic: str) -> dict[str, Any]:
-    """All that is known on a topic."""
+    """Read the entries of a topic."""
     path = folder / "state.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return found.get(topic, {})
 
 
 def update_state(folder: Path, topic: str, entries: Mapping[str, Any]) -> None:
-    """Add to what is known on a topic."""
+    """Add or replace entries of a topic, atomically."""
     path = folder / "state.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     found[topic] = {**found.get(topic, {}), **entries}
-    # Whoever is stopped here leaves the old file or the new one.
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, f"{json.dumps(found, indent=1)}\n".encode())

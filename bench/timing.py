@@ -1,4 +1,4 @@
-"""Times of calls and of frames: medians and quantiles, on a GPU by its own clock."""
+"""Measure times of calls and frames; quantiles, on a GPU by its events."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Times:
-    """How long something took, in milliseconds."""
+    """Quantiles of times in milliseconds, and a rate."""
 
     p20: float
     p50: float
     p80: float
-    per_second: float  #: of a run from its beginning to its end, where that was timed
+    per_second: float  #: over the whole run, if frames may overlap
 
     @classmethod
     def of(cls, milliseconds: Sequence[float], total: float | None = None) -> Times:
-        """Of single times, and the milliseconds that all took together if they overlap."""
+        """Summarise times; `total` is the time of the whole run if the single ones overlap."""
         p20, p50, p80 = (float(x) for x in np.quantile(milliseconds, (0.2, 0.5, 0.8)))
         whole = sum(milliseconds) if total is None else total
         return cls(p20, p50, p80, 1e3 * len(milliseconds) / whole)
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields of a row."""
+        """Fields of a `Row`."""
         return {
             "p20_ms": self.p20,
             "p50_ms": self.p50,
@@ -50,7 +50,7 @@ class Times:
 
 
 def peak_mb(device: torch.device) -> float | None:
-    """The most memory that was taken of a GPU since `reset_peak`, in MB; not told on a CPU."""
+    """Peak GPU memory allocated since `reset_peak`, in MB; None on a CPU."""
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device) / 1e6
@@ -62,20 +62,20 @@ def reset_peak(device: torch.device) -> None:
 
 
 def now() -> float:
-    """Seconds. One thread alone is timed by the processor, which leaves out what others do."""
+    """Time in seconds; CPU time if PyTorch uses one thread, to exclude other processes."""
     return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait for all work queued on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def time_call(function: Callable[[], object], device: torch.device, rounds: int = 7) -> Times:
-    """Times of a function, which has been called before.
+    """Time a function after a warm-up call.
 
-    On a GPU each call finds the cache cold, and there are as many as 100 ms allow.
+    On a GPU with a cold cache before each call, for 100 ms; on a CPU, `rounds` times.
     """
     function()
     if device.type == "cuda":
@@ -94,10 +94,10 @@ def time_call(function: Callable[[], object], device: torch.device, rounds: int 
 def time_frames(
     tracks: dict[str, Iterator[Any]], frames: int, device: torch.device
 ) -> dict[str, Times]:
-    """Times of the next frames of several trackers.
+    """Time the next frames of several trackers.
 
-    On a CPU their frames alternate, so that a busy machine slows them alike. On a GPU one runs
-    after the other, since a frame is often begun before the last one is done.
+    On a CPU their frames alternate, so that other load affects all alike. On a GPU the trackers run
+    one after another, since a frame often starts before the previous one has finished.
     """
     if device.type == "cuda":
         return {name: _time_run(track, frames, device) for name, track in tracks.items()}

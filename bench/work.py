@@ -1,7 +1,7 @@
-"""Count the work of a frame of video against `sam2`: `python -m bench.work`.
+"""Count floating-point operations per frame, compared with `sam2`: `python -m bench.work`.
 
-Floating-point operations of matrix products and convolutions, at full memory (7 memories and 16
-pointers an object), counted on tensors without data: no machine is too busy for it.
+Counts matrix products and convolutions at full memory (7 memories and 16 pointers per object) on
+meta tensors, so the result does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.engine.memories import features, selection
 __all__ = ["STEP", "count_ours", "count_theirs", "main", "our_stages", "their_stages"]
 
 MEMORIES, POINTERS = 7, 16
-#: What ours does for all objects after the encoder, as one function; `sam2` has no such function.
+#: Everything after the image encoder, for all objects; `sam2` has no such function.
 STEP = "track step"
 Stages = dict[str, Callable[[], object]]
 
 
 def their_stages(model: Any) -> Stages:
-    """The stages of `sam2`'s `model` on its device, for one object."""
+    """Stages of a model of `sam2` on its device, for one object."""
     size, dim = model.image_size, model.hidden_dim
     grid, pointers = size // 16, POINTERS * model.hidden_dim // model.mem_dim
     with _making(model):
@@ -41,7 +41,7 @@ def their_stages(model: Any) -> Stages:
         pix_feat = torch.randn(1, dim, grid, grid)
         high_res = [torch.randn(1, dim // 8, 4 * grid, 4 * grid)]
         high_res.append(torch.randn(1, dim // 4, 2 * grid, 2 * grid))
-        padding = torch.randn(1, 2, dim)  # a point of padding, twice
+        padding = torch.randn(1, 2, dim)  # embeddings of two padding points
         mask = torch.randn(1, 1, size, size)
     return {
         "image encoder": lambda: model.forward_image(images),
@@ -66,7 +66,7 @@ def their_stages(model: Any) -> Stages:
 
 
 def our_stages(model: Any, objects: int) -> Stages:
-    """The stages of fastsam2's `model` on its device, and all after the first as one."""
+    """Stages of a model of fastsam2 on its device; also all but the first as one."""
     size, grid = model.image_size, model.image_size // 16
     with _making(model), torch.inference_mode():
         encode, step = fused_image_encoder(model), track_step(model)
@@ -93,7 +93,7 @@ def our_stages(model: Any, objects: int) -> Stages:
 
 @contextlib.contextmanager
 def _making(model: Any) -> Iterator[None]:
-    """New tensors are the model's kind."""
+    """Create new tensors on the model's device, in its dtype."""
     parameter = next(model.parameters())
     before = torch.get_default_dtype()
     torch.set_default_dtype(parameter.dtype)
@@ -106,7 +106,7 @@ def _making(model: Any) -> Iterator[None]:
 
 @functools.cache
 def count_theirs(name: str, objects: int, image_size: int = 1024) -> dict[str, int]:
-    """Operations of each stage in `sam2`, which runs all but the encoder once for each object."""
+    """Operations of each stage of `sam2`; all but the encoder run once per object."""
     from tests import reference
 
     counts = _count(their_stages(reference.video_predictor(name, image_size).to("meta")))
@@ -115,7 +115,7 @@ def count_theirs(name: str, objects: int, image_size: int = 1024) -> dict[str, i
 
 @functools.cache
 def count_ours(name: str, objects: int, image_size: int = 1024) -> dict[str, int]:
-    """The same in fastsam2."""
+    """Operations of each stage of fastsam2."""
     size = [f"++model.image_size={image_size}"]
     model = build_sam2_video_predictor(name, device="cpu", hydra_overrides_extra=size).to("meta")
     stages = our_stages(model, objects)
@@ -138,12 +138,12 @@ def main() -> None:
     parser.add_argument("--model", default="sam2.1-tiny", help="such as sam2.1-large")
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 8, 16])
     args = parser.parse_args()
-    print(f"{args.model} at 1024 px; GFLOP a frame")
+    print(f"{args.model} at 1024 px; GFLOP per frame")
     print(f"objects {'stage':16} {'sam2':>9} {'ours':>9}  ratio")
     for objects in args.objects:
         theirs, ours = count_theirs(args.model, objects), count_ours(args.model, objects)
         rows = [(stage, theirs[stage], ours[stage]) for stage in theirs]
-        rows.append(("a frame", sum(theirs.values()), sum(ours.values())))
+        rows.append(("total", sum(theirs.values()), sum(ours.values())))
         for stage, a, b in rows:
             print(f"{objects:7} {stage:16} {a / 1e9:9.1f} {b / 1e9:9.1f} {b / a:6.2f}")
 

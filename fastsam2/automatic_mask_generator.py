@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fastsam2.checkpoints.load import resolve_model
+from fastsam2.checkpoints import resolve_model
 from fastsam2.errors import InputError
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.building import build_image_model

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from fastsam2.checkpoints.load import load_checkpoint, resolve_model
+from fastsam2.checkpoints import load_checkpoint, resolve_model
 from fastsam2.config import HF_MODEL_IDS, checkpoint_name, yaml_name
 from fastsam2.engine.plan import Plan
 from fastsam2.modeling.sam2_base import SAM2Base

@@ -1,7 +1,7 @@
-"""The configurations of SAM 2 as frozen dataclasses, and the names they are known by.
+"""Configurations of SAM 2 as frozen dataclasses, and the names of the models.
 
-Field names and nesting are those of the official YAML files, so that an override such as
-`++model.image_encoder.trunk.embed_dim=96` addresses the same value here. Values are from
+Field names and nesting match the official YAML files, so that an override such as
+`++model.image_encoder.trunk.embed_dim=96` addresses the same value. Values are from
 `sam2/configs/sam2*/*.yaml` of sam2 1.1.0.
 """
 
@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class HieraConfig:
-    """The image backbone (arXiv 2306.00989), with SAM 2's windowed position embedding."""
+    """Image backbone (arXiv 2306.00989) with SAM 2's windowed position embedding."""
 
     embed_dim: int = 96
     num_heads: int = 1
@@ -58,7 +58,7 @@ class HieraConfig:
 
 @dataclass(frozen=True)
 class NeckConfig:
-    """The feature pyramid on top of the backbone."""
+    """Feature pyramid on top of the backbone."""
 
     d_model: int = 256
     backbone_channel_list: tuple[int, ...] = (768, 384, 192, 96)
@@ -75,7 +75,10 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True)
 class RoPEAttentionConfig:
-    """`feat_sizes` sizes the rotary table made in advance; other sizes are made when met."""
+    """Attention with rotary position encoding.
+
+    `feat_sizes` is the size of the rotary table built in advance; others are built on first use.
+    """
 
     embedding_dim: int = 256
     num_heads: int = 1
@@ -143,7 +146,8 @@ class MemoryEncoderConfig:
 
 @dataclass(frozen=True)
 class MaskDecoderConfig:
-    """Sizes of the two-way decoder; when one unstable mask gives way to the best of three."""
+    """Two-way mask decoder. `dynamic_multimask_*`: replace an unstable single mask by the best of
+    three."""
 
     depth: int = 2
     num_heads: int = 8
@@ -155,7 +159,7 @@ class MaskDecoderConfig:
 
 @dataclass(frozen=True)
 class SAM2Config:
-    """A whole model. Defaults are SAM 2.1 tiny."""
+    """Complete model. Defaults are SAM 2.1 tiny."""
 
     image_encoder: ImageEncoderConfig = ImageEncoderConfig()
     memory_attention: MemoryAttentionConfig = MemoryAttentionConfig()
@@ -262,11 +266,11 @@ HF_MODEL_IDS: dict[str, str] = {
 
 
 def _nano(dim: int = 128) -> SAM2Config:
-    """A SAM 2.1 of 5 million parameters for images of 256 pixels."""
+    """SAM 2.1 with 5 million parameters, for images of 256 x 256 pixels."""
     trunk = HieraConfig(
         embed_dim=48,
         stages=(1, 2, 3, 1),
-        # At 256 pixels a window of 16 is the whole of the third stage.
+        # At 256 pixels a window of 16 covers the whole third stage.
         window_spec=(8, 4, 16, 8),
         global_att_blocks=(),
     )
@@ -309,10 +313,10 @@ def yaml_name(name: str) -> str:
 
 
 def find_config(name: str) -> str | None:
-    """Short name of the model that `name` stands for, or None.
+    """Return the short name of the model called `name`, or None.
 
-    Understood are short names, Hugging Face ids, and the official YAML names with or without their
-    folders and suffix (`configs/sam2.1/sam2.1_hiera_t.yaml`, `sam2_hiera_t`).
+    Accepts short names, Hugging Face ids, and official YAML names with or without folders and
+    suffix (`configs/sam2.1/sam2.1_hiera_t.yaml`, `sam2_hiera_t`).
     """
     if name in CONFIGS:
         return name
@@ -325,10 +329,10 @@ def find_config(name: str) -> str | None:
 
 
 def apply_overrides(config: SAM2Config, overrides: Iterable[str]) -> SAM2Config:
-    """`config` with Hydra-style overrides such as `++model.image_size=512` applied in order.
+    """Return `config` with Hydra-style overrides such as `++model.image_size=512`.
 
-    `+`, `++` and no prefix mean the same; a leading `model.` may be left out. `_target_` is
-    accepted and ignored: which class is built is the builder's business.
+    Overrides are applied in order. `+`, `++` and no prefix mean the same; a leading `model.` may be
+    left out. `_target_` is accepted and ignored: the builder chooses the class.
 
     Raises:
         ConfigError: an override without `=`, a field that does not exist (the message names the
@@ -360,7 +364,7 @@ def _replace_at(node: Any, keys: list[str], text: str, override: str) -> Any:
 
 
 def _parse(text: str, current: Any, override: str) -> Any:
-    """The value that `text` spells, of the type of the field's `current` value."""
+    """Parse `text` as a value of the type of the field's `current` value."""
     words = {"true": "True", "false": "False", "null": "None", "none": "None"}
     value: Any = text
     with contextlib.suppress(ValueError, SyntaxError):

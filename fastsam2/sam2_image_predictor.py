@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastsam2.checkpoints.load import resolve_model
+from fastsam2.checkpoints import resolve_model
 from fastsam2.engine.fused.image_encoder import fused_image_encoder
 from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.sam2_base import SAM2Base

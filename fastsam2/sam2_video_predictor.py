@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastsam2.checkpoints.load import resolve_model
+from fastsam2.checkpoints import resolve_model
 from fastsam2.data.loader import FrameLoader
 from fastsam2.engine.feature_cache import DEFAULT_FEATURE_BYTES, FeatureCache, Frames
 from fastsam2.errors import InputError

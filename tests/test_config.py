@@ -1,4 +1,4 @@
-"""Configurations: equal to the official YAML files, and overridable as they are."""
+"""Configurations equal the official YAML files and take the same overrides."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES  # isort: skip
 from sam2.modeling.sam.mask_decoder import MaskDecoder  # isort: skip
 from sam2.sam2_video_predictor import SAM2VideoPredictor  # isort: skip
 
-# In the official code these are values in the body of a constructor, not configuration.
+# Constants in the body of an official constructor, not configuration.
 FIXED = {"depth": 2, "num_heads": 8, "mlp_dim": 2048}
-# In the YAML files alone: the encodings follow from the widths beside them.
+# In the YAML files only: the encodings follow from the widths next to them.
 DERIVED = {"_target_", "position_encoding"}
 
 
 def parameters(cls: type) -> dict[str, Any]:
-    """Default of every constructor argument of `cls` and the classes below it."""
+    """Default of every constructor argument of `cls` and its base classes."""
     defaults: dict[str, Any] = {}
     for base in reversed(cls.__mro__[:-1]):
         for name, parameter in inspect.signature(base.__init__).parameters.items():
@@ -54,7 +54,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def flatten_official(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every argument that building `node` uses, written in the YAML or left to its default."""
+    """Every argument used to build `node`, from the YAML or by default."""
     values: dict[str, Any] = {}
     for name, value in {**parameters(get_class(node["_target_"])), **node}.items():
         if name in DERIVED:

@@ -1,1 +1,1 @@
-"""Training of the models that ship with fastsam2; not part of the wheel."""
+"""Training of bundled models; run from a checkout, not part of the wheel."""

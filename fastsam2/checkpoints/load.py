@@ -1,13 +1,12 @@
-"""Weights: finding them, reading them in every format they come in, and fitting them to a model.
+"""Read checkpoints, tell which model they belong to, and load them into one.
 
-Read are the official `.pt` files (`{"model": state_dict}`), bare state dicts, `.safetensors` with
-official names, and what transformers' `save_pretrained` writes for SAM 2. A checkpoint is data:
-code pickled into one is never run.
+Formats: official `.pt` files (`{"model": state_dict}`), bare state dicts, `.safetensors` with
+official names, and folders written by `save_pretrained` of transformers' SAM 2 classes. A
+checkpoint is data: code pickled into one is never run.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import pickle
 import re
@@ -21,29 +20,28 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastsam2.checkpoints.transformers_format import convert_hf_state_dict, is_hf_state_dict
-from fastsam2.config import CONFIGS, HF_MODEL_IDS, checkpoint_name, find_config
-from fastsam2.errors import CheckpointError, ConfigError
+from fastsam2.config import CONFIGS
+from fastsam2.errors import CheckpointError, first_line
 
-__all__ = ["download", "infer_config", "load_checkpoint", "load_state_dict", "resolve_model"]
+__all__ = ["infer_config", "load_checkpoint", "load_state_dict"]
 
-_SUFFIXES = (".pt", ".pth", ".safetensors")
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint on the CPU, under their official names.
+    """Read the tensors of a checkpoint onto the CPU, under their official names.
 
     Args:
         path: a file, or a folder written by `save_pretrained` of transformers' `Sam2VideoModel` or
-            `Sam2Model`. What a file is, is read from its first bytes, not from its suffix.
+            `Sam2Model`. The format of a file is detected from its first bytes, not its suffix.
 
     Returns:
-        Name to tensor. The tensors are views of the mapped file where its format allows: copy what
-        must outlive the file, as `load_checkpoint` does.
+        Tensors by name, memory-mapped if the format allows it: copy those that must outlive the
+        file, as `load_checkpoint` does.
 
     Raises:
-        CheckpointError: there is no such file, or it is no checkpoint, damaged, or not plain data.
+        CheckpointError: the file is missing, damaged, not a checkpoint, or holds more than data.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -87,7 +85,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise CheckpointError(f"{path}: damaged or truncated ({_line(error)})") from None
+            raise CheckpointError(f"{path}: damaged or truncated ({first_line(error)})") from None
     return _read_pickle(path, mmap=head.startswith(b"PK"))
 
 
@@ -102,7 +100,7 @@ def _read_pickle(path: Path, mmap: bool) -> dict[str, Tensor]:
             ) from None
         raise CheckpointError(f"{path}: not a checkpoint, or damaged") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or truncated ({_line(error)})") from None
+        raise CheckpointError(f"{path}: damaged or truncated ({first_line(error)})") from None
     state_dict = content.get("model", content) if isinstance(content, Mapping) else content
     if not isinstance(state_dict, Mapping) or not state_dict:
         raise CheckpointError(f"{path}: holds {type(state_dict).__name__}, not a state dict")
@@ -113,30 +111,31 @@ def _read_pickle(path: Path, mmap: bool) -> dict[str, Tensor]:
 
 
 def infer_config(state_dict: Mapping[str, Tensor]) -> str:
-    """Short name of the model that these tensors (official names) belong to.
+    """Return the short name of the model that these tensors (official names) belong to.
 
-    The trunk's width and depth tell the size. The family shows in two parts that SAM 2.1 added: the
-    embedding of hidden objects and the projection of the pointers' time code.
+    The size follows from the trunk's width and depth; the family from two parts that SAM 2.1 added:
+    `no_obj_embed_spatial` and `obj_ptr_tpos_proj`.
 
     Raises:
-        CheckpointError: no known model is built like that; the message says what was seen.
+        CheckpointError: no known model matches; the message holds the sizes found.
     """
     if not state_dict:
-        raise CheckpointError("no model has no tensors")
+        raise CheckpointError("the state dict is empty")
     patch_embed = state_dict.get("image_encoder.trunk.patch_embed.proj.weight")
     if patch_embed is None:
         names = _few(sorted(state_dict))
         raise CheckpointError(f"not the weights of a SAM 2 model; its tensors: {names}")
     if not any(name.startswith("memory_encoder.") for name in state_dict):
         raise CheckpointError(
-            "weights of an image model alone (no memory encoder): SAM 2 or 2.1 cannot be told apart"
+            "weights of an image model (no memory encoder) fit both SAM 2 and 2.1; "
+            "name the configuration"
         )
     blocks = {
         m[1]
         for name in state_dict
         if (m := re.match(r"image_encoder\.trunk\.blocks\.(\d+)\.", name))
     }
-    seen = (
+    found = (
         patch_embed.shape[0],
         len(blocks),
         "no_obj_embed_spatial" in state_dict,
@@ -144,7 +143,7 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> str:
     )
     for name, config in CONFIGS.items():
         trunk = config.image_encoder.trunk
-        if seen == (
+        if found == (
             trunk.embed_dim,
             sum(trunk.stages),
             config.no_obj_embed_spatial,
@@ -153,8 +152,8 @@ def infer_config(state_dict: Mapping[str, Tensor]) -> str:
             return name
     has = {True: "with", False: "without"}
     raise CheckpointError(
-        f"no known model has a trunk {seen[0]} wide and {seen[1]} blocks deep, "
-        f"{has[seen[2]]} no_obj_embed_spatial and {has[seen[3]]} obj_ptr_tpos_proj; "
+        f"no known model has a trunk {found[0]} wide and {found[1]} blocks deep, "
+        f"{has[found[2]]} no_obj_embed_spatial and {has[found[3]]} obj_ptr_tpos_proj; "
         "name the configuration"
     )
 
@@ -165,22 +164,22 @@ def load_checkpoint(
     device: torch.device | str | None = None,
     name: str = "state dict",
 ) -> None:
-    """Give `model` the weights of `source`, all of them or none.
+    """Load weights into `model`; if they do not fit, the model is unchanged.
 
-    A model on the meta device gets its tensors one at a time, in its own dtypes, straight onto
-    `device` (the CPU by default), so that the weights are never held twice; what no checkpoint
-    holds, such as a buffer that is not persistent, stays as it is. The weights of any other model
-    are overwritten where they are, and `device` must not be given.
+    A model on the meta device receives its tensors one at a time, in its own dtypes, directly on
+    `device`, so that the weights are never held twice. Non-persistent buffers are left as they are.
+    The weights of any other model are overwritten in place.
 
     Args:
         model: a module with the official parameter names.
-        source: a path as for `load_state_dict`, or what it returned.
-        name: what messages call a `source` that is not a path.
+        source: a path as for `load_state_dict`, or a state dict.
+        device: target of a model on the meta device, by default the CPU; None for other models.
+        name: name of a state dict in error messages.
 
     Raises:
-        CheckpointError: as `load_state_dict`; or tensors are missing, unexpected, or of another
+        CheckpointError: as `load_state_dict`; or tensors are missing, unexpected or have another
             shape. One message lists them all.
-        ValueError: `device` was given with a model that has weights already.
+        ValueError: `device` was given for a model that is not on the meta device.
     """
     if isinstance(source, Mapping):
         state_dict, origin = source, name
@@ -194,7 +193,7 @@ def load_checkpoint(
             raise ValueError(f"device={device!r} is for models on the meta device")
         model.load_state_dict(dict(state_dict))
         return
-    # Copies: weights that were views of the mapped file would change, or crash, with the file.
+    # Copies: views of the mapped file would change, or crash, if the file does.
     copies = {
         name: tensor.to(device or "cpu", own[name].dtype, copy=True)
         for name, tensor in state_dict.items()
@@ -220,116 +219,13 @@ def _check_fit(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], orig
     faults = [f"{len(names)} {kind}: {_few(names)}" for kind, names in kinds.items() if names]
     if faults:
         try:
-            belongs = f" (they look like {infer_config(state_dict)})"
+            owner = f" (they look like {infer_config(state_dict)})"
         except CheckpointError:
-            belongs = ""
-        raise CheckpointError(
-            f"{origin}: weights do not fit the model{belongs}; {'; '.join(faults)}"
-        )
-
-
-def download(name: str) -> Path:
-    """Fetch a model's weights from the Hugging Face hub, or find them in its cache.
-
-    Those of `nano` are part of the package.
-
-    Args:
-        name: a short name or official id, for the official checkpoint file; any other repository
-            id, for a folder in the format of transformers.
-
-    Returns:
-        The checkpoint file, or the folder.
-
-    Raises:
-        CheckpointError: the hub cannot be reached, or has no such repository or file, or asks for
-            a login.
-    """
-    short = find_config(name)
-    if short == "nano":
-        return _bundled()
-    if short is None:
-        _fetch(name, _WEIGHTS)
-        return _fetch(name, "config.json").parent
-    repo_id = next(repo for repo, known in HF_MODEL_IDS.items() if known == short)
-    return _fetch(repo_id, checkpoint_name(short))
-
-
-def _bundled() -> Path:
-    """The weights of nano, which come with the package."""
-    path = Path(__file__).parents[1] / "nano" / "nano.safetensors"
-    if not path.exists():
-        raise CheckpointError(
-            "the weights of nano are not part of this installation; "
-            "`python -m training.nano.train` makes them"
-        )
-    return path
-
-
-def _fetch(repo_id: str, filename: str) -> Path:
-    # Only downloads pay for the import; and the function is looked up when called, so that a
-    # program that replaces it is heard.
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(repo_id=repo_id, filename=filename))
-    except errors.GatedRepoError:
-        reason = (
-            f"access is restricted; accept its terms at hf.co/{repo_id} and run `hf auth login`"
-        )
-    except errors.RepositoryNotFoundError:
-        near = difflib.get_close_matches(repo_id, HF_MODEL_IDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ", or it is private: run `hf auth login`"
-        reason = f"there is no such repository{hint}"
-    except errors.LocalEntryNotFoundError:
-        reason = (
-            "the hub cannot be reached and the file is not in the cache; download it "
-            "elsewhere and pass its path"
-        )
-    except errors.EntryNotFoundError:
-        reason = "the repository has no such file"
-    except Exception as error:  # whatever the HTTP library below raises
-        reason = f"{_line(error)}; download it elsewhere and pass its path"
-    raise CheckpointError(f"cannot get {filename} of {repo_id}: {reason}") from None
-
-
-def resolve_model(name_or_path: str | Path) -> tuple[str | None, Path]:
-    """Find the weights that a name or a path stands for, downloading them if need be.
-
-    Args:
-        name_or_path: a short name (`sam2.1-tiny`), official YAML name or Hugging Face id; or the
-            path of a `.pt`, `.pth` or `.safetensors` file or of a folder written by transformers.
-
-    Returns:
-        Short name of the configuration, None where only the tensors tell (see `infer_config`); and
-        the path for `load_state_dict`.
-
-    Raises:
-        ConfigError: neither a known name nor a path nor a repository id.
-        CheckpointError: a path that does not exist, or as `download`.
-    """
-    name = str(name_or_path)
-    short = find_config(name)
-    if short is not None:
-        return short, download(short)
-    path = Path(name_or_path).expanduser()
-    if path.exists():
-        return None, path
-    if isinstance(name_or_path, Path) or path.suffix in _SUFFIXES or re.match(r"[./~]", name):
-        raise CheckpointError(f"{path}: no such file")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        return None, download(name)
-    near = difflib.get_close_matches(name, [*CONFIGS, *HF_MODEL_IDS], n=1, cutoff=0.0)[0]
-    raise ConfigError(f"unknown model {name!r}; nearest is {near!r}")
+            owner = ""
+        raise CheckpointError(f"{origin}: weights do not fit the model{owner}; {'; '.join(faults)}")
 
 
 def _few(names: Iterable[Any], limit: int = 4) -> str:
     listed = [str(name) for name in names]
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(listed[:limit]) + more
-
-
-def _line(error: BaseException) -> str:
-    """First line of an error's message, or its class where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

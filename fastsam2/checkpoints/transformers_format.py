@@ -1,10 +1,9 @@
-"""Weights in the layout of transformers' `Sam2VideoModel`, renamed to the official layout.
+"""Convert weights of transformers' `Sam2VideoModel` to the official names.
 
-The two hold the same tensors, element for element: nothing is transposed, permuted or left out.
-Apart from names they differ in two places. `prompt_encoder.point_embed.weight` stacks the four
-official `point_embeddings`; and the random matrix of the positional encoding, which the official
-model has once, stands there twice. Derived from transformers 5.23 (`models/sam2_video`) and sam2
-1.1.0.
+Both layouts hold the same tensors, element for element; nothing is transposed or permuted. Apart
+from names there are two differences: `prompt_encoder.point_embed.weight` stacks the four official
+`point_embeddings`, and the random matrix of the positional encoding is stored twice. Derived from
+transformers 5.23 (`models/sam2_video`) and sam2 1.1.0.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from fastsam2.errors import CheckpointError
 
 __all__ = ["convert_hf_state_dict", "is_hf_state_dict", "read_hf_options"]
 
-#: Settings of `config.json` that a fine-tune may have changed, and what they are called here.
+#: Settings of `config.json` that a fine-tune may have changed, and their fields in `SAM2Config`.
 _OPTIONS = {
     "image_size": "image_size",
     "num_maskmem": "num_maskmem",
@@ -38,7 +37,7 @@ _IMAGE_MATRIX = "shared_image_embedding.positional_embedding"
 _PROMPT_MATRIX = "prompt_encoder.shared_embedding.positional_embedding"
 _POINTS = "prompt_encoder.point_embed.weight"
 
-#: Applied one after the other to each name.
+#: Applied in order to each name.
 _RENAMES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
@@ -81,7 +80,7 @@ _RENAMES = [
         (r"\.depthwise_conv\.", ".dwconv."),
         (r"\.pointwise_conv(\d)\.", r".pwconv\1."),
         (r"\.scale$", ".gamma"),
-        # what the model holds itself
+        # parameters of the model itself
         (r"^memory_temporal_positional_encoding$", "maskmem_tpos_enc"),
         (r"^no_memory_embedding$", "no_mem_embed"),
         (r"^no_memory_positional_encoding$", "no_mem_pos_enc"),
@@ -102,15 +101,15 @@ _RENAMES = [
 
 
 def is_hf_state_dict(state_dict: dict[str, Tensor]) -> bool:
-    """Whether the names are those of transformers' SAM 2 classes."""
+    """True if the names are those of transformers' SAM 2 classes."""
     return any(name.startswith("vision_encoder.") for name in state_dict)
 
 
 def read_hf_options(folder: Path) -> dict[str, Any]:
-    """Fields of `SAM2Config` that a folder's `config.json` sets; none where there is no such file.
+    """Return the fields of `SAM2Config` set by a folder's `config.json`; empty without that file.
 
     Raises:
-        CheckpointError: the file is not JSON.
+        CheckpointError: the file is not a JSON object.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -125,19 +124,19 @@ def read_hf_options(folder: Path) -> dict[str, Any]:
 
 
 def convert_hf_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a `Sam2VideoModel` or `Sam2Model` under their official names.
+    """Rename the tensors of a `Sam2VideoModel` or `Sam2Model` to their official names.
 
-    No tensor is copied. Names that are not known pass through, for the strict load to report. The
-    weights of a plain `Sam2Model` come without the memory parts if it was saved without them.
+    No tensor is copied. Unknown names pass through, so that the strict load reports them. Weights
+    of a plain `Sam2Model` saved without the memory parts stay without them.
 
     Raises:
-        CheckpointError: the two copies of the positional encoding's matrix differ, so that no
-            official model is equal to this one.
+        CheckpointError: the two copies of the positional encoding's matrix differ, which the
+            official model cannot represent.
     """
     source = dict(state_dict)
     image_matrix = source.pop(_IMAGE_MATRIX, None)
     if image_matrix is not None:
-        # Some releases of transformers write one copy of the two.
+        # Some releases of transformers write one copy only.
         prompt_matrix = source.setdefault(_PROMPT_MATRIX, image_matrix)
         if not torch.equal(image_matrix, prompt_matrix):
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""`fastsam2 eval`: J and F on annotated videos, into a table and JSON."""
+"""`fastsam2 eval`: measure J and F on annotated videos; print a table, write JSON."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import typer
-from tqdm import tqdm
 
 from fastsam2.cli.models import ModelChoice
 from fastsam2.cli.output import OutputError, prepare_folder
+from fastsam2.cli.progress import frame_progress
 from fastsam2.cli.reporting import report_errors, undivided
 from fastsam2.data.files import write_whole
 from fastsam2.evaluation.davis import open_davis
@@ -31,7 +31,7 @@ _ALL = "all"
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What the user asked for; see the command's options."""
+    """Arguments of the command; see its options."""
 
     folder: Path
     model: ModelChoice
@@ -41,11 +41,11 @@ class EvaluationRequest:
 
 
 def evaluate(request: EvaluationRequest) -> None:
-    """Tracks, measures, and prints sequence by sequence; reports errors and exits."""
+    """Run the command: track and measure each sequence, print its row, report errors and exit."""
     with report_errors():
         prompt = check_prompt(request.prompt)
         davis = open_davis(request.folder)
-        # All are looked into first: what is missing shows now, not after an hour.
+        # Check all sequences first: a missing file is reported now, not after an hour.
         sequences = [davis.sequence(name) for name in davis.names[: request.limit]]
         results: list[SequenceResult] = []
         _check_writable(request.json_file)
@@ -64,12 +64,12 @@ def evaluate(request: EvaluationRequest) -> None:
         typer.echo(f"\nobject score: AUC {auc:.3f}")
     if request.json_file is not None:
         typer.echo(f"\n  results  {request.json_file}")
-    if request.model.remark:
-        typer.echo(request.model.remark)
+    if request.model.hint:
+        typer.echo(request.model.hint)
 
 
 class _WithBar:
-    """A video predictor whose progress bar bears a name, and keeps out of files and pipes."""
+    """A video predictor whose progress bar has a title and shows on terminals only."""
 
     def __init__(self, predictor: Any, name: str) -> None:
         self._predictor = predictor
@@ -85,17 +85,17 @@ class _WithBar:
         start_frame_idx: int | None = None,
         max_frame_num_to_track: int | None = None,
     ) -> Iterator[tuple[int, Any, Any]]:
-        def progress(frames: range, desc: str = "") -> Any:
-            return tqdm(frames, desc=self._name, unit="frame", disable=None, leave=False)
-
         for result in self._predictor.propagate(
-            inference_state, start_frame_idx, max_frame_num_to_track, progress=progress
+            inference_state,
+            start_frame_idx,
+            max_frame_num_to_track,
+            progress=frame_progress(self._name, leave=False),
         ):
             yield result.frame_idx, result.obj_ids, result.logits
 
 
 class _Table:
-    """Rows under aligned titles, printed as they come."""
+    """Table with aligned columns; rows are printed one at a time."""
 
     def __init__(self, names: list[str]) -> None:
         self._width = max(map(len, [*names, _ALL, "sequence"]))
@@ -104,7 +104,7 @@ class _Table:
         self._print("sequence", _TITLES)
 
     def show(self, name: str, results: list[SequenceResult]) -> None:
-        """The row of one sequence, or of several together."""
+        """Print the row of one sequence, or of several pooled."""
         means = _means(results)
         self._print(
             name,
@@ -126,7 +126,7 @@ def _means(results: list[SequenceResult]) -> Means:
 
 
 def _rate(results: list[SequenceResult]) -> float:
-    """Frames tracked a second."""
+    """Frames tracked per second."""
     seconds = sum(result.seconds for result in results)
     return sum(result.tracked_frames for result in results) / seconds if seconds else math.nan
 
@@ -136,7 +136,7 @@ def _percent(value: float) -> str:
 
 
 def _check_writable(path: Path | None) -> None:
-    """Raises OutputError if the file could not be written once there are results."""
+    """Raise OutputError if the file cannot be written."""
     if path is not None:
         prepare_folder(path.parent, [], overwrite=False)
         if path.is_dir():
@@ -144,7 +144,7 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _write(request: EvaluationRequest, results: list[SequenceResult], *, complete: bool) -> None:
-    """Writes the results so far, so that an interruption loses one sequence at most.
+    """Write the results so far, so that an interruption loses one sequence at most.
 
     Raises:
         OutputError: the file cannot be written.
@@ -186,5 +186,5 @@ def _numbers(means: Means) -> dict[str, float | None]:
 
 
 def _known(value: float) -> float | None:
-    """A number as JSON has it: null for NaN."""
+    """Number for JSON: None for NaN."""
     return None if math.isnan(value) else round(value, 6)

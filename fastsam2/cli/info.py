@@ -1,4 +1,4 @@
-"""`fastsam2 info`: versions, devices, and what runs where."""
+"""`fastsam2 info`: print versions, devices and backends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PACKAGES = ("torch", "triton", "av", "numpy", "pillow")
 
 
 def info() -> None:
-    """Prints the description."""
+    """Print the description."""
     typer.echo(describe())
 
 
 def describe() -> str:
-    """Versions, devices and back ends, a line each."""
+    """Return versions, devices and backends, one per line."""
     rows = [("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     rows.append(("fastsam2", fastsam2.__version__))
     rows += [(name, _version(name)) for name in _PACKAGES]
@@ -47,12 +47,16 @@ def _devices() -> list[tuple[str, str]]:
         rows.append((f"cuda:{index}", f"{device.name}, {memory:.0f} GiB, {capability}"))
     if not torch.cuda.is_available():
         built = torch.version.cuda
-        why = f"no device (PyTorch is built for CUDA {built})" if built else "PyTorch has no CUDA"
-        rows.append(("cuda", why))
+        reason = (
+            f"no device found (PyTorch is built for CUDA {built})"
+            if built
+            else "not available (PyTorch is built without CUDA)"
+        )
+        rows.append(("cuda", reason))
     return rows
 
 
 def _kernels() -> str:
     if torch.cuda.is_available() and _version("triton") != "not installed":
-        return "Triton on CUDA, PyTorch on the CPU"
-    return "PyTorch everywhere (Triton kernels need an NVIDIA GPU and the triton package)"
+        return "Triton on CUDA, PyTorch on CPU"
+    return "PyTorch (the Triton kernels need an NVIDIA GPU and the triton package)"

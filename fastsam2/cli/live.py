@@ -1,4 +1,4 @@
-"""`fastsam2 track --stream`: objects through a source without a known end."""
+"""`fastsam2 track --stream`: track objects through a live source."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["track_live"]
 
 
 def track_live(request: TrackRequest) -> None:
-    """Tracks and writes the results until the source, `--frames` or Ctrl-C ends it.
+    """Track and write the results until the source ends, `--frames` are done, or Ctrl-C.
 
     Raises:
-        FastSAM2Error: options or prompts that do not fit, or a source that cannot be read.
-        typer.Exit: another end than that of the source; it has been reported.
+        FastSAM2Error: unsuitable options or prompts, or a source that cannot be opened.
+        typer.Exit: tracking failed or was interrupted; the error has been printed.
     """
     _check_options(request)
     with LiveSource(request.videos[0], request.policy) as source:
@@ -45,13 +45,15 @@ def track_live(request: TrackRequest) -> None:
         tracker = SAM2StreamPredictor(request.model.video_predictor()).start()
         with report_errors(results.left_behind):
             _LiveRun(source, tracker, prompts, results).go(request.frames)
-    if request.model.remark:
-        typer.echo(request.model.remark)
+    if request.model.hint:
+        typer.echo(request.model.hint)
 
 
 def _check_options(request: TrackRequest) -> None:
     if len(request.videos) > 1:
-        raise InputError(f"a live source is tracked alone, not with {len(request.videos) - 1} more")
+        raise InputError(
+            f"{len(request.videos)} sources: only one live source can be tracked at a time"
+        )
     given = {
         "--start": request.start is not None,
         "--end": request.end is not None,
@@ -60,13 +62,13 @@ def _check_options(request: TrackRequest) -> None:
     for option, is_given in given.items():
         if is_given:
             raise InputError(
-                f"{option} needs a video whose end is known, and {request.videos[0]} is taken as a "
-                "stream: --frames ends that"
+                f"{option} needs a video of known length, but {request.videos[0]} is read as a "
+                "stream: use --frames to end it"
             )
 
 
 class _LiveRun:
-    """One stream of frames through the tracker, whose results are written as they come."""
+    """Tracks one stream of frames and writes each frame's results."""
 
     def __init__(
         self,
@@ -84,7 +86,11 @@ class _LiveRun:
         }
 
     def go(self, limit: int | None) -> None:
-        """Tracks `limit` frames, or until the source ends; shows what was done in any case."""
+        """Track up to `limit` frames and print a summary, also after an error.
+
+        Raises:
+            VideoError: the source ended before the frame of a prompt.
+        """
         clock = time.perf_counter()
         try:
             with self.results:
@@ -112,7 +118,7 @@ class _LiveRun:
             self.results.write(frame_idx, result.to_host(), image, shown)
 
     def _prompt(self, prompt: ObjectPrompt) -> FrameResult:
-        """Adds or corrects an object; what is found on the frame then."""
+        """Add or correct an object; return the new result of the frame."""
         known = prompt.obj_id in self.tracker.obj_ids
         give = self.tracker.correct if known else self.tracker.add_object
         return give(

@@ -1,4 +1,4 @@
-"""The command line. Commands import what they need when they run, so that --help is quick."""
+"""Command line. Commands import their dependencies when they run, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def track(
         list[str],
         typer.Argument(
             metavar="VIDEO",
-            help="Video files, or folders of JPEG or PNG frames. Or one live source: camera:0, "
+            help="Video files or folders of JPEG or PNG frames; or one live source: camera:0, "
             "a URL (rtsp://, http://, udp://), or - for stdin.",
         ),
     ],
@@ -73,7 +73,7 @@ def track(
         typer.Option(
             min=0,
             metavar="FRAME",
-            help="First frame to track; also that of prompts without @FRAME.",
+            help="First frame to track, and default frame of prompts.",
             show_default="0",
             rich_help_panel=RANGE,
         ),
@@ -83,8 +83,8 @@ def track(
         typer.Option(
             min=0,
             metavar="FRAME",
-            help="Last frame to track; with --reverse, also that of prompts without @FRAME.",
-            show_default="the last",
+            help="Last frame to track; with --reverse also the default frame of prompts.",
+            show_default="last frame",
             rich_help_panel=RANGE,
         ),
     ] = None,
@@ -92,7 +92,7 @@ def track(
         bool,
         typer.Option(
             "--reverse",
-            help="Track backward from the last prompt to --start, not on from the first one.",
+            help="Track backward, from the last prompt to --start.",
             rich_help_panel=RANGE,
         ),
     ] = False,
@@ -100,8 +100,7 @@ def track(
         bool,
         typer.Option(
             "--stream",
-            help="Take frames as they come, and keep no more than tracking needs. Live sources "
-            "imply it.",
+            help="Read the video as a stream, in constant memory; implied by live sources.",
             rich_help_panel=STREAM,
         ),
     ] = False,
@@ -109,7 +108,8 @@ def track(
         Optional[str],  # noqa: UP045
         typer.Option(
             metavar="drop|queue",
-            help="When frames come too fast: drop all but the newest, or queue them all.",
+            help="Frames that arrive faster than they are tracked: drop all but the newest, or "
+            "queue them all.",
             show_default="drop for cameras and URLs, else queue",
             rich_help_panel=STREAM,
         ),
@@ -119,8 +119,8 @@ def track(
         typer.Option(
             min=1,
             metavar="N",
-            help="End after N frames.",
-            show_default="with the source, or Ctrl-C",
+            help="Stop after N frames.",
+            show_default="until the source ends, or Ctrl-C",
             rich_help_panel=STREAM,
         ),
     ] = None,
@@ -132,19 +132,20 @@ def track(
     fast: Fast = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Track objects through videos, or through a live source.
+    """Track objects through videos or a live source.
 
-    Frames are numbered from 0, objects from 1. In FOLDER you will find
+    Frames are numbered from 0, objects from 1: @FRAME and :OBJ set the frame and the object of a
+    prompt (default object: 1). Results in FOLDER (for several videos, in a subfolder for each):
 
-    overlay.mp4: the video with the objects drawn in
+    overlay.mp4: the video with the objects drawn on it
 
-    masks/00000.png ...: images of object numbers, in the DAVIS palette
+    masks/00000.png ...: label images of object ids, in the DAVIS palette
 
     tracks.json: masks (COCO RLE), boxes and scores
 
-    or, for several videos, a folder with these for each.
+    Examples:
 
-    For example: fastsam2 track dog.mp4 --point 640,400 --point 90,60@30:2 -o out
+    fastsam2 track dog.mp4 --point 640,400 --point 90,60@30:2 -o out
 
     fastsam2 track camera:0 --point 320,240 --frames 900 -o out
     """
@@ -173,7 +174,7 @@ def track(
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
     output: Output,
     point: Point = None,
     box: Box = None,
@@ -186,15 +187,17 @@ def segment(
 ) -> None:
     """Segment objects in an image.
 
-    Objects are numbered from 1. In FOLDER you will find
+    Objects are numbered from 1: :OBJ sets the object of a prompt (default: 1). Results in FOLDER:
 
-    overlay.png: the image with the objects drawn in
+    overlay.png: the image with the objects drawn on it
 
-    mask.png: an image of object numbers, in the DAVIS palette
+    mask.png: label image of object ids, in the DAVIS palette
 
     objects.json: masks (COCO RLE), boxes and scores
 
-    For example: fastsam2 segment truck.jpg --point 500,375 --point 900,600,0 -o out
+    Example:
+
+    fastsam2 segment truck.jpg --point 500,375 --point 900,600,0 -o out
     """
     from fastsam2.cli.models import ModelChoice
     from fastsam2.cli.segment import SegmentRequest
@@ -216,26 +219,26 @@ def segment(
 def evaluate(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Frames and annotations, laid out as DAVIS 2017 is."),
+        typer.Argument(metavar="DIR", help="Folder in the layout of DAVIS 2017."),
     ],
     prompt: Annotated[
         str,
         typer.Option(
             metavar="click|box|mask",
-            help="What the model is given of each object, on the first frame that it is on.",
+            help="Prompt for each object, on the first frame in which it is annotated.",
         ),
     ] = "mask",
     json_file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--json", metavar="FILE", help="Where to write the results as JSON, too."),
+        typer.Option("--json", metavar="FILE", help="Also write the results as JSON."),
     ] = None,
     limit: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
             min=1,
             metavar="N",
-            help="Take the first N sequences.",
-            show_default="all of them",
+            help="Evaluate the first N sequences only.",
+            show_default="all",
         ),
     ] = None,
     model: Model = None,
@@ -245,18 +248,20 @@ def evaluate(
     image_size: ImageSize = None,
     fast: Fast = False,
 ) -> None:
-    """Measure tracking on annotated videos, as DAVIS 2017 does.
+    """Evaluate tracking on annotated videos with the DAVIS 2017 measures.
 
-    J is the overlap of masks, F the agreement of their boundaries, in percent.
-    Means are over frames, then over objects. DIR holds
+    J is the overlap of masks, F the agreement of their boundaries, both in percent. Means are over
+    frames, then over objects. Layout of DIR:
 
-    JPEGImages/480p/SEQUENCE/00000.jpg ... (or without 480p)
+    JPEGImages/480p/SEQUENCE/00000.jpg ... (480p/ may be left out)
 
-    Annotations/480p/SEQUENCE/00000.png ...: images of object numbers
+    Annotations/480p/SEQUENCE/00000.png ...: label images of object ids
 
-    ImageSets/2017/val.txt: the sequences to take, if not all
+    ImageSets/2017/val.txt: names of the sequences (optional; default all)
 
-    For example: fastsam2 eval DAVIS --model sam2.1-tiny --json davis.json
+    Example:
+
+    fastsam2 eval DAVIS --model sam2.1-tiny --json davis.json
     """
     from fastsam2.cli.evaluate import EvaluationRequest
     from fastsam2.cli.evaluate import evaluate as run
@@ -275,7 +280,7 @@ def evaluate(
 
 @app.command()
 def info() -> None:
-    """Show versions, devices and what runs where."""
+    """Show versions, devices and backends."""
     from fastsam2.cli.info import info as run
 
     run()

@@ -1,4 +1,4 @@
-"""The model that `--model`, `--checkpoint` and their companions describe."""
+"""Build the model described by `--model`, `--checkpoint` and related options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastsam2.build_sam import build_sam2, build_sam2_video_predictor
-from fastsam2.checkpoints.load import resolve_model
+from fastsam2.checkpoints import resolve_model
 from fastsam2.errors import InputError
 
 __all__ = ["ModelChoice"]
@@ -23,15 +23,17 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model to run, on what, and how.
+    """Model, device and precision.
 
     Attributes:
-        name: a name or a path as `resolve_model` takes it; with a `checkpoint`, the configuration.
-        checkpoint: a file of weights. With neither, it is the bundled nano.
-        device: such as `cuda`, `cuda:1` or `cpu`; None for CUDA where there is one.
-        dtype: `float32`, `bfloat16` or `float16`; None for float32, or what is fast on the device.
-        image_size: side of the square that images are resized to; None for the model's own.
-        fast: videos run by the plan that is the fastest on the device.
+        name: name or path for `resolve_model`; if there is a `checkpoint`, the configuration. With
+            neither, the model is the bundled nano.
+        checkpoint: file of weights.
+        device: such as `cuda`, `cuda:1` or `cpu`; None for CUDA if available, else the CPU.
+        dtype: `float32`, `bfloat16` or `float16`; None for float32, or the plan's if `fast`.
+        image_size: side in pixels of the square that images are resized to; None for the model's
+            default.
+        fast: run videos with the fastest plan for the device.
     """
 
     name: str | None = None
@@ -43,24 +45,24 @@ class ModelChoice:
 
     @property
     def title(self) -> str:
-        """What to call it in results."""
+        """Name of the model in results."""
         return str(self.name or self.checkpoint or "nano")
 
     @property
-    def remark(self) -> str:
-        """What to tell whoever chose no model, on a line of its own; else empty."""
+    def hint(self) -> str:
+        """Line about the default model; empty if the user chose a model."""
         if self.name is not None or self.checkpoint is not None:
             return ""
         return (
-            "  model    nano, which knows synthetic videos only; for real ones "
+            "  model    nano (trained on synthetic videos only); for real videos use "
             "--model sam2.1-tiny, -small, -base_plus or -large"
         )
 
     def video_predictor(self) -> Any:
-        """A `SAM2VideoPredictor`.
+        """Build a `SAM2VideoPredictor`.
 
         Raises:
-            FastSAM2Error: there is no such model, checkpoint or device, or they do not fit.
+            FastSAM2Error: unknown model, missing checkpoint or device, or weights that do not fit.
         """
         config, weights, options = self._arguments()
         if self.fast:
@@ -68,7 +70,7 @@ class ModelChoice:
         return build_sam2_video_predictor(config, weights, **options)
 
     def image_model(self) -> Any:
-        """A `SAM2Base`; raises as `video_predictor`."""
+        """Build a `SAM2Base`; raises as `video_predictor`."""
         config, weights, options = self._arguments()
         return build_sam2(config, weights, **options)
 

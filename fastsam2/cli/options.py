@@ -1,4 +1,4 @@
-"""Options that several commands take."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Point = Annotated[
     typer.Option(
         "--point",
         metavar="X,Y[,0|1][@FRAME][:OBJ]",
-        help="A click on the object (1, the default) or beside it (0). Repeatable.",
+        help="Click on the object (label 1, the default) or on background (0). Repeatable.",
         rich_help_panel=PROMPTS,
     ),
 ]
@@ -41,7 +41,7 @@ Box = Annotated[
     typer.Option(
         "--box",
         metavar="X0,Y0,X1,Y1[@FRAME][:OBJ]",
-        help="A box around the object, in pixels. Repeatable.",
+        help="Box around the object, in pixels. Repeatable.",
         rich_help_panel=PROMPTS,
     ),
 ]
@@ -50,8 +50,8 @@ Mask = Annotated[
     typer.Option(
         "--mask",
         metavar="PNG[@FRAME][:OBJ]",
-        help="The object's mask. A palette image holds several objects, unless OBJ is given. "
-        "Repeatable.",
+        help="Mask of the object. A palette image holds one object per index, unless OBJ is "
+        "given. Repeatable.",
         rich_help_panel=PROMPTS,
     ),
 ]
@@ -61,7 +61,7 @@ Model = Annotated[
         "--model",
         "-m",
         metavar="NAME|PATH",
-        help="A name (sam2.1-tiny), a Hugging Face id, or a file or folder of weights.",
+        help="Model name (sam2.1-tiny), Hugging Face id, or path of a checkpoint.",
         show_default="nano",
         rich_help_panel=MODEL,
     ),
@@ -71,15 +71,15 @@ Checkpoint = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="PATH",
-        help="Weights to use; --model then only names the configuration, and may be left out.",
+        help="Checkpoint to load; --model then names the configuration only and is optional.",
         rich_help_panel=MODEL,
     ),
 ]
 Device = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
-        help="Where to run: cuda, cuda:1, cpu.",
-        show_default="cuda where there is one, else cpu",
+        help="Device to run on: cuda, cuda:1, cpu.",
+        show_default="cuda if available, else cpu",
         rich_help_panel=MODEL,
     ),
 ]
@@ -96,8 +96,8 @@ Fast = Annotated[
     bool,
     typer.Option(
         "--fast",
-        help="Run as fast as the device can: in half precision where it is made for that, and on "
-        "CUDA as graphs.",
+        help="Use the fastest settings for the device: half precision if the hardware supports "
+        "it (unless --dtype is given), and CUDA graphs.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -105,12 +105,12 @@ ImageSize = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(
         metavar="PIXELS",
-        help="Side of the square the model sees, a multiple of 64: smaller is faster and coarser.",
-        show_default="the model's own: 1024, or 256 with nano",
+        help="Side of the model's input, a multiple of 64; smaller is faster and less accurate.",
+        show_default="1024; 256 for nano",
         rich_help_panel=MODEL,
     ),
 ]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the results.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results in the folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")]

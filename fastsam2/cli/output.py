@@ -1,4 +1,4 @@
-"""The folder that results go to."""
+"""Output folder of a command."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class OutputError(FastSAM2Error, OSError):
 
 
 def prepare_folder(folder: Path, results: list[str], *, overwrite: bool) -> None:
-    """Makes `folder`, and sees to it that no older results get mixed up with the new ones.
+    """Create `folder`, and remove older results so that they do not mix with new ones.
 
     Args:
-        folder: where the results will be.
-        results: names of the files and folders to be written there. Of a folder, only label
-            images are ever removed.
-        overwrite: whether older results may be removed.
+        folder: output folder.
+        results: names of the files and folders to be written there. In folders, only label images
+            are removed.
+        overwrite: remove older results instead of raising.
 
     Raises:
-        OutputError: the folder cannot be made or written to.
+        OutputError: the folder cannot be created or written to.
         InputError: it holds results already, and `overwrite` is false.
     """
     try:
@@ -40,7 +40,7 @@ def prepare_folder(folder: Path, results: list[str], *, overwrite: bool) -> None
     if older and not overwrite:
         raise InputError(
             f"{folder} holds results already ({older[0].relative_to(folder)}): "
-            "choose another folder, or allow --overwrite"
+            "choose another folder or pass --overwrite"
         )
     for path in older:
         path.unlink()

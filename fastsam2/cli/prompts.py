@@ -1,4 +1,4 @@
-"""Prompts as they are written on the command line, and what they mean for a video."""
+"""Parse the prompts given on the command line and check them against the video."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SYNTAX = {
 
 @dataclass(frozen=True)
 class Canvas:
-    """What prompts refer to: a video of this many frames, and their size in pixels."""
+    """Name and size of the video or image that prompts refer to."""
 
     name: str
-    num_frames: int | None  #: None while it is not known
+    num_frames: int | None  #: None if unknown
     height: int
     width: int
 
@@ -36,7 +36,7 @@ class Canvas:
 
 @dataclass
 class ObjectPrompt:
-    """All that is said about one object on one frame; a mask excludes the rest."""
+    """All prompts for one object on one frame; a mask cannot be combined with others."""
 
     frame: int
     obj_id: int
@@ -53,10 +53,20 @@ def collect_prompts(
     masks: Sequence[str],
     default_frame: int,
 ) -> list[ObjectPrompt]:
-    """The prompts given with `--point`, `--box` and `--mask`, by frame and object.
+    """Parse the values of `--point`, `--box` and `--mask`.
+
+    Args:
+        canvas: video or image that the prompts refer to.
+        points: values of `--point`.
+        boxes: values of `--box`.
+        masks: values of `--mask`.
+        default_frame: frame of prompts without `@FRAME`.
+
+    Returns:
+        Prompts sorted by frame and object.
 
     Raises:
-        InputError: no prompts, one that cannot be read, or one that does not fit `canvas`.
+        InputError: no prompts, one that cannot be parsed, or one that does not fit `canvas`.
     """
     check_given(points, boxes, masks)
     found: dict[tuple[int, int], ObjectPrompt] = {}
@@ -76,7 +86,9 @@ def collect_prompts(
         body, frame, obj_id = _split("--box", text, canvas, default_frame)
         target = prompt(frame, obj_id or 1)
         if target.box is not None:
-            raise InputError(f"--box {text} is a second box for object {target.obj_id} there")
+            raise InputError(
+                f"--box {text}: object {target.obj_id} has a box on frame {frame} already"
+            )
         target.box = _box(text, body, canvas)
     for text in masks:
         body, frame, obj_id = _split("--mask", text, canvas, default_frame)
@@ -91,15 +103,15 @@ def collect_prompts(
 
 
 def check_given(*prompts: Sequence[str]) -> None:
-    """Raises InputError if there is no prompt of any kind."""
+    """Raise InputError if there is no prompt of any kind."""
     if not any(prompts):
-        raise InputError("no prompts: say what to segment with --point, --box or --mask")
+        raise InputError("no prompts: use --point, --box or --mask to select an object")
 
 
 def _split(
     option: str, text: str, canvas: Canvas, default_frame: int
 ) -> tuple[str, int, int | None]:
-    """Body, frame and object id of a prompt."""
+    """Split a prompt into body, frame and object id."""
     body = ".+?" if option == "--mask" else "[^@:]+"
     match = re.fullmatch(rf"({body})(?:@(\d+))?(?::(\d+))?", text)
     if match is None:
@@ -112,7 +124,7 @@ def _split(
         )
     obj_id = None if match[3] is None else int(match[3])
     if obj_id is not None and not 1 <= obj_id <= 255:
-        raise InputError(f"{option} {text}: the object must be a number from 1 to 255")
+        raise InputError(f"{option} {text}: the object id must be 1 to 255, not {obj_id}")
     return match[1], frame, obj_id
 
 
@@ -137,7 +149,7 @@ def _point(text: str, body: str) -> tuple[float, float, int]:
     label = numbers[2] if len(numbers) == 3 else 1
     if label not in (0, 1):
         raise InputError(
-            f"--point {text}: the label must be 1 (on the object) or 0 (beside it), not {label:g}"
+            f"--point {text}: the label must be 1 (object) or 0 (background), not {label:g}"
         )
     return numbers[0], numbers[1], int(label)
 
@@ -148,14 +160,14 @@ def _box(text: str, body: str, canvas: Canvas) -> tuple[float, float, float, flo
         raise _unreadable("--box", text)
     x0, y0, x1, y1 = numbers
     if not (x0 < x1 and y0 < y1):
-        raise InputError(f"--box {text} is empty: it needs X0 < X1 and Y0 < Y1")
+        raise InputError(f"--box {text} is empty: X0 < X1 and Y0 < Y1 are required")
     if x0 < 0 or y0 < 0 or x1 > canvas.width or y1 > canvas.height:
-        raise InputError(f"--box {text} reaches outside {canvas.name}, which is {canvas.size}")
+        raise InputError(f"--box {text} exceeds {canvas.name}, which is {canvas.size}")
     return x0, y0, x1, y1
 
 
 def _read_masks(path: Path, obj_id: int | None, canvas: Canvas) -> dict[int, Any]:
-    """Object id to mask: of each label in a palette image, or of one object."""
+    """Read masks by object id: one per index of a palette image, else a single one."""
     import numpy as np
     from PIL import Image
 
@@ -168,8 +180,8 @@ def _read_masks(path: Path, obj_id: int | None, canvas: Canvas) -> dict[int, Any
         raise InputError(f"cannot read the mask {path}: {error}") from None
     if mode not in ("1", "L", "P"):
         raise InputError(
-            f"the mask {path} has pixels of type {mode}: expected a palette, grey or black and "
-            "white image"
+            f"the mask {path} has pixel mode {mode}: expected a palette, grey or black and white "
+            "image"
         )
     height, width = pixels.shape
     if (height, width) != (canvas.height, canvas.width):
@@ -183,7 +195,7 @@ def _read_masks(path: Path, obj_id: int | None, canvas: Canvas) -> dict[int, Any
         return {value: pixels == value for value in ids}
     if mode == "L" and len(ids) > 1:
         raise InputError(
-            f"the grey mask {path} has {len(ids)} levels besides 0: a mask has one, and several "
-            "objects take a palette image"
+            f"the grey mask {path} has {len(ids)} levels besides 0: use one level, or a palette "
+            "image for several objects"
         )
     return {obj_id or 1: pixels != 0}

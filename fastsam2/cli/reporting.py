@@ -1,4 +1,4 @@
-"""How the program ends when something goes wrong: one line, an exit code, no traceback."""
+"""Error reporting: one line on stderr and an exit code instead of a traceback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INTERRUPTED = 130
 
 
 def fail(message: object, code: int = FAILURE) -> typer.Exit:
-    """Prints `message` on stderr as one line; the exception to raise."""
+    """Print `message` on stderr as one line and return the exception to raise."""
     line = " ".join(str(message).split())
     typer.echo(f"fastsam2: {line}", err=True)
     return typer.Exit(code)
@@ -40,10 +40,10 @@ def fail(message: object, code: int = FAILURE) -> typer.Exit:
 
 @contextmanager
 def report_errors(epilogue: Callable[[], str] = str) -> Iterator[None]:
-    """Turns errors that the user can do something about into one line and an exit code.
+    """Turn expected errors into one line on stderr and an exit code.
 
     Args:
-        epilogue: gives what to add to the line.
+        epilogue: returns text to append to the line; called when an error occurs.
     """
     try:
         yield
@@ -56,32 +56,35 @@ def report_errors(epilogue: Callable[[], str] = str) -> Iterator[None]:
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:
-    """The line and the exit code for what is no bug."""
+    """Return message and exit code of an expected error; None for a bug."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if isinstance(error, (InputError, ConfigError)):
         return str(error), USAGE
     if isinstance(error, (FastSAM2Error, OSError)):
         return str(error), FAILURE
-    # torch's class is not named here so that --help need not import torch.
+    # By name, so that --help does not import torch.
     if type(error).__name__ == "OutOfMemoryError":
         return "out of GPU memory: try a smaller --image-size", FAILURE
     return None
 
 
 class ErrorList:
-    """Errors of several inputs: one must not keep the others from being done."""
+    """Errors of several inputs, so that one failing input does not stop the others."""
 
     def __init__(self) -> None:
         self._found: list[tuple[str, int]] = []
 
     @contextmanager
-    def put_off(self, name: str = "", epilogue: Callable[[], str] = str) -> Iterator[None]:
-        """Notes what `report_errors` would report; Ctrl-C, though, ends it all.
+    def collect(self, name: str = "", epilogue: Callable[[], str] = str) -> Iterator[None]:
+        """Record an expected error and go on; Ctrl-C reports all errors and exits.
 
         Args:
-            name: the input's, to go before a message that does not hold it.
-            epilogue: gives what to add to the line.
+            name: name of the input, put before a message that does not contain it.
+            epilogue: returns text to append to the message; called when an error occurs.
+
+        Raises:
+            typer.Exit: on Ctrl-C.
         """
         try:
             yield
@@ -90,13 +93,13 @@ class ErrorList:
             if explained is None:
                 raise
             message, code = explained
-            start = f"{name}: " if name not in message else ""
-            self._found.append((f"{start}{message}{epilogue()}", code))
+            prefix = f"{name}: " if name not in message else ""
+            self._found.append((f"{prefix}{message}{epilogue()}", code))
             if code == INTERRUPTED:
                 self.report()
 
     def report(self) -> None:
-        """Prints a line for each; raises the exit with the highest of their codes, if any."""
+        """Print one line per error; if there are any, raise `typer.Exit` with the highest code."""
         exits = [fail(message, code) for message, code in self._found]
         if exits:
             raise max(exits, key=lambda exit: exit.exit_code)
@@ -104,7 +107,7 @@ class ErrorList:
 
 @contextmanager
 def undivided() -> Iterator[None]:
-    """Puts off Ctrl-C to the end of the block, so that what it writes belongs together."""
+    """Defer Ctrl-C to the end of the block, so that files written in it stay consistent."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -118,18 +121,19 @@ def undivided() -> Iterator[None]:
         before(*pressed[0])
 
 
+# Click's class, by way of Typer: newer releases of Typer bundle their own copy of Click.
+_UsageError: Any = typer.BadParameter.__base__
+
+
 class OneLineGroup(TyperGroup):
-    """Commands whose usage errors, too, are one line."""
+    """Command group that prints usage errors as one line, too."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if not kwargs.pop("standalone_mode", True):
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except Exception as error:
-            # Click's usage errors, whichever package holds Click.
-            if not hasattr(error, "format_message"):
-                raise
+        except _UsageError as error:
             context = getattr(error, "ctx", None)
             path = getattr(context, "command_path", "fastsam2")
             typer.echo(f"fastsam2: {_sentence(error)} (see `{path} --help`)", err=True)

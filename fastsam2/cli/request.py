@@ -1,4 +1,4 @@
-"""What `fastsam2 track` is asked for."""
+"""Arguments of `fastsam2 track`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["TrackRequest"]
 
 @dataclass(frozen=True)
 class TrackRequest:
-    """The command's arguments and options, as they are given; see there."""
+    """Arguments and options of the command, unparsed; see its --help."""
 
     videos: list[str]
     output: Path
@@ -31,5 +31,5 @@ class TrackRequest:
 
     @property
     def is_live(self) -> bool:
-        """Whether frames are taken as they come."""
+        """True if the source is read as a stream."""
         return self.stream or any(map(is_live, self.videos))

@@ -1,4 +1,4 @@
-"""`fastsam2 segment`: objects in one image, into an overlay, a label image and JSON."""
+"""`fastsam2 segment`: segment objects in an image; write an overlay, a label image and JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["SegmentRequest", "segment"]
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    """What the user asked for; see the command's options."""
+    """Arguments of the command; see its options."""
 
     image: Path
     output: Path
@@ -38,7 +38,7 @@ class SegmentRequest:
 
 
 def segment(request: SegmentRequest) -> None:
-    """Segments and writes the results; reports errors and exits."""
+    """Run the command: segment, write the results, report errors and exit."""
     with report_errors():
         image = read_image(request.image)
         canvas = Canvas(request.image.name, 1, *image.shape[:2])
@@ -56,17 +56,17 @@ def segment(request: SegmentRequest) -> None:
     typer.echo(", ".join(f"object {k}: score {score:.3f}" for k, score in scores.items()))
     for kind, name in zip(("overlay", "mask", "objects"), names, strict=True):
         typer.echo(f"  {kind:8} {request.output / name}")
-    if request.model.remark:
-        typer.echo(request.model.remark)
+    if request.model.hint:
+        typer.echo(request.model.hint)
 
 
 def _predict(predictor: SAM2ImagePredictor, prompt: ObjectPrompt) -> tuple[Any, float]:
-    """The best mask, bool `[H, W]`, and its predicted IoU."""
+    """Return the best mask, bool `[H, W]`, and its predicted IoU."""
     masks, ious, _ = predictor.predict(
         point_coords=np.array(prompt.points, np.float32) if prompt.points else None,
         point_labels=np.array(prompt.labels, np.int32) if prompt.labels else None,
         box=None if prompt.box is None else np.array(prompt.box, np.float32),
-        # One click is ambiguous: of the whole, the part and the subpart, take the best.
+        # A single click is ambiguous: take the best of whole, part and subpart.
         multimask_output=len(prompt.points) == 1 and prompt.box is None,
     )
     best = int(np.argmax(ious))

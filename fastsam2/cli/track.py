@@ -1,9 +1,8 @@
-"""`fastsam2 track`: objects through videos, each into an overlay video, label images and JSON."""
+"""`fastsam2 track`: track objects through videos; write an overlay, label images and JSON."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import typer
-from tqdm import tqdm
 
 from fastsam2.cli.live import track_live
+from fastsam2.cli.progress import frame_progress
 from fastsam2.cli.prompts import Canvas, ObjectPrompt, check_given, collect_prompts
 from fastsam2.cli.reporting import ErrorList, report_errors
 from fastsam2.cli.request import TrackRequest
@@ -24,11 +23,9 @@ from fastsam2.predictors.results import one_behind
 
 __all__ = ["track"]
 
-_OPEN_AT_ONCE = 8  # videos: each holds decoded frames, a decoder with its threads, and a session
-
 
 def track(request: TrackRequest) -> None:
-    """Tracks and writes the results; reports errors and exits."""
+    """Run the command: track, write the results, report errors and exit."""
     with report_errors():
         check_given(request.points, request.boxes, request.masks)
         if request.is_live:
@@ -36,70 +33,60 @@ def track(request: TrackRequest) -> None:
             return
         for option, value in (("--policy", request.policy), ("--frames", request.frames)):
             if value is not None:
-                raise InputError(f"{option} {value} is for live sources: take one, or --stream")
+                raise InputError(
+                    f"{option} {value} applies to live sources only: use a live source or --stream"
+                )
         _track_videos(request)
 
 
 def _track_videos(request: TrackRequest) -> None:
-    """Some at a time; what is wrong with one video is reported when the others are done."""
+    """Track the videos one after another; errors of one are reported after the last."""
     errors, predictor = ErrorList(), None
-    videos = list(_folders(request).items())
-    for first in range(0, len(videos), _OPEN_AT_ONCE):
-        jobs: list[_Job] = []
+    folders = _folders(request)
+    for video, folder in folders.items():
+        title = str(video) if len(folders) > 1 else ""
         with ExitStack() as opened:
-            for video, folder in videos[first : first + _OPEN_AT_ONCE]:
-                title = str(video) if len(videos) > 1 else ""
-                with errors.put_off(title):
-                    source = opened.enter_context(open_frames(video))
-                    jobs.append(_plan(request, video, source, folder, title))
-            if jobs:
-                predictor = predictor or request.model.video_predictor()
-                _do(predictor, jobs, errors)
+            job = None
+            with errors.collect(title):
+                source = opened.enter_context(open_frames(video))
+                job = _plan(request, video, source, folder)
+            if job is None:
+                continue
+            predictor = predictor or request.model.video_predictor()
+            with errors.collect(title, job.results.left_behind):
+                _track_video(predictor, job)
     errors.report()
-    if request.model.remark:
-        typer.echo(request.model.remark)
+    if request.model.hint:
+        typer.echo(request.model.hint)
 
 
-def _do(predictor: Any, jobs: list[_Job], errors: ErrorList) -> None:
-    """All videos in turns, a frame of each, so that those frames are encoded in one batch."""
-    runs: list[_Run] = []
-    for job in jobs:
-        with errors.put_off(job.title):
-            runs.append(_Run(predictor, job))
-    total = sum(len(run.job.frames) for run in runs)
-    with tqdm(total=total, desc="tracking", unit="frame", disable=None) as progress:
-        try:
-            while runs:
-                _encode_next(predictor, runs)
-                # What is done need not stay in memory.
-                runs[:] = [run for run in runs if _step(run, errors, progress)]
-        finally:
-            for run in runs:
-                run.close()
-
-
-def _encode_next(predictor: Any, runs: list[_Run]) -> None:
+def _track_video(predictor: Any, job: _Job) -> None:
+    """Track one video and write each frame's results."""
+    state, results = _session(predictor, job), job.results
+    # Going backward from frame 0, `propagate` visits no frame but still has to answer frame 0.
+    reverse = job.reverse and job.begin > 0
+    reach = abs(job.stop - job.begin)
     clock = time.perf_counter()
-    wanted = [(run.state, run.next_frame) for run in runs if run.next_frame is not None]
-    if wanted:
-        predictor.encode_frames(wanted)
-    for run in runs:
-        run.seconds += (time.perf_counter() - clock) / len(runs)
-
-
-def _step(run: _Run, errors: ErrorList, progress: Any) -> bool:
-    """One more frame of a video; whether there are others."""
-    goes_on, written = False, len(run.job.results.written)
-    with errors.put_off(run.job.title, run.job.results.left_behind):
-        goes_on = run.step()
-        progress.update(len(run.job.results.written) - written)
-    if not goes_on:
-        run.close()
-    return goes_on
+    try:
+        with results:
+            found = predictor.propagate(
+                state, job.begin, reach, reverse, frame_progress("tracking")
+            )
+            for result in one_behind(found):
+                if result is not None:
+                    # The overlay video runs forward in time: going backward, draw it afterwards.
+                    frame = None if job.reverse else job.source[result.frame_idx]
+                    results.write(result.frame_idx, result, frame)
+        seconds = time.perf_counter() - clock
+    finally:
+        if job.reverse:
+            results.draw(job.source)
+    objects = count_of(len(state["obj_ids"]), "object")
+    results.show(objects, f"{len(results.written) / seconds:.1f} frames/s")
 
 
 def _folders(request: TrackRequest) -> dict[Path, Path]:
-    """Where the results of each video go: of several, each has a folder of its own name."""
+    """Output folder of each video: `request.output`, or a subfolder per video if several."""
     videos = [Path(video) for video in request.videos]
     if len(videos) == 1:
         return {videos[0]: request.output}
@@ -116,9 +103,8 @@ def _folders(request: TrackRequest) -> dict[Path, Path]:
 
 @dataclass(frozen=True)
 class _Job:
-    """One video, what is prompted there, and which frames are to be tracked, in which order."""
+    """One video, its prompts, the frames to track and their order."""
 
-    title: str  #: what tells its errors from those of other videos
     source: FrameSource
     prompts: list[ObjectPrompt]
     begin: int
@@ -126,16 +112,8 @@ class _Job:
     reverse: bool
     results: TrackResults
 
-    @property
-    def frames(self) -> range:
-        """The frames, in the order in which they are tracked."""
-        step = -1 if self.reverse else 1
-        return range(self.begin, self.stop + step, step)
 
-
-def _plan(
-    request: TrackRequest, video: Path, source: FrameSource, folder: Path, title: str
-) -> _Job:
+def _plan(request: TrackRequest, video: Path, source: FrameSource, folder: Path) -> _Job:
     canvas = Canvas(video.name, len(source), source.height, source.width)
     first, last = _range(request, canvas.name, len(source))
     reverse = request.reverse
@@ -152,7 +130,7 @@ def _plan(
     results = TrackResults(folder, facts, request.model.title, overwrite=request.overwrite)
     prompted = [prompt.frame for prompt in prompts]
     begin, stop = (max(prompted), first) if reverse else (min(prompted), last)
-    return _Job(title, source, prompts, begin, stop, reverse, results)
+    return _Job(source, prompts, begin, stop, reverse, results)
 
 
 def _range(request: TrackRequest, name: str, num_frames: int) -> tuple[int, int]:
@@ -176,8 +154,8 @@ def _check_range(prompts: list[ObjectPrompt], first: int, last: int) -> None:
 
 
 def _session(predictor: Any, job: _Job) -> Any:
-    """A session of the video, prompted; it is tracked once, so nothing is kept for another time."""
-    state = predictor.init_state(job.source, history="window", feature_bytes=0)
+    """Session with all prompts added. It is tracked once, so it keeps no history."""
+    state = predictor.init_state(job.source, history="window")
     for prompt in job.prompts:
         if prompt.mask is not None:
             predictor.add_new_mask(state, prompt.frame, prompt.obj_id, prompt.mask)
@@ -191,60 +169,3 @@ def _session(predictor: Any, job: _Job) -> Any:
             box=prompt.box,
         )
     return state
-
-
-class _Run:
-    """One video being tracked, whose results are written as they come."""
-
-    def __init__(self, predictor: Any, job: _Job) -> None:
-        self.job = job
-        self.state = _session(predictor, job)
-        self.seconds = 0.0
-        self._begun = 0
-        self._steps = self._go(predictor)
-
-    @property
-    def next_frame(self) -> int | None:
-        """The frame that `step` tracks; None when it only writes the last one."""
-        return self.job.frames[self._begun] if self._begun < len(self.job.frames) else None
-
-    def step(self) -> bool:
-        """Begins a frame and writes what was found on the one before; whether there are more."""
-        clock = time.perf_counter()
-        next(self._steps)
-        self._begun += 1
-        self.seconds += time.perf_counter() - clock
-        if self._begun <= len(self.job.frames):
-            return True
-        next(self._steps, None)  # completes the files
-        return False
-
-    def close(self) -> None:
-        """Leaves the files valid; done twice it does nothing."""
-        self._steps.close()
-        self.job.source.close()
-
-    def _go(self, predictor: Any) -> Generator[None, None, None]:
-        job, results = self.job, self.job.results
-        # Backward from frame 0 there is nothing to visit, but frame 0 itself has its masks.
-        reverse = job.reverse and job.begin > 0
-        reach = len(job.frames) - 1
-        try:
-            with results:
-                found = predictor.propagate(self.state, job.begin, reach, reverse, _unseen)
-                for result in one_behind(found):
-                    if result is not None:
-                        # A video is written in the order of time: going backward, afterwards.
-                        frame = None if job.reverse else job.source[result.frame_idx]
-                        results.write(result.frame_idx, result, frame)
-                    yield
-        finally:
-            if job.reverse:
-                results.draw(job.source)
-        objects = count_of(len(self.state["obj_ids"]), "object")
-        results.show(objects, f"{len(results.written) / self.seconds:.1f} frames/s")
-
-
-def _unseen(frames: range, desc: str = "") -> range:
-    """In the place of a progress bar: there is one for all videos."""
-    return frames

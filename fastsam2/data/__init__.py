@@ -1,4 +1,4 @@
-"""Frames in, results out: videos, live sources, preprocessing, masks as RLE and PNG, overlays."""
+"""Read frames (videos, images, live sources) and write results (RLE, label images, overlays)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames that lie in memory, or on disk as raw pixels."""
+"""Frame sources for arrays in memory and for iterators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ArraySource", "SpooledSource"]
 
 
 class ArraySource(FrameSource):
-    """Frames of one uint8 `[T, H, W, 3]` array (NumPy or torch), which is not copied."""
+    """Frames of a uint8 array `[T, H, W, 3]` (NumPy or torch), without a copy."""
 
     def __init__(self, array: Any, name: str = "the array of frames") -> None:
         super().__init__(name)
@@ -36,13 +36,13 @@ class ArraySource(FrameSource):
 
 
 class SpooledSource(ArraySource):
-    """Frames of an iterator (arrays, PIL images or image files), written to a temporary file.
+    """Frames of an iterator (arrays, PIL images or image files), spooled to a temporary file.
 
-    The iterator is run to its end on construction. The file holds raw pixels (2.8 MB for a frame
-    of 1280x720) and is mapped into memory, so RAM stays bounded; it goes away with the source.
+    The iterator is exhausted on construction. The file holds raw pixels (2.8 MB for a frame of
+    1280x720) and is memory-mapped, so memory stays bounded; it is deleted with the source.
 
     Raises:
-        VideoError: no frames, a frame that is none, or frames of several sizes.
+        VideoError: there are no frames, an item is not a frame, or sizes differ.
     """
 
     def __init__(self, frames: Iterable[Any], name: str = "the iterator of frames") -> None:

@@ -1,4 +1,4 @@
-"""A least-recently-used cache of equally large items, bounded in bytes."""
+"""Least-recently-used cache of items of equal size, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ Item = TypeVar("Item")
 
 
 class FrameCache(Generic[Item]):
-    """Keeps the items used last: `max_bytes` of them, at `item_bytes` each, and at least one.
+    """Least-recently-used cache with room for at least one item.
 
     Not thread-safe: the owner holds a lock.
+
+    Args:
+        max_bytes: bound on the size of all items.
+        item_bytes: size of one item.
     """
 
     def __init__(self, max_bytes: int, item_bytes: int) -> None:
@@ -27,19 +31,19 @@ class FrameCache(Generic[Item]):
         return len(self._items)
 
     def get(self, key: int) -> Item | None:
-        """The item under `key`, from now on the one used last; None if it is not here."""
+        """Return the item under `key` and mark it as used; None if it is not cached."""
         if key not in self._items:
             return None
         self._items.move_to_end(key)
         return self._items[key]
 
     def put(self, key: int, item: Item) -> None:
-        """Stores `item`, and drops the least recently used ones beyond the capacity."""
+        """Store `item`, and evict the least recently used items beyond the capacity."""
         self._items[key] = item
         self._items.move_to_end(key)
         while len(self._items) > self.capacity:
             self._items.popitem(last=False)
 
     def clear(self) -> None:
-        """Drops everything."""
+        """Remove all items."""
         self._items.clear()

@@ -1,4 +1,4 @@
-"""Files that are there in full, or not at all."""
+"""Atomic writes: a file appears complete, or not at all."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["part_path", "write_whole"]
 
 
 def part_path(path: Path) -> Path:
-    """Where `path` is written until it is complete: next to it, so that renaming is atomic."""
+    """Temporary name of `path` while it is written; in the same folder, so renaming is atomic."""
     return path.with_name(f".{path.name}.part")
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file under another name and renames it."""
+    """Write a file under a temporary name, then rename it."""
     part = part_path(path)
     try:
         part.write_bytes(content)

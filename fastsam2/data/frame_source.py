@@ -1,20 +1,17 @@
-"""What every source of frames offers, whatever lies behind it."""
+"""Base class of frame sources, and checks of frames."""
 
 from __future__ import annotations
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastsam2.data.closing import Closing
 from fastsam2.errors import VideoError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "check_array", "check_size"]
 
@@ -23,18 +20,18 @@ Frame = npt.NDArray[np.uint8]
 DEFAULT_CACHE_BYTES = 256 * 2**20
 
 
-class FrameSource(ABC):
-    """A video as a sequence of RGB frames, uint8 `[height, width, 3]`, decoded when asked for.
+class FrameSource(Closing):
+    """Video as a sequence of RGB frames, uint8 `[height, width, 3]`, decoded on access.
 
     Access is random and thread-safe. Frames are read-only, since they may be shared with a cache:
-    copy one to change it. A frame that cannot be read raises VideoError with its `frame_idx`;
+    copy a frame to change it. A frame that cannot be read raises VideoError with its `frame_idx`;
     the frames before it stay readable.
     """
 
-    name: str
+    name: str  #: used in messages
     height: int
     width: int
-    fps: float | None
+    fps: float | None  #: frames per second; None if unknown
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,7 +44,7 @@ class FrameSource(ABC):
 
     @abstractmethod
     def _read(self, frame_idx: int) -> Frame:
-        """Frame `frame_idx`, which is in range. The lock is held."""
+        """Read frame `frame_idx`, which is in range. Called with the lock held."""
 
     def __getitem__(self, frame_idx: int) -> Frame:
         length = len(self)
@@ -66,7 +63,7 @@ class FrameSource(ABC):
             yield self[frame_idx]
 
     def close(self) -> None:
-        """Releases files and memory; reading afterwards raises VideoError. May be called twice."""
+        """Release files and memory; later reads raise VideoError. May be called repeatedly."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -74,25 +71,14 @@ class FrameSource(ABC):
 
     @abstractmethod
     def _release(self) -> None:
-        """Lets go of what the source holds. Called once, with the lock held."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        """Release files and memory. Called once, with the lock held."""
 
     def _check_size(self, frame_idx: int, height: int, width: int) -> None:
         check_size(self.name, frame_idx, (height, width), (self.height, self.width))
 
 
 def check_size(name: str, frame_idx: int, size: tuple[int, int], expected: tuple[int, int]) -> None:
-    """Raises VideoError if a frame is not as large, (height, width), as those before it."""
+    """Raise VideoError if a frame's size, (height, width), differs from that of the others."""
     if size != expected:
         raise VideoError(
             f"frame {frame_idx} of {name} is {size[1]}x{size[0]} pixels, "
@@ -102,10 +88,16 @@ def check_size(name: str, frame_idx: int, size: tuple[int, int], expected: tuple
 
 
 def check_array(array: Any, what: str, *, ndim: int, frame_idx: int | None = None) -> Frame:
-    """`array` (NumPy or torch, any device) as uint8 NumPy of `ndim` dimensions ending in RGB.
+    """Convert a NumPy or torch array, on any device, to a checked NumPy array.
+
+    Args:
+        array: uint8 `[H, W, 3]` or `[T, H, W, 3]`.
+        what: name of the array in messages.
+        ndim: 3 or 4.
+        frame_idx: frame number for the error.
 
     Raises:
-        VideoError: another dtype or shape, or no pixels at all.
+        VideoError: another dtype or shape, or an empty array.
     """
     if hasattr(array, "detach"):
         array = array.detach().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Frames from still images: a folder of them, or a list of files, PIL images and arrays."""
+"""Frame source for still images: a folder, or a list of files, PIL images and arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["IMAGE_SUFFIXES", "ImageSource", "image_files", "read_image"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
-# Converting these to 8 bits clips instead of scaling.
+# Pillow clips these to 8 bits instead of scaling them.
 _DEEP_MODES = ("I", "F")
 
 
@@ -37,10 +37,10 @@ def _number(path: Path) -> int | None:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The frames of `folder` in order: its JPEG files or, if there are none, its PNG files.
+    """Return the JPEG files of `folder`, or its PNG files if it has no JPEG, in frame order.
 
-    Sorted by number where every name is one, as `sam2` does; otherwise naturally, so that
-    `frame_2` comes before `frame_10`.
+    Sorted by number if all names are numbers, as `sam2` does; otherwise in natural order, with
+    `frame_2` before `frame_10`.
 
     Raises:
         VideoError: no images, or two files with the same frame number.
@@ -61,10 +61,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(image: Image.Image | str | os.PathLike[str], frame_idx: int | None = None) -> Frame:
-    """An image as RGB uint8 `[H, W, 3]`, as stored: EXIF orientation is not applied, as in `sam2`.
+    """Read an image as RGB uint8 `[H, W, 3]`, without applying EXIF orientation, as `sam2` does.
 
     Raises:
-        VideoError: missing, damaged, or more than 8 bits a channel.
+        VideoError: the image is missing, damaged, or has more than 8 bits per channel.
     """
     if not isinstance(image, Image.Image):
         try:
@@ -74,19 +74,22 @@ def read_image(image: Image.Image | str | os.PathLike[str], frame_idx: int | Non
             raise VideoError(f"{os.fspath(image)}: {error}", frame_idx) from None
         except FileNotFoundError:
             raise VideoError(f"no such image: {os.fspath(image)}", frame_idx) from None
-        # Pillow's plugins raise SyntaxError and ValueError, too, on damaged files.
+        # Pillow's plugins also raise SyntaxError and ValueError on damaged files.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = str(error).split("\n")[0]
             raise VideoError(
                 f"cannot read the image {os.fspath(image)}: {reason}", frame_idx
             ) from error
     if image.mode.startswith(_DEEP_MODES):
-        raise VideoError(f"8 bits a channel are needed, not the pixel mode {image.mode}", frame_idx)
+        raise VideoError(
+            f"pixel mode {image.mode} is not supported: images must have 8 bits per channel",
+            frame_idx,
+        )
     return np.array(image.convert("RGB"))
 
 
 class ImageSource(FrameSource):
-    """Frames from a list of image files, PIL images and uint8 `[H, W, 3]` arrays, in any mix."""
+    """Frames of a list of image files, PIL images and uint8 arrays `[H, W, 3]`, also mixed."""
 
     def __init__(
         self,

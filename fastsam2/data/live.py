@@ -1,4 +1,4 @@
-"""Frames of a source whose end is not known: a camera, a network stream, a pipe."""
+"""Live frame sources without a known end: cameras, network streams, pipes."""
 
 from __future__ import annotations
 
@@ -8,52 +8,49 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastsam2.data.closing import Closing
 from fastsam2.data.frame_source import check_size
 from fastsam2.data.live_inputs import LiveFrame, LiveInput, is_live, open_input
 from fastsam2.errors import InputError, VideoError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["DROP", "POLICIES", "QUEUE", "LiveFrame", "LiveSource", "is_live"]
 
 DROP, QUEUE = POLICIES = ("drop", "queue")
 
 
-class LiveSource(Iterator[LiveFrame]):
-    """An iterator of `(time, image)`: seconds since the first frame, and uint8 RGB `[H, W, 3]`.
+class LiveSource(Closing, Iterator[LiveFrame]):
+    """Iterator of `(time, image)`: seconds since the first frame, and uint8 RGB `[H, W, 3]`.
 
-    A thread reads and decodes. What happens to frames that come faster than they are taken is the
-    policy:
+    A thread reads and decodes. The policy applies to frames that arrive faster than they are
+    consumed:
 
-    - `"drop"`: only the newest is kept, so that whoever takes frames is never behind. The default
-      for cameras and the network. What has a known duration is then played at its own speed.
-    - `"queue"`: every frame is kept. When `queue_size` frames wait, so does the thread, and with it
-      the sender, if it can. The default for everything else.
+    - `"drop"`: keep only the newest frame, so that the consumer never lags. Default for cameras and
+      network streams. A source of known duration is played at its own speed.
+    - `"queue"`: keep every frame. If `queue_size` frames are waiting, reading blocks, and so does
+      the sender, if it can. Default for all other sources.
 
-    A frame that cannot be decoded is left out and counted; what else goes wrong is raised by the
-    iterator after the frames read before. Rotation metadata is applied, as players do. `with`
-    or `close()` ends the thread; so does dropping the source.
+    A frame that cannot be decoded is skipped and counted; any other error is raised by the iterator
+    after the frames read before it. Rotation metadata is applied, as players do. The thread ends
+    with the `with` block, with `close()`, or when the source is garbage-collected.
 
     Args:
         source: `camera:0` (also `camera:/dev/video0`, or a camera's name on macOS and Windows), a
             URL (`rtsp://`, `http://`, `udp://` ...), `-` for stdin, a video file, a binary file
             object that is read without seeking, or an iterable of uint8 arrays `[H, W, 3]`.
         policy: `"drop"` or `"queue"`; None for the source's default.
-        queue_size: how many frames may wait, at `3 * H * W` bytes each.
-        timeout: seconds after which a silent camera or network counts as lost.
+        queue_size: maximum number of waiting frames, `3 * H * W` bytes each.
+        timeout: seconds without data after which a camera or network stream counts as lost.
 
     Attributes:
         height, width: size of the frames, in pixels.
-        fps: frames per second as the source states them; None where it does not.
+        fps: frames per second stated by the source; None if unknown.
 
     Raises:
-        InputError: an unknown policy, or a queue that holds nothing.
-        VideoError: the source cannot be opened, has no frames, or breaks off. The first frame is
-            waited for.
+        InputError: unknown policy, or `queue_size` below 1.
+        VideoError: the source cannot be opened, has no frames, or breaks off. The constructor waits
+            for the first frame.
     """
 
     def __init__(
@@ -71,7 +68,7 @@ class LiveSource(Iterator[LiveFrame]):
         self._input = open_input(source, timeout)
         self.policy = policy or (QUEUE if self._input.waits else DROP)
         self._handover = _Handover(1 if self.policy == DROP else queue_size, self.policy == DROP)
-        # The thread knows the handover only, so the source can go while it runs.
+        # The thread refers to the handover only, so the source can be freed while it runs.
         self._finalizer = weakref.finalize(self, _Handover.close, self._handover)
         arguments = self._input, self._handover
         threading.Thread(target=_read, args=arguments, name="fastsam2-live", daemon=True).start()
@@ -86,7 +83,7 @@ class LiveSource(Iterator[LiveFrame]):
 
     @property
     def name(self) -> str:
-        """What the source is called in messages."""
+        """Name of the source in messages."""
         return self._input.name
 
     @property
@@ -95,12 +92,12 @@ class LiveSource(Iterator[LiveFrame]):
 
     @property
     def dropped(self) -> int:
-        """Frames that newer ones have replaced since the first frame was taken."""
+        """Number of frames dropped for newer ones since the first frame was taken."""
         return self._handover.dropped
 
     @property
     def damaged(self) -> int:
-        """Frames that could not be decoded."""
+        """Number of frames that could not be decoded."""
         return self._input.damaged
 
     def __next__(self) -> LiveFrame:
@@ -110,26 +107,15 @@ class LiveSource(Iterator[LiveFrame]):
         return frame
 
     def close(self) -> None:
-        """Ends the stream: the iterator stops. May be called twice, and from any thread.
+        """End the stream; the iterator stops. May be called repeatedly and from any thread.
 
-        Does not wait for the thread, which may sit in a read that nothing interrupts.
+        Does not wait for the reader thread, which may be blocked in a read.
         """
         self._finalizer()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def _read(source: LiveInput, handover: _Handover) -> None:
-    """Reads until the source ends, or nobody wants its frames any more. Runs in a thread."""
+    """Read until the source ends or the handover is closed. Runs in a thread."""
     begin, size = time.monotonic(), None
     try:
         with closing(source.frames()) as frames:
@@ -142,12 +128,12 @@ def _read(source: LiveInput, handover: _Handover) -> None:
                 if not handover.put(frame):
                     return
         handover.end(None)
-    except Exception as error:
+    except Exception as error:  # any error: the consumer must not wait for this thread forever
         handover.end(error)
 
 
 class _Handover:
-    """Frames on their way from the thread that reads them to whoever takes them."""
+    """Bounded queue between the reader thread and the consumer."""
 
     def __init__(self, capacity: int, newest_only: bool) -> None:
         self.newest_only = newest_only
@@ -161,11 +147,11 @@ class _Handover:
         self._error: Exception | None = None
 
     def put(self, frame: LiveFrame) -> bool:
-        """Adds a frame, once there is room; False if there never will be."""
+        """Add a frame, waiting for room; return False if the handover is closed."""
         with self._changed:
             if self.newest_only and self._frames:
                 self._frames.clear()
-                # While a model is being loaded, say, nobody misses a frame.
+                # Not counted before the first frame is taken, such as while a model is loaded.
                 self.dropped += self._taken
             self._changed.wait_for(lambda: self._closed or len(self._frames) < self._capacity)
             if not self._closed:
@@ -174,18 +160,22 @@ class _Handover:
             return not self._closed
 
     def pause(self, seconds: float) -> None:
-        """Waits, but not beyond `close()`."""
+        """Sleep, but not beyond `close()`."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed, max(seconds, 0.0))
 
     def end(self, error: Exception | None) -> None:
-        """No frame will follow, because of an error or without one."""
+        """Mark the end of the source, optionally by an error."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
     def first(self) -> LiveFrame | None:
-        """The frame that is next, which stays; None after the last. Raises what ended it, once."""
+        """Return the next frame without removing it; None after the last.
+
+        Raises:
+            Exception: the error that ended the source; raised once.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._frames or self._ended or self._closed)
             if self._frames:
@@ -196,7 +186,7 @@ class _Handover:
             return None
 
     def take(self) -> LiveFrame | None:
-        """As `first`, but the frame does not stay."""
+        """Remove and return the next frame; otherwise as `first`."""
         with self._changed:
             frame = self.first()
             if frame is not None:
@@ -206,7 +196,7 @@ class _Handover:
             return frame
 
     def close(self) -> None:
-        """No frame is wanted any more."""
+        """Discard all frames and stop the reader."""
         with self._changed:
             self._closed = True
             self._frames.clear()

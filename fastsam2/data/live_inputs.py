@@ -1,6 +1,6 @@
-"""Where live frames come from: cameras, network streams, pipes, files and iterators.
+"""Live inputs: cameras, network streams, pipes, files and iterators.
 
-An input is opened and read by one thread, which runs through its `frames()` once.
+One thread opens an input and iterates over its `frames()` once.
 """
 
 from __future__ import annotations
@@ -23,49 +23,50 @@ __all__ = ["ContainerInput", "IterableInput", "LiveFrame", "LiveInput", "is_live
 CAMERA = "camera:"
 STDIN = "-"
 
-# platform: the FFmpeg device, what it calls a camera, and its options
+# platform: FFmpeg device, file name pattern of a camera, options
 _CAMERAS: dict[str, tuple[str, str, dict[str, str]]] = {
     "linux": ("v4l2", "/dev/video{}", {}),
-    "darwin": ("avfoundation", "{}", {"framerate": "30"}),  # its default is one that few have
+    "darwin": ("avfoundation", "{}", {"framerate": "30"}),  # few cameras support its default
     "win32": ("dshow", "video={}", {}),
 }
-_CAMERA_PAUSE = 0.005  # seconds, where a camera says that it has no frame yet
+_CAMERA_PAUSE = 0.005  # seconds to wait if a camera has no frame yet
 
 
 class LiveFrame(NamedTuple):
-    """A frame and when it was: seconds from the first one; uint8 RGB `[H, W, 3]`."""
+    """Time in seconds since the first frame, and the frame, uint8 RGB `[H, W, 3]`."""
 
     time: float
     image: Frame
 
 
 class LiveInput(Protocol):
-    """What a reader thread reads."""
+    """Input that a reader thread opens and reads."""
 
     name: str
-    fps: float | None  #: frames per second, once there is a frame; None where unknown
-    damaged: int  #: frames that could not be decoded so far
-    waits: bool  #: whether the sender waits for its reader; a camera does not
-    recorded: bool  #: once there is a frame: whether they come as fast as they are read
+    fps: float | None  #: frames per second, known from the first frame on; None if unknown
+    damaged: int  #: number of frames that could not be decoded so far
+    waits: bool  #: True if the sender waits for its reader; a camera does not
+    recorded: bool  #: True if frames arrive as fast as they are read; valid from the first frame on
 
     def frames(self) -> Generator[LiveFrame, None, None]:
-        """Opens the input, yields its frames, and closes it."""
+        """Open the input, yield its frames, close it."""
 
 
 def is_live(name: str) -> bool:
-    """Whether a source's name stands for one without a known end: a camera, a URL, or `-`."""
+    """True if the name is that of a live source: a camera, a URL, or `-`."""
     return name == STDIN or name.startswith(CAMERA) or "://" in name
 
 
 def open_input(source: Any, timeout: float) -> LiveInput:
-    """The input that `LiveSource` describes; it is opened by its `frames()`.
+    """Return the input for a source of `LiveSource`; its `frames()` opens it.
 
     Raises:
-        VideoError: no such file, or nothing that holds frames.
+        InputError: `camera:` without a camera.
+        VideoError: no such file, or an object that holds no frames.
     """
     if isinstance(source, str) and is_live(source):
         if source == STDIN:
-            # Unbuffered: a thread that waits in a buffered reader keeps Python from exiting.
+            # Unbuffered: a thread blocked in a buffered reader would keep Python from exiting.
             stdin = sys.stdin.buffer
             return ContainerInput(_Pipe(getattr(stdin, "raw", stdin)), "stdin", waits=True)
         if source.startswith(CAMERA):
@@ -87,25 +88,25 @@ def open_input(source: Any, timeout: float) -> LiveInput:
 def _camera(source: str, timeout: float) -> ContainerInput:
     which = source.removeprefix(CAMERA)
     if not which:
-        raise InputError(f"{source} names no camera: the first one is {CAMERA}0")
+        raise InputError(f"{source} does not name a camera: the first one is {CAMERA}0")
     device, pattern, options = _CAMERAS.get(sys.platform, _CAMERAS["linux"])
     file = which if which.startswith("/") else pattern.format(which)
     return ContainerInput(file, source, format=device, timeout=timeout, options=options)
 
 
 class _Pipe:
-    """A binary file that FFmpeg cannot seek in or close, read as bytes come in."""
+    """Binary file that FFmpeg can only read: it cannot seek in it or close it."""
 
     def __init__(self, file: Any) -> None:
-        # `read` of a buffered reader waits until it has all it was asked for.
+        # `read` of a buffered reader blocks until it has all bytes requested.
         self.read = getattr(file, "read1", file.read)
 
 
 class ContainerInput:
-    """What FFmpeg opens: a file, a URL, a device, or a `_Pipe`.
+    """Input opened by FFmpeg: a file, a URL, a device, or a `_Pipe`.
 
-    A frame that cannot be decoded is counted and left out. Those after it that lean on it are shown
-    as FFmpeg conceals the damage, as players do: to wait for a key frame may take many seconds.
+    A frame that cannot be decoded is counted and skipped. Frames that depend on it are shown with
+    FFmpeg's error concealment, as in players: the next key frame may be many seconds away.
     """
 
     def __init__(
@@ -131,10 +132,10 @@ class ContainerInput:
         }
 
     def frames(self) -> Generator[LiveFrame, None, None]:
-        """Frames as they are decoded.
+        """Yield frames as they are decoded.
 
         Raises:
-            VideoError: it cannot be opened, holds no video, or breaks off.
+            VideoError: the input cannot be opened, holds no video, or breaks off.
         """
         try:
             container = av.open(self._file, **self._arguments)
@@ -144,17 +145,17 @@ class ContainerInput:
             stream = video_stream(container)
             if stream is None or stream.codec_context is None:
                 raise VideoError(f"{self.name} holds no video that FFmpeg can decode")
-            # Threads that take a frame each hold back as many frames.
+            # Frame threads would delay the output by one frame per thread.
             stream.thread_type = "SLICE"
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else None
-            self.recorded = bool(container.duration)  # what is live has none yet
+            self.recorded = bool(container.duration)  # unknown for a live source
             yield from self._timed(self._pictures(container, stream), stream.time_base)
 
     def _timed(self, pictures: Iterator[Any], time_base: Any) -> Iterator[LiveFrame]:
         convert, first, begin = PictureConverter(), None, time.monotonic()
         for count, picture in enumerate(pictures):
-            if picture.pts is not None:  # its `time` lacks a time base if it comes out last
+            if picture.pts is not None:  # `picture.time` lacks a time base on flushed frames
                 shown = float(picture.pts * time_base)
             else:  # a raw stream
                 shown = count / self.fps if self.fps else time.monotonic() - begin
@@ -186,7 +187,7 @@ class ContainerInput:
                 time.sleep(_CAMERA_PAUSE)
 
     def _decoded(self, codec: Any, packet: Any) -> Iterator[Any]:
-        """The pictures that come out as a packet goes in; None brings out the last ones."""
+        """Decode a packet into pictures; None flushes the decoder."""
         try:
             pictures = codec.decode(packet)
         except av.FFmpegError:
@@ -200,7 +201,7 @@ class ContainerInput:
 
 
 class IterableInput:
-    """An iterator of frames, uint8 `[H, W, 3]`; their times are those at which they come."""
+    """Iterator of frames, uint8 `[H, W, 3]`; a frame's time is that of its arrival."""
 
     fps: float | None = None
     damaged = 0
@@ -212,7 +213,7 @@ class IterableInput:
         self._frames = frames
 
     def frames(self) -> Generator[LiveFrame, None, None]:
-        """Checks the arrays; raises VideoError for what is none."""
+        """Yield the frames; raises VideoError for an item that is not a frame."""
         begin = None
         try:
             for index, array in enumerate(self._frames):
@@ -227,5 +228,5 @@ class IterableInput:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, av.error.ExitError):
-        return "no data has come for a while"
+        return "no data before the timeout"
     return re.sub(r"^\[Errno -?\d+\] ", "", getattr(error, "strerror", None) or str(error))

@@ -1,4 +1,4 @@
-"""Preprocessed frames of a video, made ahead of their use by a thread."""
+"""Preprocessed frames of a video, prefetched by a thread."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["FrameLoader"]
 
 
 class FrameLoader:
-    """The frames of `source` as the model's input: `loader[i]` is float32 `[3, S, S]` on `device`.
+    """Frames of `source` as model input: `loader[i]` is float32 `[3, S, S]` on `device`.
 
-    Resized frames are kept as bytes, at most `cache_bytes` of them, and normalised on the device.
-    From the first access on, a thread reads up to `prefetch` frames ahead, in the direction of the
-    last two accesses. What it fails on is raised by the access to that very frame.
+    Resized frames are cached as bytes and normalised on the device. From the first access on, a
+    thread reads up to `prefetch` frames ahead, in the direction of the last two accesses. An error
+    in the thread is raised by the access to the frame it belongs to.
 
-    The thread ends with `close()`, or when the loader is dropped; the source is left open.
+    The thread ends with `close()`, or when the loader is garbage-collected; the source stays open.
 
     Args:
-        source: where the frames come from.
+        source: source of the frames.
         image_size: S, in pixels.
-        device: where the frames go.
-        cache_bytes: bound on the resized frames kept; at least one is.
-        prefetch: frames to read ahead; 0 starts no thread.
+        device: target of the frames.
+        cache_bytes: bound on the cache of resized frames; it holds at least one.
+        prefetch: number of frames to read ahead; 0 starts no thread.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class FrameLoader:
         self.image_size = image_size
         pinned = self.device.type == "cuda"
         self._reader = _Reader(source, image_size, cache_bytes, prefetch, pinned)
-        # The thread knows the reader only, so the loader can go while it runs.
+        # The thread refers to the reader only, so the loader can be freed while it runs.
         self._finalizer = weakref.finalize(self, _Reader.stop, self._reader)
 
     @property
     def source(self) -> FrameSource:
-        """Where the frames come from."""
+        """Source of the frames."""
         return self._reader.source
 
     @property
@@ -81,16 +81,16 @@ class FrameLoader:
             yield self[frame_idx]
 
     def __deepcopy__(self, memo: dict[int, object]) -> FrameLoader:
-        """Itself: a copy of a session reads the same frames."""
+        """Return `self`: copies of a session share the frames."""
         return self
 
     def close(self) -> None:
-        """Ends the thread and drops the cache. Frames can still be read, without reading ahead."""
+        """End the thread and clear the cache. Frames can still be read, without prefetching."""
         self._finalizer()
 
 
 class _Reader:
-    """What the loader and its thread share: a cache of resized frames, and what to read next."""
+    """State shared by the loader and its thread: the cache, and the frames to read next."""
 
     def __init__(
         self, source: FrameSource, image_size: int, cache_bytes: int, prefetch: int, pinned: bool
@@ -99,11 +99,11 @@ class _Reader:
         self._image_size = image_size
         self._pinned = pinned
         self._cache: FrameCache[Tensor] = FrameCache(cache_bytes, 3 * image_size**2)
-        # Frames read ahead must not push each other, or the one in use, out of the cache.
+        # Prefetched frames must not evict each other, or the frame in use.
         self._prefetch = min(prefetch, self._cache.capacity - 1)
         self._changed = threading.Condition()
         self._errors: dict[int, Exception] = {}
-        self._reading: int | None = None  # what the thread is at
+        self._reading: int | None = None  # frame being read by the thread
         self._wanted: list[int] = []
         self._last: int | None = None
         self._step = 1
@@ -111,7 +111,7 @@ class _Reader:
         self._thread: threading.Thread | None = None
 
     def get(self, frame_idx: int) -> Tensor:
-        """The resized frame, uint8 `[S, S, 3]` on the CPU."""
+        """Return the resized frame, uint8 `[S, S, 3]` on the CPU."""
         with self._changed:
             self._plan(frame_idx)
             self._changed.wait_for(lambda: self._reading != frame_idx)
@@ -126,12 +126,12 @@ class _Reader:
         return image
 
     def join(self, timeout: float) -> None:
-        """Waits until the thread has ended, if there is one, for so many seconds at most."""
+        """Wait up to `timeout` seconds for the thread to end, if there is one."""
         if self._thread is not None:
             self._thread.join(timeout)
 
     def stop(self) -> None:
-        """Ends the thread, if there is one, without waiting for the frame it is at."""
+        """Tell the thread, if there is one, to end, without waiting for it."""
         with self._changed:
             self._stopped = True
             self._wanted = []
@@ -144,7 +144,7 @@ class _Reader:
         return image.pin_memory() if self._pinned else image
 
     def _plan(self, frame_idx: int) -> None:
-        """Tells the thread what comes after `frame_idx`."""
+        """Schedule the frames after `frame_idx` for the thread."""
         if self._stopped or self._prefetch <= 0:
             return
         if self._last is not None and frame_idx != self._last:
@@ -152,7 +152,7 @@ class _Reader:
         self._last = frame_idx
         ahead = (frame_idx + self._step * k for k in range(1, self._prefetch + 1))
         self._wanted = [k for k in ahead if 0 <= k < len(self.source)]
-        # Errors elsewhere are dropped: whoever gets there meets them again.
+        # Drop errors of other frames: accessing those frames raises them again.
         near = {frame_idx, *self._wanted}
         self._errors = {k: error for k, error in self._errors.items() if k in near}
         if self._thread is None:
@@ -164,7 +164,7 @@ class _Reader:
     def _next(self) -> int | None:
         for frame_idx in self._wanted:
             if frame_idx in self._errors:
-                return None  # reading past a damaged frame is seldom of use
+                return None  # frames beyond a damaged one are rarely needed
             if frame_idx not in self._cache:
                 return frame_idx
         return None
@@ -181,7 +181,7 @@ class _Reader:
             image, error = None, None
             try:
                 image = self._load(frame_idx)
-            except Exception as raised:
+            except Exception as raised:  # any error is raised again by `get`
                 error = raised
             with self._changed:
                 self._reading = None
@@ -198,7 +198,7 @@ _reading_ahead: weakref.WeakSet[_Reader] = weakref.WeakSet()
 
 @atexit.register
 def _end_threads() -> None:
-    """A thread that is within PyTorch when the interpreter is torn down would abort the process."""
+    """Stop all threads: one inside PyTorch at interpreter shutdown would abort the process."""
     readers = list(_reading_ahead)
     for reader in readers:
         reader.stop()

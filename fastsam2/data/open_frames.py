@@ -1,4 +1,4 @@
-"""One way in: anything that holds video frames becomes a FrameSource."""
+"""Open anything that holds video frames as a FrameSource."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "open_frames"]
 
 
 def open_frames(video: Any, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> FrameSource:
-    """Opens frames for random access, without decoding more than the first.
+    """Open frames for random access; decodes the first frame only.
 
     Args:
         video: one of
@@ -28,13 +28,13 @@ def open_frames(video: Any, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> FrameS
             - the bytes of a video file;
             - a list or tuple of image paths, PIL images and uint8 arrays `[H, W, 3]`;
             - a uint8 array or tensor `[T, H, W, 3]`, in RGB order;
-            - an iterator of frames, which is run to its end into a temporary file;
-            - a FrameSource, which is returned as it is.
-        cache_bytes: decoded frames that are kept, in bytes (at least one frame is).
+            - an iterator of frames, which is spooled to a temporary file;
+            - a FrameSource, which is returned unchanged.
+        cache_bytes: bound on the cache of decoded frames; it holds at least one.
 
     Raises:
-        VideoError: there are no frames to be had from it. A frame that turns out to be damaged
-            later raises VideoError when it is read, with its `frame_idx`.
+        VideoError: no frames can be read. A damaged frame raises VideoError with its `frame_idx`
+            when it is accessed.
     """
     if isinstance(video, FrameSource):
         return video

@@ -1,4 +1,4 @@
-"""Colours: the DAVIS palette for label images, and vivid ones to draw with."""
+"""Colours: the DAVIS palette of label images, and the colours of overlays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 __all__ = ["davis_palette", "object_color"]
 
-# Told apart at a glance, on photographs, in this order.
+# Ordered so that the first few are easy to distinguish on photographs.
 _VIVID = (
     (30, 144, 255),
     (255, 159, 28),
@@ -26,7 +26,7 @@ _GOLDEN_RATIO = 0.618034
 
 
 def davis_palette() -> npt.NDArray[np.uint8]:
-    """The palette `[256, 3]` of DAVIS and Pascal VOC label images; label 0 is black.
+    """Return the palette `[256, 3]` of DAVIS and Pascal VOC label images; label 0 is black.
 
     Bit 3k + c of a label, for colour channel c, is bit 7 - k of that channel.
     """
@@ -40,7 +40,7 @@ def davis_palette() -> npt.NDArray[np.uint8]:
 
 
 def object_color(obj_id: int) -> tuple[int, int, int]:
-    """A vivid RGB colour for an object, the same in every frame and every run."""
+    """Return the RGB colour of an object, the same in every frame and every run."""
     index = obj_id - 1
     if 0 <= index < len(_VIVID):
         return _VIVID[index]

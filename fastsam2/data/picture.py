@@ -1,4 +1,4 @@
-"""Decoded pictures as RGB frames."""
+"""Convert FFmpeg's decoded pictures to RGB frames."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["PictureConverter"]
 
 
 class PictureConverter:
-    """Turns FFmpeg's pictures into frames, uint8 `[H, W, 3]`, the way up that players show them.
+    """Converts FFmpeg's pictures to frames, uint8 `[H, W, 3]`, and applies their rotation.
 
     Not thread-safe.
     """
 
     def __init__(self) -> None:
-        self._reformatter = VideoReformatter()  # of our own: a new one for each frame is slow
+        self._reformatter = VideoReformatter()  # reused: creating one per frame is slow
 
     def __call__(self, picture: Any) -> Frame:
-        # RGB has no colour matrix, but PyAV before 17 heeds the source's only if asked for one.
+        # RGB has no colour matrix, but PyAV before 17 ignores the source's unless one is given.
         rgb: Any = self._reformatter.reformat(
             picture, format="rgb24", dst_colorspace=Colorspace.ITU601
         ).to_ndarray()

@@ -1,8 +1,8 @@
-"""Frames as the model wants them: square, normalised, float32.
+"""Preprocessing: resize a frame to a square and normalise it to float32.
 
-Numerically this is the JPEG path of `sam2/utils/misc.py`, for every kind of source. A channel of
-the result depends on one byte only, so normalising is a look-up in a table of 3 x 256 numbers,
-which is as exact on a GPU as it is on the CPU, and lets a frame travel as bytes.
+Numerically equal to the JPEG path of `sam2/utils/misc.py`, for every kind of source. Each output
+value depends on one byte only, so normalising is a look-up in a table of 3 x 256 numbers: exact on
+every device, and frames are transferred as bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 def _table() -> Tensor:
-    """Normalised value `[3, 256]` of each byte in each channel."""
+    """Normalised value of each byte in each channel, float32 `[3, 256]`."""
     unit = torch.from_numpy(np.arange(256) / 255.0).to(torch.float32)
     mean = torch.tensor(IMAGE_MEAN, dtype=torch.float32)[:, None]
     std = torch.tensor(IMAGE_STD, dtype=torch.float32)[:, None]
@@ -34,13 +34,13 @@ _TABLE = _table()
 
 
 def resize_frame(image: Frame, image_size: int) -> Frame:
-    """An RGB image, uint8 `[H, W, 3]`, resized to uint8 `[image_size, image_size, 3]`."""
+    """Resize an RGB image, uint8 `[H, W, 3]`, to uint8 `[image_size, image_size, 3]`."""
     image = check_array(image, "the image", ndim=3)
     return np.array(Image.fromarray(image).resize((image_size, image_size)))
 
 
 def normalize_frame(image: Tensor) -> Tensor:
-    """Bytes `[S, S, 3]` to float32 `[3, S, S]`, on the same device."""
+    """Normalise uint8 `[S, S, 3]` to float32 `[3, S, S]`, on the same device."""
     if image.device.type == "cpu":  # NumPy's look-up is several times faster than torch's
         table, pixels = _TABLE.numpy(), image.numpy()
         planes = np.empty((3, *image.shape[:2]), np.float32)
@@ -52,7 +52,7 @@ def normalize_frame(image: Tensor) -> Tensor:
 
 @cache
 def _table_on(device: torch.device) -> Tensor:
-    # Used in and out of inference mode.
+    # Not an inference tensor: the cached table is also used outside inference mode.
     with torch.inference_mode(False):
         return _TABLE.to(device)
 
@@ -64,7 +64,10 @@ def _look_up(image: Tensor) -> Tensor:
 
 
 def preprocess_frame(image: Frame, image_size: int) -> Tensor:
-    """The model's input float32 `[3, image_size, image_size]` for an RGB image, uint8 `[H, W, 3]`.
+    """Convert an RGB image, uint8 `[H, W, 3]`, to the model's input.
+
+    Returns:
+        Float32 `[3, image_size, image_size]`.
 
     Raises:
         VideoError: an image of another dtype or shape.

@@ -1,4 +1,4 @@
-"""PyAV, which reads and writes video files. Without it, images and arrays are still read."""
+"""Optional import of PyAV; without it, only images and arrays can be read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ __all__ = ["Colorspace", "Disposition", "VideoReformatter", "av"]
 
 
 class _Missing:
+    """Placeholder whose use raises VideoError."""
+
     def __getattr__(self, name: str) -> Any:
         raise VideoError("video files need PyAV, which is not installed: `pip install av`")
 

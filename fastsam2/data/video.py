@@ -1,4 +1,4 @@
-"""Frames of a video file, decoded by FFmpeg (PyAV) when they are asked for."""
+"""Frame source for video files, decoded on access by FFmpeg (PyAV)."""
 
 from __future__ import annotations
 
@@ -18,32 +18,36 @@ from fastsam2.errors import VideoError
 
 __all__ = ["VideoSource"]
 
-
-# How carefully to decode. Several threads are fast, but do not tell which packet failed. And if a
-# missing reference is an error, decoding from a key frame fails for open groups of pictures in
-# H.264, which list references before their key frame without using them: so begin earlier.
+# Levels of care. Multithreaded decoding is fast but does not report which packet failed. With
+# missing references as errors, decoding from a key frame fails for open groups of pictures in
+# H.264, which list references before their key frame without using them; the last level therefore
+# starts `_RUN_UP_FRAMES` earlier.
 _FAST, _ONE_THREAD, _RUN_UP = range(3)
 _RUN_UP_FRAMES = 32
 
-
-# FFmpeg's threads, one a frame, wait for each other for ever over damaged files in these codecs.
+# FFmpeg's frame threads deadlock on damaged files in these codecs.
 _HANGS_BY_FRAME = frozenset({"hevc", "vvc"})
 
 
 class _RetryError(Exception):
-    """A packet failed: decode again, knowing more."""
+    """A packet failed; decode again, skipping it or with more care."""
 
 
 class VideoSource(FrameSource):
     """Frames of an mp4, mov, webm, mkv, avi or gif file, given as a path or as its bytes.
 
-    Opening reads the packets' times but decodes one frame only. Reading on from the last frame
-    never seeks; any other frame is reached from the key frame before it. Going backward, the frames
-    on the way are cached, so that a group of pictures is decoded once (once per `cache_bytes`).
-    Rotation metadata is applied, as players do.
+    Opening reads the times of all packets but decodes one frame only. Reading forward from the last
+    frame never seeks; any other frame is decoded from the key frame before it. When reading
+    backward, the frames decoded on the way are cached, so that each group of pictures is decoded
+    once (once per `cache_bytes`). Rotation metadata is applied, as players do.
 
-    A damaged frame makes those unreadable, too, that may depend on it, up to the next key frame:
-    FFmpeg would conceal the damage, and return a picture that is silently wrong.
+    Frames that may depend on a damaged one, up to the next key frame, are unreadable as well:
+    FFmpeg would conceal the damage and return wrong pictures without an error.
+
+    Args:
+        file: path of the file, or its content.
+        name: name in messages; by default the path.
+        cache_bytes: bound on the cache of decoded frames; it holds at least one.
 
     Raises:
         VideoError: no file, no video in it, or a first frame that cannot be decoded.
@@ -56,13 +60,11 @@ class VideoSource(FrameSource):
         self._file = file
         self._care = _FAST
         self._container: Any = None
-        self._bad: set[tuple[int | None, ...]] = (
-            set()
-        )  # packets that fail, by their times and place
-        self._damaged: dict[int, int] = {}  # unreadable frame: the frame that is to blame
+        self._bad: set[tuple[int | None, ...]] = set()  # failing packets: (pts, dts, file offset)
+        self._damaged: dict[int, int] = {}  # unreadable frame: the damaged frame it depends on
         self._frames: Iterator[tuple[int, Any]] = iter(())
-        self._next = 0  # the position that `_frames` yields next
-        self._start: int | None = None  # the key time from which `_frames` began
+        self._next = 0  # position of the next item of `_frames`
+        self._start: int | None = None  # key time at which `_frames` began
         self._last = 0
         self._convert = PictureConverter()
         self._cache_bytes = cache_bytes
@@ -88,14 +90,14 @@ class VideoSource(FrameSource):
             stream = video_stream(self._container)
         except (av.FFmpegError, ValueError, OSError) as error:
             raise VideoError(
-                f"cannot read {self.name} as a video: it is cut short, damaged, or something else "
+                f"cannot read {self.name} as a video: it is truncated, damaged or not a video "
                 f"({_reason(error)})"
             ) from error
         if stream is None:
-            has = "audio but no video" if self._container.streams.audio else "no video"
-            raise VideoError(f"{self.name} holds {has}")
+            found = "audio but no video" if self._container.streams.audio else "no video"
+            raise VideoError(f"{self.name} holds {found}")
         if stream.codec_context is None:
-            raise VideoError(f"{self.name} is cut short, or in a codec that FFmpeg does not know")
+            raise VideoError(f"{self.name} is truncated, or FFmpeg does not support its codec")
         by_frame = stream.codec_context.name not in _HANGS_BY_FRAME
         stream.thread_type = ("AUTO" if by_frame else "SLICE") if self._care == _FAST else "NONE"
         stream.codec_context.thread_count = 0 if self._care == _FAST else 1
@@ -103,7 +105,7 @@ class VideoSource(FrameSource):
         self._stream = stream
 
     def _count_frames(self) -> None:
-        """Decodes all of a stream whose packets carry no times, to learn how many frames it has."""
+        """Count the frames of a stream without timestamps by decoding all of it."""
         self._care = _RUN_UP
         while True:
             try:
@@ -114,7 +116,7 @@ class VideoSource(FrameSource):
             return
 
     def _find_first_frame(self) -> None:
-        """Decodes frame 0, without leading frames that lean on what lies before the file."""
+        """Decode frame 0; drop leading frames that depend on pictures before the file."""
         if self._length == 0:
             raise VideoError(f"{self.name} has no frames")
         index = self._index
@@ -142,10 +144,10 @@ class VideoSource(FrameSource):
         return cached
 
     def _decode_up_to(self, frame_idx: int, keep: int = 1) -> Frame:
-        """Frame `frame_idx`; it and the `keep - 1` frames before it go into the cache."""
+        """Decode frame `frame_idx`; cache it and the `keep - 1` frames before it."""
         if self._index.times and frame_idx >= len(self._index.times):
             raise VideoError(
-                f"frame {frame_idx} of {self.name} is missing: the file is cut short after "
+                f"frame {frame_idx} of {self.name} is missing: the file is truncated after "
                 f"{len(self._index.times)} of {self._length} frames",
                 frame_idx,
             )
@@ -159,7 +161,7 @@ class VideoSource(FrameSource):
                     if position > frame_idx:
                         break
                     if position > frame_idx - keep:
-                        with suppress(VideoError):  # of another size: for whoever asks for it
+                        with suppress(VideoError):  # another size: raised when it is accessed
                             self._stored(position, picture)
                 failed = False
             except _RetryError:
@@ -183,14 +185,14 @@ class VideoSource(FrameSource):
         )
 
     def _seek(self, frame_idx: int) -> None:
-        """Makes `_frames` go through `frame_idx`: on from where it is, or from a key frame."""
+        """Make `_frames` reach `frame_idx`: continue, or restart from a key frame."""
         key_time = self._index.key_time(frame_idx) if self._index.times else None
         key = self._index.position(key_time) or 0
         if self._start is None or not key <= self._next <= frame_idx:
             self._frames, self._next, self._start = self._decoded(key_time), key, key_time or 0
 
     def _packets(self, key_time: int | None) -> Iterator[Any]:
-        """Packets in decoding order, from the key frame shown at `key_time` (None: any) on."""
+        """Packets in decoding order, starting at the key frame shown at `key_time` (None: any)."""
         self._rewind(key_time)
         found = key_time is None
         for packet in self._demuxed():
@@ -208,7 +210,7 @@ class VideoSource(FrameSource):
                 yield packet
 
     def _demuxed(self) -> Iterator[Any]:
-        # Where the file breaks off is known from the index; the frames beyond it are missing.
+        # The index already holds the end of a truncated file; frames beyond it are missing.
         with suppress(av.FFmpegError):
             yield from packets_of(self._container, self._stream)
 
@@ -222,7 +224,7 @@ class VideoSource(FrameSource):
         self._open()
 
     def _decoded(self, key_time: int | None) -> Iterator[tuple[int, Any]]:
-        """(position, picture) in the order shown, leaving out damaged ones, which it notes."""
+        """Yield (position, picture) in presentation order; record damaged frames and skip them."""
         index, count = self._index, 0
         begin, clean_from = key_time, -math.inf
         if key_time is not None and key_time != index.key_times[0]:
@@ -236,7 +238,7 @@ class VideoSource(FrameSource):
             shown = -math.inf if packet.pts is None else packet.pts
             if clean_from == math.inf and index.is_key(packet.pts):
                 clean_from = shown
-            # What is shown before then leans on pictures that were damaged or not decoded.
+            # Pictures shown before `clean_from` may depend on damaged or skipped ones.
             trusted = shown >= clean_from
             if not trusted:
                 if cause is None and self._care != _RUN_UP:
@@ -249,7 +251,7 @@ class VideoSource(FrameSource):
                 if index.times and shown < index.key_times[0]:
                     self._damaged[cause] = cause
                     continue
-                # What the decoder still holds comes out first: a failure can lose it.
+                # Flush the decoder first: a failure can lose the pictures it still holds.
                 for picture in self._flushed():
                     yield from self._placed(picture, count, first)
                     count += 1

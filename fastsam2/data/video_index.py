@@ -1,4 +1,4 @@
-"""Where the frames of a video file lie: found by reading packets, without decoding any."""
+"""Index of the frames of a video file, read from its packets without decoding."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["VideoIndex", "packets_of", "video_stream"]
 
 
 def video_stream(container: Any) -> Any | None:
-    """The first video stream of an open container that is no cover picture of an audio file."""
+    """Return the first video stream of an open container, ignoring cover pictures; None if none."""
     for stream in container.streams.video:
-        # FFmpeg renders text files, too, as a picture of a terminal.
+        # FFmpeg also opens text files, rendered as pictures of a terminal.
         codec = stream.codec_context
         is_text = codec is not None and codec.name == "ansi"
         if not is_text and not stream.disposition & Disposition.attached_pic:
@@ -25,7 +25,7 @@ def video_stream(container: Any) -> Any | None:
 
 
 def packets_of(container: Any, stream: Any) -> Iterator[Any]:
-    """Packets of a stream that hold data.
+    """Yield the packets of a stream that hold data.
 
     Raises:
         av.FFmpegError: the file cannot be read any further.
@@ -34,24 +34,24 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
-    except IndexError:  # PyAV's, at a stream that begins in the middle of the file
+    except IndexError:  # raised by PyAV for a stream that begins in the middle of the file
         raise av.error.InvalidDataError(0, "a stream begins in the middle of the file") from None
 
 
-# Broadcast formats, whose recordings begin in the middle of a group of pictures.
+# Broadcast formats: recordings may begin in the middle of a group of pictures.
 _CUT_ANYWHERE = frozenset({"mpegts", "mpeg"})
 
 
 @dataclass
 class VideoIndex:
-    """The frames of one video stream in the order in which they are shown.
+    """Frames of one video stream in presentation order.
 
     Attributes:
-        times: presentation time of each frame, in the stream's time base, ascending; empty where
-            the container does not tell (raw streams), so that frames can only be counted.
+        times: presentation time of each frame, in the stream's time base, ascending; empty for raw
+            streams, whose packets have no timestamps.
         key_times: presentation time of each frame from which decoding can start, ascending.
-        missing: frames that the header promises beyond those found: the file is cut short.
-        fps: frames per second, None where unknown.
+        missing: number of frames stated by the header but not in the file, which is truncated.
+        fps: frames per second; None if unknown.
     """
 
     times: list[int]
@@ -67,7 +67,7 @@ class VideoIndex:
 
     @classmethod
     def read(cls, container: Any, stream: Any) -> VideoIndex:
-        """Reads the whole container once. The container is left at its end."""
+        """Read all packets of the container, leaving it at its end."""
         times: list[int | None] = []
         key_times: list[int | None] = []
         packets, end = 0, 0
@@ -92,7 +92,7 @@ class VideoIndex:
         if len(set(known)) < len(times):
             return cls([], [], 0, fps)
         keys = sorted(time for time in key_times if time is not None)
-        # A GIF's frames add to the one before, whatever their flags say.
+        # Frames of a GIF build on the one before, whatever their flags say.
         keys = keys[:1] if stream.codec_context.name == "gif" else keys
         missing = stream.frames - packets if stream.frames else _missing(stream, known, end, fps)
         return cls(known, keys, max(missing, int(broken)), fps)
@@ -101,44 +101,43 @@ class VideoIndex:
         return len(self.times) + self.missing
 
     def position(self, time: int | None) -> int | None:
-        """Which frame is shown at `time`; None if no frame is."""
+        """Return the frame shown at `time`; None if there is none."""
         return None if time is None else self._positions.get(time)
 
     def key_time(self, position: int) -> int:
-        """Where to start decoding in order to get the frame at `position`."""
+        """Return the time of the key frame from which to decode the frame at `position`."""
         if position >= len(self.times):
             position = len(self.times) - 1
         found = bisect.bisect_right(self.key_times, self.times[position]) - 1
         return self.key_times[max(found, 0)]
 
     def is_key(self, time: int | None) -> bool:
-        """Whether decoding can start from the packet shown at `time`."""
+        """True if decoding can start from the packet shown at `time`."""
         return time in self._keys
 
     def drop_first(self) -> None:
-        """Forgets the first frame."""
+        """Remove the first frame."""
         self.times.pop(0)
         self.__post_init__()
 
 
 def _missing(stream: Any, times: list[int], end: int, fps: float | None) -> int:
-    """How many frames a header that gives only a duration promises beyond `end`."""
-    promised = stream.duration
-    if promised is None:
-        promised = _duration_tag(stream)
-    if promised is None or fps is None or not times:
+    """Number of frames missing after `end`, by the duration in the header."""
+    duration = stream.duration
+    if duration is None:
+        duration = _duration_tag(stream)
+    if duration is None or fps is None or not times:
         return 0
-    promised += stream.start_time or 0
-    # Durations are sloppy, and a still picture may be shown for long.
+    # Stated durations are inexact, and a still picture may be shown for long.
     longest_gap = max((b - a for a, b in itertools.pairwise(times)), default=0)
-    gap = promised - end
+    gap = duration + (stream.start_time or 0) - end
     if gap <= 2 * longest_gap or gap * stream.time_base < 0.5:
         return 0
     return round(float(gap * stream.time_base) * fps)
 
 
 def _duration_tag(stream: Any) -> int | None:
-    """Matroska's DURATION tag, `hh:mm:ss.fraction`, in the stream's time base."""
+    """Duration from Matroska's DURATION tag (`hh:mm:ss.fraction`), in the stream's time base."""
     tags = {name.upper(): value for name, value in stream.metadata.items()}
     try:
         hours, minutes, seconds = tags["DURATION"].split(":")

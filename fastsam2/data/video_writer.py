@@ -1,43 +1,40 @@
-"""Frames into an mp4 file."""
+"""Write frames to an mp4 file."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from fastsam2.data.closing import Closing
 from fastsam2.data.files import part_path
 from fastsam2.data.frame_source import Frame, check_array
 from fastsam2.data.pyav import Colorspace, VideoReformatter, av
 from fastsam2.errors import InputError
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 __all__ = ["OverlayVideoWriter"]
 
-_BT709 = 1  # of FFmpeg's enumerations of matrices, primaries and transfer functions
+_BT709 = 1  # in FFmpeg's enumerations of matrices, primaries and transfer functions
 _LIMITED_RANGE = 1
 _CODECS = ("libx264", "libopenh264", "h264")
 
 
-class OverlayVideoWriter:
-    """Writes RGB frames, in the order given, as H.264 in an mp4 file that any player shows.
+class OverlayVideoWriter(Closing):
+    """Writes RGB frames as H.264 to an mp4 file that common players support.
 
-    The file takes its name on `close()`, which leaving the `with` block calls even after an error:
-    then it holds the frames written so far. Without a frame there is no file. An odd width or
-    height is padded by one pixel, as 4:2:0 chroma needs even ones.
+    The file gets its final name on `close()`, which the `with` block calls even after an error;
+    it then holds the frames written so far. Without frames no file is created. An odd width or
+    height is padded by one pixel, because 4:2:0 chroma requires even sizes.
 
     Args:
-        path: the file; one that is there is replaced.
-        fps: frames per second.
+        path: output file; an existing one is replaced.
+        fps: frames per second, above 0 and below 1000.
         size: (height, width) of the frames, in pixels.
 
     Raises:
-        InputError: a frame rate that is none, or a frame of another size.
+        InputError: invalid frame rate, or a frame of another size.
         OSError: the file cannot be written.
     """
 
@@ -47,10 +44,10 @@ class OverlayVideoWriter:
         self.path = Path(path)
         self.size = size
         self._part = part_path(self.path)
-        self._next = 0  # the time of the next frame, in frames
+        self._next = 0  # time of the next frame, in units of 1 / fps
         self._reformatter = VideoReformatter()
         self._container: Any = av.open(str(self._part), "w", format="mp4")
-        # 29.97 is 30000/1001: of all rates in use, the denominator is at most that.
+        # No rate in use has a larger denominator: 29.97 is 30000/1001.
         self._rate = Fraction(fps).limit_denominator(1001)
         options = {"crf": "20", "preset": "veryfast"}
         stream: Any = self._container.add_stream(_codec(), rate=self._rate, options=options)
@@ -62,12 +59,12 @@ class OverlayVideoWriter:
         self._stream = stream
 
     def write(self, frame: Frame, time: float | None = None) -> None:
-        """Appends an RGB frame, uint8 `[H, W, 3]`.
+        """Append a frame.
 
         Args:
-            frame: the pixels.
-            time: when it is shown, in seconds from the first frame, later than the one before;
-                None for one frame's duration after it.
+            frame: RGB, uint8 `[H, W, 3]`.
+            time: presentation time in seconds since the first frame, ascending; None for one frame
+                duration after the previous frame.
         """
         frame = check_array(frame, "the frame", ndim=3)
         if frame.shape[:2] != tuple(self.size):
@@ -81,7 +78,7 @@ class OverlayVideoWriter:
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
         )
-        if time is not None:  # frames may be missing, but none can share its time
+        if time is not None:  # gaps are allowed; times must be distinct
             self._next = max(self._next, round(time * self._rate))
         picture.pts = self._next
         self._next += 1
@@ -89,7 +86,7 @@ class OverlayVideoWriter:
             self._container.mux(packet)
 
     def close(self) -> None:
-        """Completes the file. May be called twice."""
+        """Complete the file. May be called repeatedly."""
         if self._container is None:
             return
         container, self._container = self._container, None
@@ -102,17 +99,6 @@ class OverlayVideoWriter:
                 self._part.replace(self.path)
         finally:
             self._part.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _codec() -> str:

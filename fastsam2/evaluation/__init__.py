@@ -1,4 +1,4 @@
-"""How good tracking is: video object segmentation as DAVIS 2017 measures it."""
+"""Evaluate video object segmentation with the DAVIS 2017 measures."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Videos with annotated objects, in folders as DAVIS 2017 lays them out.
+"""Annotated videos in the folder layout of DAVIS 2017.
 
 JPEGImages/480p/bear/00000.jpg ...     or without the resolution: JPEGImages/bear/00000.jpg
-Annotations/480p/bear/00000.png ...    palette images of object numbers, 0 is background
-ImageSets/2017/val.txt                 which sequences to take, a name a line; may be missing
+Annotations/480p/bear/00000.png ...    palette images of object ids, 0 is background
+ImageSets/2017/val.txt                 names of the sequences, one per line; optional
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ __all__ = ["DavisFolder", "DavisSequence", "open_davis"]
 
 _RESOLUTION = "480p"
 _YEAR = "2017"
-_VOID = 255  # neither object nor background; the toolkit takes it for background, and so it is here
-_SHORTEST = 3  # frames: the first and the last do not count
+_VOID = 255  # neither object nor background; counts as background, as in the DAVIS toolkit
+_SHORTEST = 3  # frames; the first and the last are not evaluated
 
 
 @dataclass(frozen=True)
 class DavisSequence:
-    """One video and its annotations, which are read when asked for.
+    """One video and its annotations, read on access.
 
     Attributes:
-        name: what it is called.
-        folder: where the frames are.
-        frame_files: the frames, in order.
-        label_files: the annotation of each frame.
+        name: name of the sequence.
+        folder: folder of the frames.
+        frame_files: frames in order.
+        label_files: annotation of each frame.
     """
 
     name: str
@@ -51,7 +51,7 @@ class DavisSequence:
         """Height and width of the frames in pixels, from the header of the first.
 
         Raises:
-            VideoError: it cannot be read.
+            VideoError: the first frame cannot be read.
         """
         try:
             with Image.open(self.frame_files[0]) as image:
@@ -60,10 +60,11 @@ class DavisSequence:
             raise VideoError(f"cannot read the image {self.frame_files[0]}: {error}", 0) from None
 
     def labels(self, frame_idx: int) -> npt.NDArray[np.uint8]:
-        """The object numbers of a frame, `[H, W]`; 0 is background.
+        """Read the object ids of a frame, `[H, W]`; 0 is background.
 
         Raises:
-            VideoError: the annotation is damaged, no label image, or not the size of the frames.
+            VideoError: the annotation is damaged, not a label image, or of another size than the
+                frames.
         """
         path = self.label_files[frame_idx]
         try:
@@ -73,7 +74,7 @@ class DavisSequence:
             raise VideoError(f"cannot read the annotation {path}: {error}", frame_idx) from None
         if mode not in ("1", "L", "P"):
             raise VideoError(
-                f"the annotation {path} has pixels of type {mode}: expected a palette image",
+                f"the annotation {path} has pixel mode {mode}: expected a palette image",
                 frame_idx,
             )
         if labels.shape != self.size:
@@ -88,7 +89,7 @@ class DavisSequence:
         return labels
 
     def first_frames(self) -> dict[int, int]:
-        """Each object and the first frame it is on, by frame and then by object.
+        """Map each object to the first frame it appears on, ordered by frame, then by object.
 
         Raises:
             VideoError: as `labels`, or there are no objects.
@@ -101,19 +102,19 @@ class DavisSequence:
         if not first:
             raise VideoError(
                 f"no objects in the annotations of {self.name}: expected palette images of object "
-                f"numbers, in which {_VOID} is no object"
+                f"ids (0 is background, {_VOID} void)"
             )
         return first
 
 
 @dataclass(frozen=True)
 class DavisFolder:
-    """The sequences of a folder, which are looked into one by one.
+    """Sequences of a folder, each checked on access.
 
     Attributes:
-        frames: the folder that holds a folder of frames a sequence.
-        labels: the same for annotations.
-        names: the sequences.
+        frames: folder with one subfolder of frames per sequence.
+        labels: folder with one subfolder of annotations per sequence.
+        names: names of the sequences.
     """
 
     frames: Path
@@ -127,10 +128,10 @@ class DavisFolder:
         return map(self.sequence, self.names)
 
     def sequence(self, name: str) -> DavisSequence:
-        """The sequence of this name.
+        """Return the sequence called `name`.
 
         Raises:
-            VideoError: there is none, it is too short to be measured, or a frame has no annotation.
+            VideoError: the sequence is missing, too short to be evaluated, or lacks annotations.
         """
         folder, labels = self.frames / name, self.labels / name
         for kind, path in (("frames", folder), ("annotations", labels)):
@@ -139,33 +140,32 @@ class DavisFolder:
         files = image_files(folder)
         if len(files) < _SHORTEST:
             raise VideoError(
-                f"the sequence {name} has {len(files)} of the {_SHORTEST} frames that are needed "
-                "at least: the first and the last do not count"
+                f"the sequence {name} has {len(files)} frames, but at least {_SHORTEST} are "
+                "needed: the first and the last are not evaluated"
             )
         label_files = [labels / f"{path.stem}.png" for path in files]
         missing = [path for path in label_files if not path.is_file()]
         if missing:
             raise VideoError(
-                f"{len(missing)} of the {len(files)} frames of {name} have no annotation: the "
-                f"first one that is missing is {missing[0]}"
+                f"{len(missing)} of the {len(files)} frames of {name} have no annotation; the "
+                f"first missing file is {missing[0]}"
             )
         return DavisSequence(name, folder, tuple(files), tuple(label_files))
 
 
 def open_davis(folder: str | Path, resolution: str | None = None) -> DavisFolder:
-    """Finds the sequences of a folder, without reading any.
+    """List the sequences of a folder, without reading them.
 
-    They are those of `ImageSets/2017/val.txt` or, without a 2017, of the latest year's, and without
-    any list all there are, by name.
+    The sequences are those in `ImageSets/2017/val.txt`, or in the list of the latest year if there
+    is none of 2017; without any list, all sequences in alphabetical order.
 
     Args:
-        folder: as shown above.
-        resolution: the folder between `JPEGImages` and the sequences; by default `480p` where there
-            is one, else the only one, else none.
+        folder: folder in the layout shown in this module's docstring.
+        resolution: folder between `JPEGImages` and the sequences; by default `480p` if it exists,
+            else the only one, else none.
 
     Raises:
-        VideoError: the folder, or what it has to hold, is not there; or there are several
-            resolutions to choose from.
+        VideoError: the folder or a required subfolder is missing, or the resolution is ambiguous.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -173,7 +173,7 @@ def open_davis(folder: str | Path, resolution: str | None = None) -> DavisFolder
     frames, labels = root / "JPEGImages", root / "Annotations"
     for path in (frames, labels):
         if not path.is_dir():
-            raise VideoError(f"{root} is not laid out as DAVIS is: it has no folder {path.name}")
+            raise VideoError(f"{root} is not in the layout of DAVIS: it has no folder {path.name}")
     if resolution is None:
         resolution = _resolution(frames)
     frames, labels = frames / resolution, labels / resolution
@@ -188,20 +188,20 @@ def open_davis(folder: str | Path, resolution: str | None = None) -> DavisFolder
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder, by name."""
+    """Subfolders of a folder, sorted by name."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _resolution(frames: Path) -> str:
-    """The name of the folder that holds the sequences; empty if `frames` does so itself."""
+    """Name of the resolution folder in `frames`; empty if there is none."""
     inside = _folders(frames)
     if any(path.name == _RESOLUTION for path in inside):
         return _RESOLUTION
-    # A folder of folders is a resolution, a folder of images a sequence.
+    # A resolution holds folders, a sequence holds images.
     found = [path.name for path in inside if not _has_images(path) and _folders(path)]
     if len(found) > 1:
         raise VideoError(
-            f"{frames} has no folder {_RESOLUTION} but several others: {', '.join(found)}"
+            f"{frames} has no folder {_RESOLUTION}, but several others: {', '.join(found)}"
         )
     return found[0] if found else ""
 
@@ -211,7 +211,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _listed(image_sets: Path) -> list[str] | None:
-    """The sequences in the list of a year; None if there is no list."""
+    """Names in the list of 2017, or of the latest year; None if there is no list."""
     years = [path.parent for path in sorted(image_sets.glob("[0-9][0-9][0-9][0-9]/val.txt"))]
     if not years:
         return None

@@ -1,4 +1,4 @@
-"""How well masks agree: the measures of DAVIS 2017, and a rank statistic for object scores.
+"""Measures of DAVIS 2017 for masks, and a rank statistic for object scores.
 
 Region similarity J and boundary accuracy F are those of Perazzi et al. (CVPR 2016, section 5) and
 of `davis2017/metrics.py` in the toolkit davis2017-evaluation: the same boundaries, the same disk.
@@ -28,7 +28,7 @@ __all__ = [
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-_TOLERANCE = 0.008  # of the image's diagonal
+_TOLERANCE = 0.008  # fraction of the image's diagonal
 
 
 def jaccard(truth: Any, found: Any) -> Floats:
@@ -42,32 +42,32 @@ def jaccard(truth: Any, found: Any) -> Floats:
         Float64 `[...]`, in 0..1.
 
     Raises:
-        InputError: two shapes, or fewer than two dimensions.
+        InputError: the shapes differ or have fewer than two dimensions.
     """
     truth, found = _pair(truth, found)
     both = np.count_nonzero(truth & found, axis=(-2, -1))
     either = np.asarray(np.count_nonzero(truth | found, axis=(-2, -1)))
-    # Where both are empty, 1 / 1.
+    # 1 / 1 if both are empty.
     empty = either == 0
     return np.asarray((both + empty) / (either + empty), np.float64)
 
 
 def boundary_f(truth: Any, found: Any, radius: int | None = None) -> Floats:
-    """Boundary accuracy F: the harmonic mean of the precision and recall of boundary pixels.
+    """Boundary accuracy F: harmonic mean of the precision and recall of boundary pixels.
 
-    A boundary pixel counts as right if the other mask has one within `radius`. Without boundaries
-    in both masks F is 1, without one in either it is 0.
+    A boundary pixel is correct if the other mask has one within `radius`. F is 1 if neither mask
+    has a boundary, 0 if one of them has none.
 
     Args:
         truth: bool or integer `[..., H, W]`.
         found: the same shape.
-        radius: pixels; by default `tolerance_radius` of the size.
+        radius: tolerance in pixels; by default `tolerance_radius` of the size.
 
     Returns:
         Float64 `[...]`, in 0..1.
 
     Raises:
-        InputError: two shapes, or fewer than two dimensions.
+        InputError: the shapes differ or have fewer than two dimensions.
     """
     truth, found = _pair(truth, found)
     height, width = truth.shape[-2:]
@@ -93,15 +93,15 @@ def _boundary_f(truth: Mask, found: Mask, radius: int) -> float:
 
 
 def tolerance_radius(height: int, width: int) -> int:
-    """How far apart boundaries may lie, in pixels: 0.8 % of the diagonal, rounded up."""
+    """Tolerance of boundary positions in pixels: 0.8 % of the diagonal, rounded up."""
     return math.ceil(_TOLERANCE * float(np.linalg.norm((height, width))))
 
 
 def boundary(mask: Mask) -> Mask:
-    """The pixels of bool `[H, W]` that differ from the one to the right, below, or both.
+    """Mark pixels of bool `[H, W]` that differ from their right, lower or lower right neighbour.
 
-    Half a pixel up and to the left of the true boundary, as `seg2bmap` of the toolkit (and of the
-    Berkeley segmentation benchmark before it). The image's own edge is no boundary.
+    This is half a pixel up and left of the true boundary, as in `seg2bmap` of the toolkit (and of
+    the Berkeley segmentation benchmark). The edge of the image is not a boundary.
     """
     edge = np.zeros_like(mask)
     edge[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
@@ -111,12 +111,12 @@ def boundary(mask: Mask) -> Mask:
 
 
 def dilate(mask: Mask, radius: int) -> Mask:
-    """The pixels of bool `[H, W]` no farther than `radius` from one that is set."""
+    """Dilate bool `[H, W]` by a disk of `radius` pixels."""
     height = len(mask)
     grown = np.zeros_like(mask)
     row, reach = mask.copy(), 0
-    # The disk is a stack of rows. From its top to its middle they only get longer, so that each
-    # is made from the one before.
+    # The disk is a stack of rows that grow from its top to its middle, so each dilated row extends
+    # the one before.
     for dy in range(radius, -1, -1):
         half = math.isqrt(radius * radius - dy * dy)
         while reach < half:
@@ -130,17 +130,17 @@ def dilate(mask: Mask, radius: int) -> Mask:
 
 
 def score_auc(scores: Any, present: Any) -> float:
-    """How well scores tell present objects from absent ones: the area under the ROC curve.
+    """Area under the ROC curve of object scores, as a classifier of present and absent objects.
 
-    The probability that a present object scores higher than an absent one, a tie counting half:
-    the Mann-Whitney statistic by mean ranks.
+    Equals the probability that a present object scores higher than an absent one, with ties
+    counting half (Mann-Whitney statistic by mean ranks).
 
     Args:
-        scores: `[N]`; NaN for one that is not known, which is left out.
+        scores: `[N]`; NaN marks unknown scores, which are ignored.
         present: bool `[N]`.
 
     Returns:
-        A number in 0..1; NaN if none is present or none is absent.
+        A number in 0..1; NaN if no object is present, or none is absent.
 
     Raises:
         InputError: shapes that do not match.
@@ -148,7 +148,7 @@ def score_auc(scores: Any, present: Any) -> float:
     values, truth = np.asarray(scores, np.float64), np.asarray(present, np.bool_)
     if values.ndim != 1 or values.shape != truth.shape:
         raise InputError(
-            f"scores and presence must be [N] each, not {list(values.shape)} and "
+            f"scores and presence must both be [N], not {list(values.shape)} and "
             f"{list(truth.shape)}"
         )
     known = ~np.isnan(values)
@@ -167,19 +167,19 @@ def _pair(truth: Any, found: Any) -> tuple[Mask, Mask]:
     first, second = np.asarray(truth), np.asarray(found)
     if first.shape != second.shape or first.ndim < 2:
         raise InputError(
-            "masks to compare must be [..., H, W] of one shape, not "
+            "masks to compare must have the same shape [..., H, W], not "
             f"{list(first.shape)} and {list(second.shape)}"
         )
     return first.astype(np.bool_, copy=False), second.astype(np.bool_, copy=False)
 
 
 def _window(mask: Mask) -> tuple[slice, slice] | None:
-    """The part of bool `[H, W]` outside of which there is no boundary; None if it is empty."""
+    """Bounding box of bool `[H, W]` that includes its boundary; None if the mask is empty."""
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return None
     columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-    # One pixel more on each side, where there is one: the boundary lies before the mask, and the
-    # last row and column are compared with nothing.
+    # One more pixel on each side: the boundary starts above and left of the mask, and `boundary`
+    # does not compare the last row and column with anything.
     top, left = max(int(rows[0]) - 1, 0), max(int(columns[0]) - 1, 0)
     return slice(top, int(rows[-1]) + 2), slice(left, int(columns[-1]) + 2)

@@ -1,4 +1,4 @@
-"""What an evaluation finds: measures by object and frame, and their means."""
+"""Results of an evaluation: measures per object and frame, and their means."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Means", "ObjectResult", "SequenceResult", "mean_of"]
 
 @dataclass(frozen=True)
 class Means:
-    """Measures of one or more objects, each in 0..1; NaN where nothing could be measured.
+    """Measures of one or more objects, each in 0..1; NaN if undefined.
 
     Attributes:
         j: region similarity.
         f: boundary accuracy.
-        score_auc: how well the object score tells frames with the object from those without it.
-        num_objects: how many objects.
+        score_auc: area under the ROC curve of the object score; see `metrics.score_auc`.
+        num_objects: number of objects.
     """
 
     j: float
@@ -31,22 +31,22 @@ class Means:
 
     @property
     def j_and_f(self) -> float:
-        """The mean of J and F, by which DAVIS ranks."""
+        """Mean of J and F, the ranking measure of DAVIS."""
         return (self.j + self.f) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectResult:
-    """One object, frame by frame.
+    """Measures of one object on each frame.
 
     Attributes:
-        obj_id: its number in the annotations.
-        prompt_frame: the first frame it is on, on which it was prompted.
+        obj_id: object id in the annotations.
+        prompt_frame: first frame with the object, on which it was prompted.
         j: region similarity, float64 `[T]`.
         f: boundary accuracy, float64 `[T]`.
-        score: probability that it is visible, by the model, float64 `[T]`; NaN where not known,
-            such as before it was prompted.
-        present: whether it is visible, by the annotations, bool `[T]`.
+        score: predicted probability that the object is visible, float64 `[T]`; NaN if unknown, such
+            as before the prompt.
+        present: True if the object is annotated, bool `[T]`.
     """
 
     obj_id: int
@@ -58,12 +58,12 @@ class ObjectResult:
 
     @property
     def counted(self) -> slice:
-        """The frames that go into the means: after the prompted one, and without the last.
+        """Frames that enter the means: those after the prompted frame, except the last.
 
-        DAVIS gives away the first frame and, for semi-supervised methods, does not measure the last
-        one either (`all_gt_masks[:, 1:-1]` in `davis2017/evaluation.py` of davis2017-evaluation).
-        It only knows objects that are on the first frame. For one that appears later, and is given
-        away there, the frames before count as little as the frame itself.
+        DAVIS excludes the prompted first frame and, for semi-supervised methods, the last one
+        (`all_gt_masks[:, 1:-1]` in `davis2017/evaluation.py` of davis2017-evaluation). Its objects
+        are all on the first frame; for an object that appears later, the frames up to its prompt
+        are excluded.
         """
         return slice(self.prompt_frame + 1, len(self.j) - 1)
 
@@ -75,15 +75,15 @@ class ObjectResult:
 
 @dataclass(frozen=True, eq=False)
 class SequenceResult:
-    """One sequence.
+    """Measures of one sequence.
 
     Attributes:
-        name: what it is called.
-        objects: its objects, in the order in which they appear.
-        num_frames: frames of the video.
-        tracked_frames: those from the first prompt on.
-        seconds: how long it took to open the video, to prompt and to track, down to masks in host
-            memory; reading annotations and measuring is not in it.
+        name: name of the sequence.
+        objects: objects in order of appearance.
+        num_frames: number of frames of the video.
+        tracked_frames: number of frames from the first prompt on.
+        seconds: time to open the video, prompt and track, including the copy of masks to the host;
+            excludes reading annotations and measuring.
     """
 
     name: str
@@ -99,10 +99,11 @@ class SequenceResult:
 
 
 def mean_of(objects: Iterable[ObjectResult]) -> Means:
-    """Means of J and F over frames, then over objects, whatever sequence they are of, as in DAVIS.
+    """Average J and F over frames, then over the objects of all sequences, as DAVIS does.
 
-    The AUC is that of all their counted frames together: most objects are on every frame, and have
-    none of their own. An object with no frame that counts (it appears at the very end) is left out.
+    The AUC is computed over the counted frames of all objects together, since it is undefined for
+    an object that is present on every frame. Objects without counted frames (they appear at the
+    very end) are ignored.
     """
     found = list(objects)
     pooled = [(obj.score[obj.counted], obj.present[obj.counted]) for obj in found]
@@ -117,6 +118,6 @@ def mean_of(objects: Iterable[ObjectResult]) -> Means:
 
 
 def _mean(values: Floats | list[float]) -> float:
-    """The mean of the values that are known; NaN without any."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     known = [value for value in values if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan

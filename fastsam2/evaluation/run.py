@@ -1,7 +1,7 @@
-"""Tracking the objects of an annotated video, and measuring what is found.
+"""Track the objects of an annotated video and measure the masks.
 
-The protocol is the semi-supervised one of DAVIS: an object is given on the frame where it first
-appears, and tracked from there to the end of the video. Each pixel belongs to one object at most.
+The protocol is the semi-supervised one of DAVIS: an object is prompted on the frame where it first
+appears and tracked from there to the end of the video. Each pixel belongs to at most one object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PromptKind = Literal["click", "box", "mask"]
 
 
 class VideoPredictor(Protocol):
-    """What is used of a video predictor, `sam2`'s or ours."""
+    """Methods of a video predictor used here; implemented by `sam2` and fastsam2."""
 
     def init_state(self, video_path: Any) -> Any: ...
 
@@ -56,23 +56,23 @@ class VideoPredictor(Protocol):
 def evaluate(
     predictor: VideoPredictor, sequence: DavisSequence, prompt: PromptKind = "mask"
 ) -> SequenceResult:
-    """Tracks all objects of a sequence and compares them with the annotations.
+    """Track all objects of a sequence and compare the masks with the annotations.
 
-    Prompts are made of the annotation of the frame on which an object first appears. With `mask` it
-    is the annotation itself, with `box` the tight box around it (the corners are pixels of the
-    object), with `click` the pixel deepest inside it. An object that appears later is added when
-    tracking has come to that frame, so that nothing of it is known before.
+    Prompts are derived from the annotation of the frame on which an object first appears: `mask` is
+    the annotation itself, `box` its tight bounding box (the corners are pixels of the object), and
+    `click` the pixel farthest from its boundary. An object that appears later is added when
+    tracking has reached that frame, so that earlier frames are not influenced by it.
 
     Args:
-        predictor: keeps the state of tracking as `sam2` does, under `obj_ids` and
-            `output_dict_per_obj`.
+        predictor: video predictor whose state holds `obj_ids` and `output_dict_per_obj`, as in
+            `sam2`.
         sequence: frames and annotations.
         prompt: `click`, `box` or `mask`.
 
     Raises:
         InputError: another kind of prompt.
-        VideoError: frames or annotations that cannot be read, or without objects.
-        StateError: the predictor leaves out a frame.
+        VideoError: frames or annotations cannot be read, or there are no objects.
+        StateError: the predictor skips a frame.
     """
     kind = check_prompt(prompt)
     first = sequence.first_frames()
@@ -82,7 +82,7 @@ def evaluate(
     ]
     objects = [_unmeasured(obj_id, first[obj_id], len(sequence)) for obj_id in first]
     tracked = _track(predictor, sequence, prompts)
-    # Before the first object appears there is nothing to track, and nothing is found.
+    # Frames before the first object appears are not tracked; their result is empty.
     found = _Found(-1, np.zeros(sequence.size, np.uint8), {})
     begin, seconds = prompts[0].frame_idx, 0.0
     for frame_idx in range(len(sequence)):
@@ -91,7 +91,7 @@ def evaluate(
             found = next(tracked, found)
             seconds += time.perf_counter() - clock
             if found.frame_idx != frame_idx:
-                raise StateError(f"the predictor left out frame {frame_idx} of {sequence.name}")
+                raise StateError(f"the predictor skipped frame {frame_idx} of {sequence.name}")
         truth = sequence.labels(frame_idx)
         for obj in objects:
             _measure(obj, frame_idx, truth, found)
@@ -105,7 +105,7 @@ def evaluate(
 
 
 def check_prompt(prompt: str) -> PromptKind:
-    """`prompt`, if it is one.
+    """Return `prompt` if it is a known kind of prompt.
 
     Raises:
         InputError: it is not.
@@ -118,10 +118,10 @@ def check_prompt(prompt: str) -> PromptKind:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What tracking says of a frame."""
+    """Result of tracking on one frame."""
 
     frame_idx: int
-    labels: Any  #: object numbers, uint8 `[H, W]`
+    labels: Any  #: object ids, uint8 `[H, W]`
     scores: dict[int, float]
 
 
@@ -131,7 +131,7 @@ def _unmeasured(obj_id: int, prompt_frame: int, length: int) -> ObjectResult:
 
 
 def _measure(obj: ObjectResult, frame_idx: int, truth_labels: Any, found: _Found) -> None:
-    """Fills in one frame of an object."""
+    """Fill in the measures of one object on one frame."""
     truth, mask = truth_labels == obj.obj_id, found.labels == obj.obj_id
     obj.j[frame_idx] = jaccard(truth, mask)
     obj.f[frame_idx] = boundary_f(truth, mask)
@@ -141,7 +141,7 @@ def _measure(obj: ObjectResult, frame_idx: int, truth_labels: Any, found: _Found
 
 @dataclass(frozen=True, eq=False)
 class _Prompt:
-    """How an object is given: one of a mask, a box and points with labels."""
+    """Prompt for one object: a mask, a box, or points with labels."""
 
     frame_idx: int
     obj_id: int
@@ -177,9 +177,9 @@ class _Prompt:
 def _track(
     predictor: VideoPredictor, sequence: DavisSequence, prompts: list[_Prompt]
 ) -> Iterator[_Found]:
-    """Each frame from the first prompt on.
+    """Yield the result of each frame from the first prompt on.
 
-    Stops where an object appears, to add it, and goes on with all of them.
+    Propagation stops where a new object appears, and continues with it added.
     """
     state = predictor.init_state(str(sequence.folder))
     starts = sorted({prompt.frame_idx for prompt in prompts})
@@ -196,18 +196,18 @@ def _track(
 
 
 def click_in(mask: Mask) -> tuple[int, int]:
-    """The pixel (x, y) of bool `[H, W]` that is deepest inside the mask, the first of equals.
+    """Return the pixel (x, y) of bool `[H, W]` farthest from the outside of the mask.
 
-    Depth is the distance to the nearest pixel outside; what lies beyond the image is outside.
+    Pixels beyond the image count as outside. The first of several such pixels is returned.
 
     Raises:
         InputError: the mask is empty.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
-        raise InputError("there is no pixel to click on: the mask is empty")
+        raise InputError("cannot place a click: the mask is empty")
     top, left = int(rows[0]), int(columns[0])
-    # Around the box all is outside, so that the box alone gives the same distances, and sooner.
+    # Everything around the bounding box is outside, so the cropped mask gives the same distances.
     box = np.ascontiguousarray(mask[top : rows[-1] + 1, left : columns[-1] + 1])
     points, _ = sample_one_point_from_error_center(torch.from_numpy(box)[None, None], None)
     x, y = points.flatten().tolist()
@@ -215,14 +215,14 @@ def click_in(mask: Mask) -> tuple[int, int]:
 
 
 def _object_scores(state: Any, frame_idx: int) -> dict[int, float]:
-    """Probability that each object is visible, by the model."""
+    """Predicted probability that each object is visible."""
     scores = {}
     for index, obj_id in enumerate(state["obj_ids"]):
         outputs = state["output_dict_per_obj"][index]
         for kind in ("cond_frame_outputs", "non_cond_frame_outputs"):
             if frame_idx in outputs[kind]:
                 logit = outputs[kind][frame_idx]["object_score_logits"]
-                # In float32 all that is above 17 or so would be a tie at 1.
+                # In float32 all logits above about 17 would give exactly 1.
                 scores[obj_id] = float(logit.double().sigmoid())
                 break
     return scores

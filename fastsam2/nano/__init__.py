@@ -1,1 +1,1 @@
-"""The small bundled model: the videos it learns from, its training and its weights."""
+"""Weights of nano, the small bundled model, and the synthetic videos it is trained on."""

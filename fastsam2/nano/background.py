@@ -1,4 +1,4 @@
-"""Backgrounds: textured regions with clutter, and how the camera moves over them."""
+"""Backgrounds: textured regions with clutter, and the camera motion over them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ Series = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Background:
-    """A canvas larger than the frame, RGB uint8 `[C, C, 3]`, and where each frame lies in it.
+    """Canvas larger than the frame, RGB uint8 `[C, C, 3]`, and the view of each frame, `[T]` each.
 
-    `x`, `y` `[T]` are the middle of the frame in the canvas, with `zoom` and `roll` in radians.
+    `x`, `y` are the centre of the frame in the canvas, `zoom` is a factor, `roll` is in radians.
     """
 
     canvas: Frame
@@ -43,7 +43,7 @@ class Background:
     roll: Series
 
     def view(self, t: int, size: int) -> Frame:
-        """The background of frame `t`, `[size, size, 3]`; the caller may write to it."""
+        """Return the background of frame `t`, a writable `[size, size, 3]`."""
         x, y = float(self.x[t]), float(self.y[t])
         if self.roll[t] == 0 and self.zoom[t] == 1 and x == int(x) and y == int(y):
             left, top = int(x) - size // 2, int(y) - size // 2
@@ -64,12 +64,12 @@ class Background:
 def make_background(
     rng: np.random.Generator, level: Level, frames: int, size: int, looks: list[Look]
 ) -> Background:
-    """A background of textured regions and clutter, and its motion. Clutter may take `looks`."""
+    """Make a random background with camera motion; its clutter may use `looks`."""
     t = np.arange(frames, dtype=np.float64)
     speed = float(rng.uniform(*level.pan)) * size if rng.random() < 0.75 else 0.0
     direction = float(rng.uniform(0, 2 * np.pi))
     margin = 0.14 * size
-    # To and fro within the margin: a triangle wave, rounded at its ends.
+    # Pan back and forth within the margin.
     swing = margin * np.sin(speed * t / margin + rng.uniform(0, 6.28)) if speed else 0 * t
     shake = level.shake * size * np.cumsum(rng.normal(size=(2, frames)), axis=1) * 0.3
     shake -= shake.mean(axis=1, keepdims=True)
@@ -102,7 +102,7 @@ def _canvas(
         if rng.random() < 0.5:
             tile = bank["soft"][int(rng.integers(len(bank["soft"])))]
             height = crop(tile, rng, float(rng.uniform(0.4, 0.9)), side, side) / np.float32(48)
-        else:  # a straight edge, such as a horizon or a wall
+        else:  # straight edge, such as a horizon or a wall
             angle = float(rng.uniform(0, 2 * np.pi))
             ramp = np.linspace(-1, 1, side, dtype=np.float32)
             height = ramp * np.float32(np.cos(angle)) + ramp[:, None] * np.float32(np.sin(angle))
@@ -111,7 +111,7 @@ def _canvas(
         cover = np.clip((height - border) * np.float32(51 * side) + np.float32(128), 0, 255)
         region = Image.fromarray(_surface(rng, level, side, contrast))
         scene.paste(region, mask=Image.fromarray(cover.astype(np.uint8)))
-    # Light that falls off over the scene.
+    # Light gradient over the scene.
     ramp = np.linspace(-1, 1, side, dtype=np.float32)
     tilt = rng.uniform(-0.15, 0.15, 2).astype(np.float32)
     light = 1 + ramp * tilt[0] + ramp[:, None] * tilt[1]
@@ -143,7 +143,7 @@ def _surface(rng: np.random.Generator, level: Level, side: int, contrast: float)
 
 
 def _subdued(rng: np.random.Generator, look: Look, contrast: float) -> Look:
-    """`look` with less contrast and less colour, as backgrounds seldom are as loud as things."""
+    """Return `look` with less contrast and saturation, since backgrounds are mostly duller."""
     kept = np.float32(rng.uniform(0.2, 0.9))
     palettes = []
     for palette in look.palettes:

@@ -1,4 +1,4 @@
-"""Who plays in a scene: looks and shapes, where each starts, and what comes before it."""
+"""Choose the looks, shapes, start positions and order of the objects in a scene."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Generator = np.random.Generator
 
 
 def cast_looks(rng: Generator, level: Level, count: int) -> list[Look]:
-    """What each of `count` objects looks like; at vivid levels their hues are spread evenly."""
+    """Choose a look for each object; at vivid levels the hues are spread evenly."""
     looks: list[Look] = []
     hue = float(rng.random())
     for index in range(count):
@@ -34,13 +34,13 @@ def cast_looks(rng: Generator, level: Level, count: int) -> list[Look]:
 
 
 def camouflaged(rng: Generator, level: Level, looks: list[Look], canvas: Frame) -> list[Look]:
-    """Some of the looks in colours of the background, slightly off."""
+    """Recolour some of the looks with slightly varied colours of the background."""
     result = []
     for look in looks:
         if rng.random() < level.camouflage:
             pixels = canvas.reshape(-1, 3)
             taken = pixels[rng.integers(len(pixels), size=256)].astype(np.float32)
-            # By brightness, so that a texture stays a texture.
+            # Sorted by brightness, to preserve the texture.
             palette = taken[np.argsort(taken.sum(axis=1), kind="stable")]
             palette = palette.reshape(16, 16, 3).mean(axis=1).repeat(16, axis=0)
             look = varied(rng, replace(look, palettes=(palette,) * len(look.kinds)), 0.25)
@@ -49,7 +49,7 @@ def camouflaged(rng: Generator, level: Level, looks: list[Look], canvas: Frame) 
 
 
 def cast_shapes(rng: Generator, level: Level, count: int) -> list[Shape]:
-    """The outline of each of `count` objects. Look-alikes may share theirs."""
+    """Choose the outline of each object; look-alikes may share one."""
     shapes: list[Shape] = []
     for index in range(count):
         if shapes and rng.random() < 0.5 * level.look_alike:
@@ -68,13 +68,13 @@ def cast_layers(
     shapes: list[Shape],
     apart: bool,
 ) -> tuple[Layer, ...]:
-    """Objects with labels 1 and up, what else moves, and what hides them, from back to front.
+    """Return the objects (labels 1 and up), distractors and occluders, from back to front.
 
-    With `apart`, objects start in the cells of a grid, small enough for them, and nothing else
-    moves but what hides objects later.
+    With `apart`, objects start in separate cells of a grid and are sized to fit, without
+    distractors; the only occluders are those that hide an object later.
     """
     count = len(looks)
-    # Many objects are smaller ones, so that they can all be seen.
+    # The more objects, the smaller, so that all are visible.
     crowd = min(1.0, 2 / np.sqrt(count + 1))
     low, high = (edge * crowd for edge in level.diameter)
     diameters = [size * float(low * (high / low) ** rng.random()) for _ in range(count)]
@@ -109,7 +109,7 @@ def cast_layers(
 def _starts(
     rng: Generator, diameters: list[float], size: int, apart: bool
 ) -> list[tuple[float, float]]:
-    """Where objects are on frame 0: in cells of a grid, or the farthest apart of a few draws."""
+    """Positions on frame 0: cells of a grid, or the farthest apart of a few random draws."""
     if apart:
         cells = int(np.ceil(np.sqrt(len(diameters))))
         return [
@@ -143,7 +143,7 @@ def _stranger(
     looks: list[Look],
     shapes: list[Shape],
 ) -> Layer:
-    """Something that moves and is no object; it may look like one."""
+    """Moving distractor (label 0); may look like an object."""
     diameter = size * float(rng.uniform(*level.diameter))
     if looks and rng.random() < level.look_alike:
         index = int(rng.integers(len(looks)))
@@ -159,10 +159,10 @@ def _stranger(
 def _occluder(
     rng: Generator, level: Level, hidden: Motion, windows: list[tuple[int, int]], size: int
 ) -> Layer:
-    """Something that covers an object during `windows`."""
+    """Occluder (label 0) that covers an object during `windows`."""
     outline = blob(rng, 0.2, 0.9)
     shape = Shape((outline,)).fitted()
-    # Measured on the outline itself, around the centre that fitting has chosen.
+    # Inner radius, measured on the outline around the fitted centre.
     theta = np.arange(256) * (2 * np.pi / 256)
     rim_x = outline.radius[::2] * np.cos(theta) - shape.x
     rim_y = outline.radius[::2] * np.sin(theta) - shape.y

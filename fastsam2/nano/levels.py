@@ -1,4 +1,4 @@
-"""How hard the videos of each level are. Lengths are fractions of the frame's side."""
+"""Settings of the difficulty levels. Lengths are fractions of the frame's side."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Level:
-    """What the videos of a level are drawn from. Chances are per clip, or per object if so named.
+    """Distribution of the videos of a level. Probabilities are per clip unless noted.
 
     `swing`, `turn` and `wave` are the largest change of scale (a factor of 1 + swing), rotation in
-    radians a frame, and deformation in radii.
+    radians per frame, and deformation in radii.
     """
 
     objects: tuple[int, int]
     diameter: Range
     min_area: float  # of each object on frame 0, as a fraction of the frame
-    speed: Range  # a frame
-    outside: float  # how far a centre may leave the frame by itself, in radii; negative: stays in
+    speed: Range  # per frame
+    outside: float  # distance in radii a centre may leave the frame by; negative: stays inside
     swing: float
     turn: float
     stretch: float
     wave: float
-    absences: float  # chance an object
-    leave_frames: int  # from the rim of the frame to out of sight
+    absences: float  # probability per object
+    leave_frames: int  # number of frames from the edge of the frame to out of sight
     complexity: float  # of outlines
     vivid: bool
-    two_tone: float  # chance an object
-    look_alike: float  # chance an object
-    camouflage: float  # chance an object
+    two_tone: float  # probability per object
+    look_alike: float  # probability per object
+    camouflage: float  # probability per object
     distractors: tuple[int, int]
     occluders: tuple[int, int]
     clutter: tuple[int, int]
     regions: tuple[int, int]  # of the background
     contrast: Range  # of the background
-    pan: Range  # a frame
+    pan: Range  # per frame
     shake: float
     zoom: float
     roll: float  # radians
-    motion_blur: float  # part of the way between two frames
-    blur: float  # chance
+    motion_blur: float  # fraction of the motion between two frames
+    blur: float  # probability
     noise: Range  # standard deviation, in grey levels
     light: float
 
@@ -150,11 +150,11 @@ LEVELS = {1: _CLEAN, 2: _MIXED, 3: _HARD}
 
 
 def level_settings(level: int) -> Level:
-    """What the videos of level 1, 2 or 3 are drawn from.
+    """Return the settings of level 1, 2 or 3.
 
     Raises:
-        InputError: there is no such level.
+        InputError: unknown level.
     """
     if level not in LEVELS:
-        raise InputError(f"there is no level {level}: choose 1 (clean), 2 (mixed) or 3 (hard)")
+        raise InputError(f"unknown level {level}: choose 1 (clean), 2 (mixed) or 3 (hard)")
     return LEVELS[level]

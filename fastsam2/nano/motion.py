@@ -1,4 +1,4 @@
-"""How things move: where each is, how large and how turned, on every frame of a clip."""
+"""Motion of objects: position, size and rotation on each frame of a clip."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FRAMES_PER_ABSENCE = 48
 class Motion:
     """Series over the frames `[T]`: centre and radius in pixels, angle in radians, stretch.
 
-    `wave` is the amplitude of the deformation in radii; its phase moves `sway` turns a frame.
+    `wave` is the amplitude of the deformation in radii; its phase advances `sway` turns per frame.
     """
 
     x: Series
@@ -36,7 +36,7 @@ class Motion:
 
     @property
     def reach(self) -> float:
-        """No point of it is farther from its centre, on any frame."""
+        """Upper bound on the distance of any point from the centre, over all frames."""
         return float((self.radius * np.maximum(self.stretch, 1 / self.stretch)).max()) * (
             1 + 2 * self.wave
         )
@@ -50,7 +50,7 @@ def wander(
     diameter: float,
     start: tuple[float, float],
 ) -> Motion:
-    """Smooth wandering from `start`, through random points of the frame, at a level's speed."""
+    """Smooth path from `start` through random points of the frame, at the level's speed."""
     radius = diameter / 2
     low = max(-0.25 * size, -level.outside * radius)
     low = min(low, 0.3 * size)
@@ -77,7 +77,7 @@ def wander(
     return Motion(
         x=x,
         y=y,
-        # Never larger than drawn, so that sizes keep within the level's.
+        # Never above `radius`, so that sizes stay within the level's range.
         radius=radius * (1 + growth) ** (0.5 * (beat - beat.max())),
         angle=float(rng.uniform(0, 2 * np.pi)) + turn * t + rock,
         stretch=stretch,
@@ -89,7 +89,7 @@ def wander(
 
 
 def _through(points: Series, times: Series, t: Series) -> tuple[Series, Series]:
-    """A smooth path through `points` `[N, 2]` at `times` `[N]`, read at `t`: cubic Hermite."""
+    """Interpolate `points` `[N, 2]` at `times` `[N]` with a cubic Hermite spline at `t`."""
     velocity = np.empty_like(points)
     velocity[1:-1] = (points[2:] - points[:-2]) / (times[2:] - times[:-2])[:, None]
     velocity[0] = (points[1] - points[0]) / (times[1] - times[0])
@@ -107,9 +107,9 @@ def _through(points: Series, times: Series, t: Series) -> tuple[Series, Series]:
 
 
 def absent_windows(rng: np.random.Generator, frames: int) -> list[tuple[int, int]]:
-    """Stretches `[first, last)` of frames to be out of sight, none of them with frame 0.
+    """Choose intervals `[first, last)` of frames without the object; never with frame 0.
 
-    The last frame is outside all of them too, unless there are only two.
+    The last frame is in none of them either, unless there are only two frames.
     """
     if frames < 2:
         return []
@@ -130,7 +130,7 @@ def absent_windows(rng: np.random.Generator, frames: int) -> list[tuple[int, int
 
 
 def envelope(windows: list[tuple[int, int]], frames: int, ramp: int) -> Series:
-    """1 within the windows, 0 away from them and on frame 0, `[T]`; a smooth way between."""
+    """Smooth envelope `[T]`: 1 within the windows, 0 away from them and on frame 0."""
     t = np.arange(frames, dtype=np.float64)
     result = np.zeros(frames)
     for first, last in windows:
@@ -146,12 +146,12 @@ def envelope(windows: list[tuple[int, int]], frames: int, ramp: int) -> Series:
 def leaving(
     rng: np.random.Generator, motion: Motion, windows: list[tuple[int, int]], size: int, ramp: int
 ) -> Motion:
-    """`motion`, but outside the frame during `windows`. It may return through another side."""
+    """Move `motion` outside the frame during `windows`; it may return through another side."""
     frames = len(motion.x)
     away = envelope(windows, frames, ramp)
     far = motion.reach + 2
     middles = [(first + last) // 2 for first, last in windows]
-    # Which side it is beyond changes half-way through each stretch, when it cannot be seen.
+    # The side changes halfway through each window, while the object is out of sight.
     stage = np.zeros(frames, np.intp)
     for middle in middles:
         stage[middle:] += 1
@@ -177,9 +177,9 @@ def behind(
     ramp: int,
     inner: float,
 ) -> Motion:
-    """The motion of an occluder that covers `hidden` during `windows`, and is out of sight before.
+    """Motion of an occluder that covers `hidden` during `windows`, and is out of sight otherwise.
 
-    `inner` is the radius of the largest centred circle within the occluder, in its own radii.
+    `inner` is the radius of the largest centred circle inside the occluder, in occluder radii.
     """
     frames = len(hidden.x)
     away = 1 - envelope(windows, frames, ramp)

@@ -1,4 +1,4 @@
-"""A scene: a background and the things before it, and how a frame of it is drawn."""
+"""Scene: a background with moving layers, drawn frame by frame."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Frame = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Camera:
-    """What happens to a whole frame: smearing, blur, noise and light (a gain `[T, 3]`)."""
+    """Effects on whole frames: motion blur, blur, noise and light (a gain `[T, 3]`)."""
 
     motion_blur: float
     blur: bool
@@ -29,16 +29,16 @@ class Camera:
     noise_seed: int
 
     def develop(self, frame: Frame, t: int) -> Frame:
-        """`frame` `[H, W, 3]` as this camera shows it."""
+        """Apply blur, light and noise to `frame`, `[H, W, 3]`."""
         gain = self.gain[t]
         if not self.blur and self.noise == 0 and (gain == 1).all():
             return frame
         image = frame.astype(np.float32)
         if self.blur:
-            # Weights 1 2 1, across and down: symmetric, so that an edge stays where it is.
+            # Weights 1 2 1 in both directions: symmetric, so that edges do not move.
             image[:, 1:-1] += 0.25 * (image[:, :-2] + image[:, 2:] - 2 * image[:, 1:-1])
             image[1:-1] += 0.25 * (image[:-2] + image[2:] - 2 * image[1:-1])
-        # Row by row: three numbers are too few to be fast.
+        # By rows: broadcasting over three channels is slow.
         rows = image.reshape(len(image), -1)
         rows *= np.tile(gain, image.shape[1])
         if self.noise:
@@ -59,7 +59,7 @@ def _noise_bank() -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Layer:
-    """Something in front of the background. Label 0 is something that is not an object."""
+    """Sprite in front of the background; label 0 marks distractors and occluders."""
 
     sprite: Sprite
     motion: Motion
@@ -68,7 +68,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scene:
-    """Layers from back to front before a background."""
+    """Background and layers, from back to front."""
 
     size: int
     background: Background
@@ -76,7 +76,7 @@ class Scene:
     camera: Camera
 
     def draw(self, t: int) -> tuple[Frame, Frame]:
-        """Frame `t`: RGB uint8 `[size, size, 3]` and the labels `[size, size]` of what is seen."""
+        """Draw frame `t`: RGB uint8 `[size, size, 3]` and visible labels `[size, size]`."""
         frame = self.background.view(t, self.size)
         labels = np.zeros((self.size, self.size), np.uint8)
         for layer in self.layers:
@@ -87,7 +87,7 @@ class Scene:
 
 
 def make_camera(rng: np.random.Generator, level: Level, frames: int) -> Camera:
-    """What the camera and the light do to a clip."""
+    """Choose the camera and light effects of a clip."""
     t = np.arange(frames, dtype=np.float64)[:, None]
     depth = float(rng.uniform(0, level.light)) * (1 + rng.uniform(-0.3, 0.3, 3))
     wave = np.sin(2 * np.pi * t / float(rng.uniform(20, 120)) + rng.uniform(0, 6.28))

@@ -1,4 +1,4 @@
-"""Outlines of objects, as signed distances: positive inside, in units of the object's radius."""
+"""Object outlines as signed distances: positive inside, in units of the object's radius."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANGLES = 512
 
 @dataclass(frozen=True)
 class Lobe:
-    """A star-convex region: a radius `[512]` for each direction from its centre."""
+    """Star-convex region, given by its radius in each direction, `[512]`."""
 
     radius: npt.NDArray[np.float64]
     x: float = 0.0
@@ -24,7 +24,7 @@ class Lobe:
 
     def distance(self, x: Field, y: Field) -> Field:
         dx, dy = x - np.float32(self.x), y - np.float32(self.y)
-        # Across a slanting outline the way out is shorter than along the ray.
+        # Distance perpendicular to the outline, which is shorter than along the ray.
         slope = (np.roll(self.radius, -1) - np.roll(self.radius, 1)) * (_ANGLES / (4 * np.pi))
         tilt = 1 / np.sqrt(1 + (slope / self.radius) ** 2)
         turn = np.arctan2(dy, dx) * np.float32(_ANGLES / (2 * np.pi)) + np.float32(_ANGLES)
@@ -39,7 +39,7 @@ class Lobe:
 
 @dataclass(frozen=True)
 class Limb:
-    """A rod with round ends that may be of different radii."""
+    """Rod with round ends, possibly of different radii."""
 
     start: tuple[float, float]
     end: tuple[float, float]
@@ -56,7 +56,7 @@ class Limb:
 
 @dataclass(frozen=True)
 class Shape:
-    """A union of parts, less its holes. `fitted()` centres it and gives it radius 1."""
+    """Union of parts minus holes. `fitted()` centres it and scales it to radius 1."""
 
     parts: tuple[Lobe | Limb, ...]
     holes: tuple[Lobe, ...] = ()
@@ -65,7 +65,7 @@ class Shape:
     radius: float = 1.0
 
     def distance(self, x: Field, y: Field) -> Field:
-        """Signed distance at points `x`, `y` (any one shape), exact to first order at the edge."""
+        """Signed distance at points `x`, `y` (same shape), exact to first order at the edge."""
         scale = np.float32(self.radius)
         x = x * scale + np.float32(self.x)
         y = y * scale + np.float32(self.y)
@@ -77,7 +77,7 @@ class Shape:
         return result / scale
 
     def fitted(self) -> Shape:
-        """The same shape within the unit circle around the middle of its box."""
+        """Return the shape scaled to the unit circle around the centre of its bounding box."""
         ramp = np.linspace(-2.5, 2.5, 48, dtype=np.float32)
         x, y = np.broadcast_arrays(ramp[None], ramp[:, None])
         inside = self.distance(x, y) >= 0
@@ -98,14 +98,14 @@ def _directions() -> npt.NDArray[np.float64]:
 
 
 def _smooth(radius: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
-    """A moving average around the circle."""
+    """Circular moving average."""
     total = np.cumsum(np.concatenate([radius[-width:], radius]))
     mean = (total[width:] - total[:-width]) / width
     return np.roll(mean, -(width // 2)).astype(np.float64, copy=False)
 
 
 def blob(rng: np.random.Generator, roughness: float, aspect: float = 1.0) -> Lobe:
-    """A smooth irregular outline; `roughness` from 0 (an ellipse) to about 1."""
+    """Smooth irregular outline; `roughness` from 0 (an ellipse) to about 1."""
     theta = _directions()
     radius = np.asarray(ellipse(aspect, float(rng.uniform(0, np.pi))).radius)
     for k in range(2, 8):
@@ -117,13 +117,13 @@ def blob(rng: np.random.Generator, roughness: float, aspect: float = 1.0) -> Lob
 
 
 def ellipse(aspect: float, angle: float = 0.0) -> Lobe:
-    """An ellipse with axes 1 and `aspect`."""
+    """Ellipse with semi-axes 1 and `aspect`."""
     theta = _directions() - angle
     return Lobe(aspect / np.sqrt((aspect * np.cos(theta)) ** 2 + np.sin(theta) ** 2))
 
 
 def _polygon(rng: np.random.Generator, corners: int, rounding: int, star: float = 1.0) -> Lobe:
-    """An irregular polygon, or with `star` below 1 a star of that inner radius."""
+    """Irregular polygon, or, if `star` is below 1, a star with that inner radius."""
     count = corners * (2 if star < 1 else 1)
     angle = (np.arange(count) + rng.uniform(-0.2, 0.2, count)) * (2 * np.pi / count)
     reach = rng.uniform(0.8, 1.0, count)
@@ -134,7 +134,7 @@ def _polygon(rng: np.random.Generator, corners: int, rounding: int, star: float 
     theta = _directions()[:, None]
     dx, dy = np.cos(theta), np.sin(theta)
     ex, ey = qx - px, qy - py
-    # Where the ray meets each side: t along the ray, s along the side.
+    # Intersection with each side: t along the ray, s along the side.
     cross = dx * ey - dy * ex
     cross = np.where(np.abs(cross) < 1e-9, 1e-9, cross)
     t = (px * ey - py * ex) / cross
@@ -145,7 +145,7 @@ def _polygon(rng: np.random.Generator, corners: int, rounding: int, star: float 
 
 
 def _rounded_box(aspect: float, rounding: int = 16) -> Lobe:
-    """A rectangle with half sides 1 and `aspect`, its corners rounded."""
+    """Rectangle with half sides 1 and `aspect` and rounded corners."""
     theta = _directions()
     reach = np.minimum(
         1 / np.maximum(np.abs(np.cos(theta)), 1e-6),
@@ -155,7 +155,7 @@ def _rounded_box(aspect: float, rounding: int = 16) -> Lobe:
 
 
 def _creature(rng: np.random.Generator) -> Shape:
-    """A body with limbs and perhaps a head."""
+    """Body with limbs and, by chance, a head."""
     aspect = float(rng.uniform(0.45, 0.9))
     body = blob(rng, 0.4, aspect)
     parts: list[Lobe | Limb] = [body]
@@ -182,7 +182,7 @@ def _creature(rng: np.random.Generator) -> Shape:
 
 
 def random_shape(rng: np.random.Generator, *, complexity: float) -> Shape:
-    """A shape within the unit circle: simple outlines at complexity 0, limbs and holes up to 1."""
+    """Random shape in the unit circle: simple outlines at complexity 0, limbs and holes up to 1."""
     draw = rng.random()
     if draw < 0.55 * complexity:
         shape = _creature(rng)

@@ -1,4 +1,4 @@
-"""Things that move: an outline and a texture in one small image, and how it is painted."""
+"""Sprites: an outline and a texture in one small image, painted onto frames."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 Pixels = npt.NDArray[np.float32]
 Frame = npt.NDArray[np.uint8]
 
-# A sprite covers this many radii on each side of its centre: the outline and a rim outside it.
+# A sprite extends this many radii from its centre: the outline and a margin around it.
 _EXTENT = 1.2
 _BANK_SEED = 20240730
 _STRANGERS = 128
@@ -46,24 +46,24 @@ _SINE = np.sin(np.arange(256) * (2 * np.pi / 256)).astype(np.float32)
 
 @dataclass(frozen=True)
 class Look:
-    """What something looks like: kinds of texture with their palettes; two of them for two-tone."""
+    """Appearance: kinds of texture with their palettes; two of them if two-tone."""
 
     kinds: tuple[str, ...]
     palettes: tuple[Palette, ...]
-    extent: float  # of a texture tile that the thing shows
+    extent: float  # visible fraction of a texture tile
     relief: float  # strength of the shading, 0..1
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """RGB in 0..255 and the signed distance to the outline in radii, `[S * S, 4]`."""
+    """RGB in 0..255 and signed distance to the outline in radii, `[S * S, 4]`."""
 
     pixels: Pixels
     side: int
 
 
 def vivid_look(rng: np.random.Generator, hue: float) -> Look:
-    """A saturated colour with a light texture."""
+    """Saturated colour with a light texture."""
     saturation, value = float(rng.uniform(0.7, 0.95)), float(rng.uniform(0.78, 1.0))
     drift = float(rng.uniform(-0.035, 0.035))
     colors = hsv_to_rgb(
@@ -78,7 +78,7 @@ def vivid_look(rng: np.random.Generator, hue: float) -> Look:
 
 
 def random_look(rng: np.random.Generator, two_tone: float) -> Look:
-    """Any texture in any few colours, related or not; with chance `two_tone`, two of them."""
+    """Random texture and colours; two textures with probability `two_tone`."""
     count = 2 if rng.random() < two_tone else 1
     kinds = tuple(str(kind) for kind in rng.choice(RICH, count))
     palettes = tuple(_random_palette(rng) for _ in range(count))
@@ -86,7 +86,7 @@ def random_look(rng: np.random.Generator, two_tone: float) -> Look:
 
 
 def muted_look(rng: np.random.Generator, contrast: float) -> Look:
-    """A greyish look with colours close to each other, for backgrounds."""
+    """Greyish look with similar colours, for backgrounds."""
     hue, saturation = float(rng.random()), float(rng.uniform(0.03, 0.25))
     value = float(rng.uniform(0.3, 0.75))
     steps = np.array([-0.5, -0.1, 0.15, 0.5]) * contrast
@@ -97,7 +97,7 @@ def muted_look(rng: np.random.Generator, contrast: float) -> Look:
 
 
 def varied(rng: np.random.Generator, look: Look, amount: float) -> Look:
-    """`look` with its colours a little off: darker or lighter, and tinted."""
+    """Return `look` with varied colours: darker or lighter, and tinted."""
     gain = 1 + amount * rng.uniform(-1, 1, 3) * 0.5 + amount * rng.uniform(-1, 1)
     palettes = tuple(
         np.clip(palette * gain, 0, 255).astype(np.float32) for palette in look.palettes
@@ -121,7 +121,7 @@ def _random_palette(rng: np.random.Generator) -> Palette:
 
 
 def make_sprite(rng: np.random.Generator, shape: Shape, look: Look, radius: float) -> Sprite:
-    """A sprite fine enough to be shown with up to `radius` pixels from its centre to its rim."""
+    """Make a sprite with enough resolution for a radius of up to `radius` pixels."""
     side = int(min(max(2 * _EXTENT * radius, 20), 320))
     ramp = ((np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1) * np.float32(_EXTENT)
     x, y = np.broadcast_arrays(ramp[None], ramp[:, None])
@@ -130,7 +130,7 @@ def make_sprite(rng: np.random.Generator, shape: Shape, look: Look, radius: floa
     pixels[..., :3] = textured(rng, look, side, side)
     pixels[..., 3] = distance
     if look.relief:
-        # Darker towards the rim and away from the light: enough to look solid.
+        # Shading: darker towards the rim and away from the light.
         depth = np.clip(distance * np.float32(2.5), 0, 1)
         shade = 1 - np.float32(0.55 * look.relief) * (1 - depth) ** 2
         shade -= np.float32(0.25 * look.relief) * (x + y) * np.float32(0.7)
@@ -148,19 +148,19 @@ def _strangers() -> tuple[Sprite, ...]:
 
 
 def stranger(rng: np.random.Generator) -> Sprite:
-    """A sprite of anything, in a tint of its own. It comes from a bank, so it is quickly made."""
+    """Random sprite from a precomputed bank, with a random tint."""
     bank = _strangers()
     sprite = bank[int(rng.integers(len(bank)))]
     gain = np.ones(4, np.float32)
     gain[:3] = rng.uniform(0.45, 1.0) * rng.uniform(0.7, 1.0, 3)
-    # Dark things become lighter as well.
+    # Also lighten dark colours.
     lift = np.zeros(4, np.float32)
     lift[:3] = (1 - gain[:3]) * rng.uniform(0, 255, 3)
     return Sprite(sprite.pixels * gain + lift, sprite.side)
 
 
 def textured(rng: np.random.Generator, look: Look, height: int, width: int) -> Frame:
-    """A surface of that look, RGB uint8 `[height, width, 3]`."""
+    """Render a surface with a look, RGB uint8 `[height, width, 3]`."""
     bank = texture_bank()
     layers = []
     for kind, palette in zip(look.kinds, look.palettes, strict=True):
@@ -185,10 +185,10 @@ def paint(
     label: int,
     blur: float = 0.0,
 ) -> None:
-    """Paints a sprite onto a frame `[H, W, 3]` and its label onto `labels` `[H, W]`.
+    """Paint a sprite onto a frame `[H, W, 3]` and its label onto `labels` `[H, W]`, in place.
 
-    A pixel takes the label where at least half of it is covered. `blur` is the part of the way
-    between two frames over which motion is smeared.
+    A pixel gets the label if at least half of it is covered. `blur` is the motion blur, as a
+    fraction of the motion between two frames.
     """
     height, width = labels.shape
     cx, cy, radius = float(motion.x[t]), float(motion.y[t]), float(motion.radius[t])
@@ -204,7 +204,7 @@ def paint(
     if len(steps) == 1:
         alpha, color = _sample(sprite, motion, t, (x0, y0, x1, y1))
     else:
-        # Painted once with a margin, then averaged along the way it went.
+        # Sampled once with a margin, then averaged along the path.
         px, py = pad_x - 1, pad_y - 1
         wide, ink = _sample(sprite, motion, t, (x0 - px, y0 - py, x1 + px, y1 + py))
         ink *= wide[..., None]
@@ -224,7 +224,7 @@ def paint(
 
 
 def _smear(motion: Motion, t: int, blur: float) -> list[tuple[int, int]]:
-    """Whole-pixel offsets `(dx, dy)` over which to average; one of them if nothing is smeared."""
+    """Pixel offsets `(dx, dy)` to average for motion blur; a single one without blur."""
     if blur <= 0 or len(motion.x) < 2:
         return [(0, 0)]
     last = len(motion.x) - 1
@@ -232,7 +232,7 @@ def _smear(motion: Motion, t: int, blur: float) -> list[tuple[int, int]]:
     dx = float(motion.x[b] - motion.x[a]) / (b - a) * blur
     dy = float(motion.y[b] - motion.y[a]) / (b - a) * blur
     length = max(abs(dx), abs(dy))
-    # Longer than half of the thing itself, no pixel would be half covered any more.
+    # With a longer blur no pixel would be half covered.
     limit = 0.6 * float(motion.radius[t])
     if length > limit:
         dx, dy, length = dx * limit / length, dy * limit / length, limit
@@ -245,7 +245,7 @@ def _smear(motion: Motion, t: int, blur: float) -> list[tuple[int, int]]:
 def _sample(
     sprite: Sprite, motion: Motion, t: int, box: tuple[int, int, int, int]
 ) -> tuple[Pixels, Pixels]:
-    """Coverage `[h, w]` in 0..1 and colour `[h, w, 3]` of the pixels of a box."""
+    """Sample coverage `[h, w]` in 0..1 and colour `[h, w, 3]` of the pixels of a box."""
     x0, y0, x1, y1 = box
     radius, stretch = float(motion.radius[t]), float(motion.stretch[t])
     cos, sin = float(np.cos(motion.angle[t])), float(np.sin(motion.angle[t]))

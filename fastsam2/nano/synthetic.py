@@ -1,8 +1,8 @@
-"""Synthetic videos with exact masks, to train a small model on, to test with and to measure on.
+"""Synthetic videos with exact masks, for training, tests and benchmarks.
 
     python -m fastsam2.nano.synthetic out --clips 8 --frames 48 --seed 1
 
-writes clips in the layout of DAVIS. `make_clip` makes one in memory.
+writes clips in the layout of DAVIS 2017. `make_clip` makes a clip in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 from fastsam2.errors import InputError
 from fastsam2.nano.background import make_background
 from fastsam2.nano.cast import camouflaged, cast_layers, cast_looks, cast_shapes
-from fastsam2.nano.levels import LEVELS, level_settings
+from fastsam2.nano.levels import level_settings
 from fastsam2.nano.scene import Scene, make_camera
 
 __all__ = ["Clip", "make_clip", "make_scene", "write_davis"]
@@ -31,16 +31,16 @@ Frame = npt.NDArray[np.uint8]
 _MAX_OBJECTS = 16
 _MIN_SIZE = 64
 _LAYOUTS = 12
-# What belongs together draws from a stream of its own, so that changing one leaves the others.
+# Separate random streams, so that changing one part of a clip leaves the others as they are.
 _STREAMS = ("layout", "looks", "background", "camera")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video: `frames` RGB uint8 `[T, H, W, 3]`, and `labels` uint8 `[T, H, W]`.
+    """Video: `frames` RGB uint8 `[T, H, W, 3]`, and `labels` uint8 `[T, H, W]`.
 
-    A label is 0 on the background, and i where object i is what is seen, at least over half of the
-    pixel. Every object is visible on frame 0.
+    A label is 0 for background, and i if object i is visible over at least half of the pixel. Every
+    object is visible on frame 0.
     """
 
     frames: Frame
@@ -48,7 +48,7 @@ class Clip:
 
     @property
     def objects(self) -> int:
-        """Number of objects, which are 1..objects, including those absent on some frames."""
+        """Number of objects, including those absent on some frames; ids are 1..objects."""
         return int(self.labels[0].max())
 
 
@@ -61,19 +61,19 @@ def make_clip(
     objects: int | None = None,
     absences: float | None = None,
 ) -> Clip:
-    """A clip of `frames` frames, the same for the same arguments.
+    """Make a clip; equal arguments give equal clips.
 
     Args:
         seed: 0 or more.
         frames: number of frames, at least 1.
-        level: 1 is clean, 2 mixed, 3 hard.
+        level: difficulty: 1 clean, 2 mixed, 3 hard.
         size: height and width in pixels, at least 64.
-        objects: number of objects, at most 16; drawn if None.
-        absences: chance for an object to leave or hide for a stretch and come back; by the level
-            if None. With two frames it cannot come back.
+        objects: number of objects, 1 to 16; random if None.
+        absences: probability that an object leaves or is hidden for a while and returns; the
+            level's default if None. In a clip of two frames it cannot return.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
     """
     scene, first = _stage(seed, frames, level, size, objects, absences)
     drawn = [first, *(scene.draw(t) for t in range(1, frames))]
@@ -89,7 +89,7 @@ def make_scene(
     objects: int | None = None,
     absences: float | None = None,
 ) -> Scene:
-    """What `make_clip` draws. The arguments are the same."""
+    """Make the scene that `make_clip` draws; same arguments."""
     scene, _ = _stage(seed, frames, level, size, objects, absences)
     return scene
 
@@ -102,7 +102,7 @@ def _stage(
     objects: int | None,
     absences: float | None,
 ) -> tuple[Scene, tuple[Frame, Frame]]:
-    """The scene, and its frame 0, drawn to see whether every object is visible there."""
+    """Make a scene in which every object is visible on frame 0; also return that frame."""
     settings = level_settings(level)
     if seed < 0:
         raise InputError(f"the seed must be 0 or more, not {seed}")
@@ -130,7 +130,7 @@ def _stage(
     shapes = cast_shapes(streams["looks"], settings, count)
     needed = settings.min_area * size * size
     for attempt in range(_LAYOUTS + 1):
-        # The last attempt keeps the objects apart and leaves out whatever could cover them.
+        # The last attempt keeps the objects apart, without anything that could cover them.
         apart = attempt == _LAYOUTS
         layers = cast_layers(streams["layout"], settings, frames, size, looks, shapes, apart)
         scene = Scene(size, background, layers, camera)
@@ -144,16 +144,16 @@ def _stage(
 def write_davis(
     folder: str | Path, clips: int, frames: int, seed: int, level: int = 1, size: int = 256
 ) -> None:
-    """Writes clips in the layout of DAVIS 2017; clip k has seed `seed + k`.
+    """Write clips in the layout of DAVIS 2017; clip k has seed `seed + k`.
 
-    That is `JPEGImages/480p/<name>/00000.jpg`, `Annotations/480p/<name>/00000.png` with the DAVIS
+    Files are `JPEGImages/480p/<name>/00000.jpg`, `Annotations/480p/<name>/00000.png` with the DAVIS
     palette, and the names in `ImageSets/2017/val.txt`.
 
     Raises:
         InputError: as `make_clip`, or fewer than 1 clip.
         OSError: a file cannot be written.
     """
-    # Here, as it brings torch: processes that only make clips start without it.
+    # Imported here because it imports torch, which processes that only make clips do not need.
     from fastsam2.data.writers import write_labels
 
     if clips < 1:
@@ -170,7 +170,7 @@ def write_davis(
         for t in range(frames):
             Image.fromarray(clip.frames[t]).save(images / f"{t:05d}.jpg", quality=95)
             write_labels(annotations / f"{t:05d}.png", clip.labels[t])
-    # Last, so that a list names only clips that are there in full.
+    # Written last, so that the list names complete clips only.
     lists = root / "ImageSets" / "2017"
     lists.mkdir(parents=True, exist_ok=True)
     (lists / "val.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
@@ -182,28 +182,28 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = _Parser(
         prog="python -m fastsam2.nano.synthetic",
         description="Write synthetic videos with exact masks in the layout of DAVIS 2017: "
         "JPEGImages/480p, Annotations/480p and ImageSets/2017/val.txt.",
     )
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write to; it is made")
-    parser.add_argument("--clips", metavar="N", type=int, required=True, help="number of videos")
-    parser.add_argument("--frames", metavar="T", type=int, required=True, help="frames in each")
+    parser.add_argument("out", metavar="OUT", type=Path, help="output folder; created if missing")
+    parser.add_argument("--clips", metavar="N", type=int, required=True, help="number of clips")
+    parser.add_argument("--frames", metavar="T", type=int, required=True, help="frames per clip")
     parser.add_argument(
         "--seed",
         metavar="S",
         type=int,
         required=True,
-        help="seed of the first; each next has 1 more",
+        help="seed of the first clip; clip k has seed S + k",
     )
     parser.add_argument(
         "--level",
         metavar="L",
         type=int,
         default=1,
-        help=f"{min(LEVELS)} is clean, 2 mixed, {max(LEVELS)} hard (default: 1)",
+        help="difficulty: 1 clean, 2 mixed, 3 hard (default: 1)",
     )
     parser.add_argument(
         "--size", metavar="PIXELS", type=int, default=256, help="height and width (default: 256)"

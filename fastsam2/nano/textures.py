@@ -1,4 +1,4 @@
-"""Procedural textures: a bank of grey tiles, and palettes that turn them into colours."""
+"""Procedural textures: a bank of grey tiles, and palettes that colour them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Palette = npt.NDArray[np.float32]
 TILE = 256
 _BANK_SEED = 20240729
 
-# Kinds of texture: what suits a nearly plain surface, and all there are.
+# Kinds of texture: those for nearly plain surfaces, and all of them.
 PLAIN = ("cloud", "grain", "fibre")
 RICH = (*PLAIN, "ridge", "coat", "stripe", "weave", "checker", "cell", "pebble", "dot", "brick")
 _PER_KIND = 10
@@ -25,18 +25,19 @@ _PER_KIND = 10
 
 @lru_cache(maxsize=1)
 def texture_bank() -> dict[str, tuple[Tile, ...]]:
-    """Tiles `[256, 256]` of each kind that repeat without a seam. Made once, always the same.
+    """Return seamless tiles `[256, 256]` of each kind; always the same, and cached.
 
-    Besides the kinds in `RICH` there is `soft`, of large smooth patches, to divide surfaces by.
+    Besides the kinds in `RICH` there is `soft`, with large smooth patches, to divide surfaces.
     """
     rng = np.random.Generator(np.random.PCG64(_BANK_SEED))
     return {kind: tuple(_tile(kind, rng) for _ in range(_PER_KIND)) for kind in _FIELDS}
 
 
 def crop(tile: Tile, rng: np.random.Generator, extent: float, height: int, width: int) -> Tile:
-    """A random part of a tile, `extent` (0..1) of its longer side, resized to `[height, width]`.
+    """Cut a random part of a tile and resize it to `[height, width]`.
 
-    It is mirrored and turned by quarters at random.
+    The longer side is `extent` (0..1) of the tile. The part is mirrored and rotated by multiples of
+    90 degrees at random.
     """
     longer = max(height, width)
     across, down = TILE * extent * width / longer, TILE * extent * height / longer
@@ -51,14 +52,14 @@ def crop(tile: Tile, rng: np.random.Generator, extent: float, height: int, width
 
 
 def make_palette(colors: npt.NDArray[np.floating]) -> Palette:
-    """RGB `[256, 3]` in 0..255 that runs evenly through `colors` `[N, 3]` in 0..1."""
+    """Interpolate `colors` `[N, 3]` in 0..1 to a palette, RGB `[256, 3]` in 0..255."""
     position = np.linspace(0, len(colors) - 1, 256)
     channels = [np.interp(position, np.arange(len(colors)), colors[:, c]) for c in range(3)]
     return np.stack(channels, axis=1).astype(np.float32) * 255
 
 
 def hsv_to_rgb(hsv: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """RGB `[..., 3]` in 0..1 of hue (any turn), saturation and value (clipped to 0..1)."""
+    """Convert hue (in turns), saturation and value (clipped to 0..1) to RGB `[..., 3]` in 0..1."""
     array = np.asarray(hsv, np.float64)
     hue = array[..., :1] % 1.0
     saturation, value = (np.clip(array[..., c : c + 1], 0, 1) for c in (1, 2))
@@ -82,9 +83,9 @@ def _noise(
     stretch: float = 1.0,
     angle: float = 0.0,
 ) -> Field:
-    """Noise whose amplitude falls as frequency ** -falloff between `low` and `high` cycles.
+    """Noise with amplitude frequency ** -falloff between `low` and `high` cycles.
 
-    `stretch` draws it out along `angle`. Its standard deviation is 1.
+    `stretch` elongates it along `angle`. The standard deviation is 1.
     """
     fy = np.fft.fftfreq(TILE, 1 / TILE)[:, None]
     fx = np.fft.rfftfreq(TILE, 1 / TILE)[None]
@@ -100,7 +101,7 @@ def _noise(
 
 
 def _grid() -> tuple[Field, Field]:
-    """(y, x) in turns over the tile: `[256, 1]` and `[1, 256]`, 0..1."""
+    """Coordinates (y, x) over the tile, in 0..1: `[256, 1]` and `[1, 256]`."""
     ramp: Field = (np.arange(TILE, dtype=np.float32) + np.float32(0.5)) / np.float32(TILE)
     return ramp[:, None], ramp[None]
 
@@ -127,7 +128,7 @@ def _ridge(rng: np.random.Generator) -> Field:
 
 
 def _coat(rng: np.random.Generator) -> Field:
-    """Patches and bands, as on a leopard or a zebra."""
+    """Patches and bands, as on leopards and zebras."""
     low = float(rng.uniform(4, 12))
     angle, stretch = float(rng.uniform(0, np.pi)), float(rng.choice([1.0, 1.0, 2.5]))
     field = _noise(rng, 0, low=low, high=low * 1.5, stretch=stretch, angle=angle)
@@ -145,7 +146,7 @@ def _stripe(rng: np.random.Generator) -> Field:
 
 
 def _weave(rng: np.random.Generator) -> Field:
-    """Plaid: bands of several widths, crossed."""
+    """Plaid: crossed bands of several widths."""
     y, x = _grid()
     field = np.zeros((TILE, TILE), np.float32)
     for axis in (x, y):
@@ -165,7 +166,7 @@ def _checker(rng: np.random.Generator) -> Field:
 
 
 def _distances(rng: np.random.Generator, points: int) -> tuple[Field, Field, npt.NDArray[np.intp]]:
-    """Distance to the nearest and the second nearest of random points, and which is nearest."""
+    """Distance to the nearest and second nearest of random points, and index of the nearest."""
     y, x = _grid()
     nearest = np.full((TILE, TILE), 9, np.float32)
     second = nearest.copy()
@@ -181,7 +182,7 @@ def _distances(rng: np.random.Generator, points: int) -> tuple[Field, Field, npt
 
 
 def _cell(rng: np.random.Generator) -> Field:
-    """Patchwork: one value for each cell."""
+    """Patchwork: one value per cell."""
     points = int(rng.integers(12, 48))
     _, _, owner = _distances(rng, points)
     return rng.random(points).astype(np.float32)[owner]

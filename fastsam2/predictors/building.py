@@ -10,8 +10,12 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from fastsam2.checkpoints.load import infer_config, load_checkpoint, load_state_dict
-from fastsam2.checkpoints.transformers_format import read_hf_options
+from fastsam2.checkpoints import (
+    infer_config,
+    load_checkpoint,
+    load_state_dict,
+    read_hf_options,
+)
 from fastsam2.config import (
     CONFIGS,
     HF_MODEL_IDS,

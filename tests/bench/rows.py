@@ -1,4 +1,4 @@
-"""Rows as a run writes them."""
+"""Sample rows of a benchmark run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WHERE = {"device": "NVIDIA H200", "torch": "2.11.0", "triton": "3.6.0", "commit"
 
 
 def frame(impl: str, per_second: float | None, objects: int = 1, **fields: object) -> Row:
-    """Of tracking with tiny."""
+    """Row of tracking with tiny."""
     milliseconds = None if per_second is None else 1e3 / per_second
     known = {"p20_ms": milliseconds, "p50_ms": milliseconds, "p80_ms": milliseconds, **WHERE}
     return Row(
@@ -29,7 +29,7 @@ def stage(impl: str, name: str, milliseconds: float) -> Row:
 
 
 def a_run() -> list[Row]:
-    """What a call of everything leaves, in small."""
+    """Rows of all kinds."""
     rates = {
         "sam2": (48.0, 7.1, 3.6),
         "sam2 vos_optimized": (88.0, 12.0, 6.2),

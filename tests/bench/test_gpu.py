@@ -1,4 +1,4 @@
-"""Parts end by themselves, and a second call goes on where the first one stopped."""
+"""Parts are isolated, and a second call continues where the first stopped."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_parts_resume(
     (tmp_path / "mended").touch()
     todo[1] = python("slow", 20, "1")
     assert gpu.main([*CALL, str(tmp_path)]) == 0
-    assert done.read_text() == "xx", "what is done is not done again"
+    assert done.read_text() == "xx", "a finished part was run again"
     assert set(read_state(tmp_path, "parts").values()) == {"done"}
-    assert "good           done before" in capsys.readouterr().out
+    assert "good           done earlier" in capsys.readouterr().out
     assert gpu.main([*CALL, str(tmp_path), "--part", "good"]) == 0
     assert done.read_text() == "xxx", "unless it is asked for by name"
 
@@ -68,7 +68,7 @@ def test_parts_have_names_of_their_own(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--device", "tpu"], "tpu"),
-        (["--device", "cpu"], "only --quick"),
+        (["--device", "cpu"], "requires --quick"),
         (["--device", "cpu", "--quick", "--part", "nothing"], "nothing"),
     ],
 )

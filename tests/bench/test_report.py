@@ -39,7 +39,7 @@ def test_the_last_row_counts() -> None:
 
 
 def test_only_like_is_compared() -> None:
-    """Another version of PyTorch, or another commit, is no base of a speed-up."""
+    """Rows of another PyTorch version or commit are not compared."""
     rows = [frame("sam2", 10.0, torch="2.10.0"), frame("fastsam2", 40.0)]
     assert report.speedup(rows[1], "sam2", rows, PASSED) == ""
     rows.append(replace(rows[0], torch=rows[1].torch))
@@ -59,8 +59,8 @@ def test_plots(tmp_path: Path) -> None:
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         report.main([str(tmp_path)])
-    assert "there is no" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err
     append_rows(tmp_path / "rows.csv", a_run()[:4])
     assert report.main([str(tmp_path)]) == 0
-    assert "## Frames a second" in (tmp_path / "report.md").read_text()
+    assert "## Frames per second" in (tmp_path / "report.md").read_text()
     assert "frames_per_second.png" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Rows in a file, and what they say they were measured on."""
+"""Rows in a file, and their conditions."""
 
 from __future__ import annotations
 

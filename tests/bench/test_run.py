@@ -1,4 +1,4 @@
-"""Measuring, at sizes that say nothing."""
+"""Run the benchmarks at tiny sizes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def test_track_with_nano(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
             row = rows[impl, objects]
             assert row.p50_ms is not None
             assert row.p50_ms > 0
-        assert rows["transformers", objects].note.startswith("nano is no model")
-        assert rows["sam2 vos_optimized", objects].note == "for CUDA only"
+        assert rows["transformers", objects].note.startswith(
+            "its configuration does not support nano"
+        )
+        assert rows["sam2 vos_optimized", objects].note == "vos_optimized needs CUDA"
     assert (rows["fastsam2", 2].gflop or 0) > (rows["fastsam2", 1].gflop or 0) > 0
     assert 0 < (rows["fastsam2", 1].of_roof or 0) < 1
     assert "withheld" in capsys.readouterr().out
@@ -80,10 +82,10 @@ def test_ladder_adds_one_flag_a_rung() -> None:
         "dtype": None, "impl": "auto", "compile": True, "graphs": True, "encoder_batch": 4,
     }  # fmt: skip
     cpu = Setting(dtype="fp32")
-    assert RUNGS["+ graphs"].missing(cpu) == "graphs: for CUDA only"
+    assert RUNGS["+ graphs"].missing(cpu) == "graphs needs CUDA"
     last = RUNGS["+ compiled"]
     assert isinstance(last, Ours)
-    assert not last.plan(cpu).graphs, "what is for CUDA falls away"
+    assert not last.plan(cpu).graphs, "CUDA options must be ignored on a CPU"
 
 
 def test_launches_are_replaced_for_a_while() -> None:

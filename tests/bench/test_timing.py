@@ -1,4 +1,4 @@
-"""Quantiles, who runs when, and the machine's own limits."""
+"""Quantiles, order of trackers, and limits of the hardware."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_quantiles() -> None:
     times = Times.of([float(x) for x in range(101)])
     assert (times.p20, times.p50, times.p80) == (20.0, 50.0, 80.0)
     assert times.per_second == pytest.approx(1e3 * 101 / 5050)
-    # Frames that overlap are more in a second than each of them says.
+    # With overlapping frames the rate is higher than single times suggest.
     assert Times.of([10.0, 10.0], total=10.0).per_second == 200.0
 
 
@@ -70,7 +70,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.name for row in rows] == ["copy", "matrix product"]
     assert all(row.per_second is not None and row.per_second > 0 for row in rows)
     limits = measure_limits(CPU, torch.float32)
-    # What is printed is what times are held against.
+    # The printed rates are those used as limits.
     assert rows[1].per_second is not None
     assert limits.flops == pytest.approx(1e12 * rows[1].per_second)
     assert limits.bandwidth == pytest.approx(1e9 * (rows[0].per_second or 0))

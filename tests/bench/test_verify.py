@@ -1,4 +1,4 @@
-"""No speed-up without tests that pass."""
+"""Speed-ups are withheld unless the tests pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OP = "memory_keys"
 
 @pytest.fixture
 def tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands in for `tests/kernels`."""
+    """Stand-in for the folder `tests/kernels`."""
     folder = tmp_path / "kernels"
     folder.mkdir()
     monkeypatch.setattr(verify, "_TESTS", folder)
@@ -30,7 +30,7 @@ def op_rows() -> tuple[Row, Row]:
     return theirs, ours
 
 
-def test_what_is_broken_has_no_speedup(tests: Path, tmp_path: Path) -> None:
+def test_a_broken_op_has_no_speedup(tests: Path, tmp_path: Path) -> None:
     test = tests / f"test_{OP}.py"
     rows = op_rows()
     test.write_text("def test_op():\n    assert 1 + 1 == 3\n")
@@ -42,16 +42,16 @@ def test_what_is_broken_has_no_speedup(tests: Path, tmp_path: Path) -> None:
     assert "3.00x" not in shown
     assert f"{OP}: 1 failed" in shown
 
-    # Mended, it is another op: the verdict no longer holds.
+    # A change of the sources invalidates the verdict.
     test.write_text("def test_op():\n    assert 1 + 1 == 2\n")
     assert verify.read_verdicts(tmp_path, "cpu") == {}
     verdicts = verify.verify([OP], tmp_path, "cpu")
     assert verdicts[OP].passed
     assert speedup(rows[1], "reference", rows, verdicts) == "3.00x"
-    # It is for the device that the tests ran on.
+    # A verdict is valid for the device of the tests.
     assert verify.read_verdicts(tmp_path, "cpu").keys() == {OP}
     assert verify.read_verdicts(tmp_path, "cuda") == {}
-    # And is not found out twice.
+    # A valid verdict is not computed again.
     assert verify.verify([OP], tmp_path, "cpu") == verdicts
 
 
@@ -77,9 +77,9 @@ def test_whole_frames_rest_on_all_ops() -> None:
     assert speedup(rows[1], "sam2", rows, passed) == "4.00x"
     del passed["rope_attention"]
     assert speedup(rows[1], "sam2", rows, passed) == "withheld"
-    # What others do is no claim of ours.
+    # Baselines need no passing tests.
     assert speedup(rows[2], "sam2", rows, {}) == "0.50x"
-    assert "rope_attention: its tests have not been run" in markdown(rows, passed)
+    assert "rope_attention: tests not run" in markdown(rows, passed)
 
 
 def test_unknown_op(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Finding checkpoints by name, on the hub or on disk, and saying why one cannot be had."""
+"""Find checkpoints by name, on the hub or on disk; errors of the hub are one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import errors as hub_errors
 
 import fastsam2
-from fastsam2.checkpoints.load import download, resolve_model
+from fastsam2.checkpoints.sources import download, resolve_model
 from fastsam2.config import HF_MODEL_IDS, checkpoint_name
 from fastsam2.errors import CheckpointError, ConfigError
 from tests.messages import one_line
@@ -17,7 +17,7 @@ from tests.messages import one_line
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str]]:
-    """A hub that has every file; the list holds what was asked of it."""
+    """Stand-in for a hub that has every file; the list records the requests."""
     asked: list[tuple[str, str]] = []
 
     def hf_hub_download(*, repo_id: str, filename: str) -> str:
@@ -59,6 +59,7 @@ def hub_error(kind: str) -> Exception:
         (hub_error("HfHubHTTPError"), "first line"),
         (OSError("no space left on device"), "no space left"),
         (TimeoutError(), "TimeoutError"),
+        (getattr(hub_errors, "HTTPError", OSError)("no route to host"), "no route to host"),
     ],
 )
 def test_download_failure_is_one_line(
@@ -83,7 +84,7 @@ def test_download_suggests_a_repository(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_download_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The real hub client, without a network and with an empty cache."""
+    """Uses the real hub client, offline and with an empty cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="cannot get sam2_hiera_small") as caught:
@@ -124,10 +125,7 @@ def test_resolve_unknown_name() -> None:
         resolve_model("sam2.1-tinny")
 
 
-def test_the_bundled_model_is_found_or_said_to_be_missing() -> None:
+def test_nano_is_bundled() -> None:
     bundled = Path(fastsam2.__file__).parent / "nano" / "nano.safetensors"
-    if bundled.exists():
-        assert resolve_model("nano") == ("nano", bundled)
-    else:
-        with pytest.raises(CheckpointError, match="not part of this installation"):
-            resolve_model("nano")
+    assert resolve_model("nano") == ("nano", bundled)
+    assert bundled.exists()

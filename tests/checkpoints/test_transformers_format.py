@@ -1,4 +1,4 @@
-"""Weights saved by transformers, loaded here: the same tensors, and the same masks from them."""
+"""Load weights saved by transformers: equal tensors, equal masks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def hf_config(family: str) -> Any:
 
 
 def copy_weights_(hf_model: Any, official: dict[str, Tensor]) -> None:
-    """Give transformers' model the official weights, through the views that conversion returns."""
+    """Copy the official weights into transformers' model through the converted views."""
     state_dict = hf_model.state_dict()
     image_matrix = state_dict.pop("shared_image_embedding.positional_embedding")
     views = convert_hf_state_dict(state_dict)
@@ -129,7 +129,7 @@ def test_same_features_and_masks(
     if engine == "fastsam2":
         hf_model.save_pretrained(tmp_path)
         model = build_sam2_video_predictor(None, tmp_path, device="cpu", memory_dtype=torch.float32)
-        assert model.image_size == SIZE  # as config.json says
+        assert model.image_size == SIZE  # from config.json
         model.fill_hole_area = 0
     state = model.init_state(str(frames))
     images = torch.stack([state["images"][i] for i in range(FRAMES)])
@@ -138,7 +138,7 @@ def test_same_features_and_masks(
     for level, flat in zip(levels, flats, strict=True):
         close(flat.permute(1, 2, 0).view_as(level), level)
 
-    # Memory rounded to bf16 would let a last bit flip.
+    # In float32: rounding memory to bf16 would amplify differences in the last bit.
     float32_torch = types.SimpleNamespace(**(vars(torch) | {"bfloat16": torch.float32}))
     monkeypatch.setattr(modeling_sam2_video, "torch", float32_torch)
     with reference.float32_memory():

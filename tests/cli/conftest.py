@@ -11,7 +11,7 @@ from tests.data.videos import Frames, moving_frames, write_video
 
 @pytest.fixture(autouse=True)
 def _ctrl_c() -> Iterator[None]:
-    """Ctrl-C interrupts also where the tests run in the background of a shell, which ignores it."""
+    """Restore the default handler: shells start background jobs with Ctrl-C ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -24,7 +24,7 @@ def frames() -> Frames:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory, frames: Frames) -> Path:
-    """A video of 12 frames of 64x48 pixels, every fourth of them a key frame."""
+    """Video of 12 frames of 64x48 pixels; every fourth is a key frame."""
     path = tmp_path_factory.mktemp("clips") / "clip.mp4"
     options = {"g": "4", "bf": "0", "sc_threshold": "0"}
     faststart = {"movflags": "faststart"}

@@ -1,4 +1,4 @@
-"""Running the program, and a stand-in for the model."""
+"""Run the program with a stand-in for the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Outcome:
 
     @property
     def line(self) -> str:
-        """What the program said on stderr, which is to be one line."""
+        """Output on stderr, checked to be a single line."""
         lines = self.err.strip().splitlines()
         assert len(lines) == 1, self.err
         assert lines[0].startswith("fastsam2: ")
@@ -45,27 +45,23 @@ def tracks(folder: Path) -> Any:
 
 
 def frame_result(frame_idx: int, obj_ids: list[int], logits: torch.Tensor) -> FrameResult:
-    """Objects with these logits `[O, 1, H, W]` at the size of the video."""
+    """Result with these logits, `[O, 1, H, W]` at the size of the video."""
     scores = torch.tensor(obj_ids, dtype=torch.float32)
     height, width = logits.shape[-2:]
     return FrameResult(frame_idx, obj_ids, logits, scores, scores, (height, width))
 
 
 class FakePredictor:
-    """Prompts and frames go in; each object is a square that moves right with the frames."""
+    """Video predictor whose objects are squares that move right, one pixel per frame."""
 
     def __init__(self) -> None:
         self.prompts: list[tuple[int, int, str]] = []
-        self.batches: list[list[int]] = []  #: frames that are encoded at once
         self.act: Callable[[int], None] = lambda frame_idx: None  #: called before each frame
 
-    def init_state(self, source: Any, history: str, feature_bytes: int) -> dict[str, Any]:
-        assert (history, feature_bytes) == ("window", 0)
+    def init_state(self, source: Any, history: str) -> dict[str, Any]:
+        assert history == "window"
         self.size = source.height, source.width
         return {"obj_ids": [], "source": source}
-
-    def encode_frames(self, wanted: Any) -> None:
-        self.batches.append([frame_idx for _, frame_idx in wanted])
 
     def propagate(
         self, state: Any, begin: int, count: int, reverse: bool, progress: Any
@@ -106,7 +102,7 @@ class FakePredictor:
 
 @pytest.fixture
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
-    """Puts a FakePredictor in the place of the model."""
+    """Replace the model by a FakePredictor."""
     predictor = FakePredictor()
     monkeypatch.setattr(ModelChoice, "video_predictor", lambda choice: predictor)
     return predictor

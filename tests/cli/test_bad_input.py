@@ -1,4 +1,4 @@
-"""Every kind of bad input: one line on stderr, the right exit code, and no results."""
+"""Bad input gives one line on stderr, the right exit code and no results."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _no_images(folder: Path) -> Path:
         (_no_images, "no JPEG or PNG images"),
     ],
 )
-def test_what_is_no_video_exits_with_1(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_unreadable_videos_exit_with_1(tmp_path: Path, make, message: str) -> None:  # type: ignore[no-untyped-def]
     video = make(tmp_path)
     outcome = fastsam2("track", video, *POINT, "-o", tmp_path / "out")
     assert outcome.code == 1
@@ -94,7 +94,7 @@ def test_a_truncated_video_exits_with_1(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:400])
     outcome = fastsam2("track", tmp_path / "cut.mp4", *POINT, "-o", tmp_path / "out")
     assert outcome.code == 1
-    assert "cut short" in outcome.line
+    assert "truncated" in outcome.line
 
 
 def test_an_output_folder_that_cannot_be_written_exits_with_1(tmp_path: Path, clip: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_missing_checkpoint_exits_with_1(tmp_path: Path, clip: Path) -> None:
     assert "none.pt" in outcome.line
 
 
-def test_a_file_that_is_no_checkpoint_exits_with_1(tmp_path: Path, clip: Path) -> None:
+def test_an_invalid_checkpoint_exits_with_1(tmp_path: Path, clip: Path) -> None:
     for name, content in (("text.pt", b"hello"), ("empty.pt", b"")):
         (tmp_path / name).write_bytes(content)
         outcome = fastsam2("track", clip, *POINT, "-m", tmp_path / name, "-o", tmp_path / "out")

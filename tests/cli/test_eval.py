@@ -25,7 +25,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, predictor: Oracle) -> Oracle:
-    """Puts a predictor in the place of the model."""
+    """Replace the model by `predictor`."""
 
     def propagate(state: Any, begin: int, count: int, progress: Any) -> Any:
         for frame_idx, obj_ids, logits in progress(
@@ -46,7 +46,7 @@ def test_help() -> None:
 
 
 class _Blind(Oracle):
-    """Sees objects 1, and nothing else."""
+    """Finds object 1 only."""
 
     def logits(self, truth: Labels, obj_id: int) -> Any:
         return super().logits(truth, obj_id) * (1 if obj_id == 1 else 0)
@@ -61,7 +61,7 @@ def test_table_and_document(tmp_path: Path, davis: Path, monkeypatch: pytest.Mon
     assert [line.split()[:6] for line in lines[:4]] == [
         ["sequence", "objects", "frames", "J&F", "J", "F"],
         ["motorcyclist", "1", "5", "100.0", "100.0", "100.0"],
-        # Of object 2, frames 1 to 3 are missed and frame 4 has none.
+        # Object 2 is missed on frames 1 to 3 and absent on frame 4.
         ["bear", "2", "6", "62.5", "62.5", "62.5"],
         ["all", "3", "11", "75.0", "75.0", "75.0"],
     ]
@@ -84,14 +84,14 @@ def test_table_and_document(tmp_path: Path, davis: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_limit_and_what_is_not_known(tmp_path: Path, davis: Path, oracle: Oracle) -> None:
+def test_limit_and_undefined_measures(tmp_path: Path, davis: Path, oracle: Oracle) -> None:
     outcome = fastsam2("eval", davis, "--limit", "1")
     assert outcome.code == 0
     assert [line.split()[0] for line in outcome.out.splitlines()] == [
         "sequence",
         "motorcyclist",
         "all",
-        "model",  # none was named: which one it is
+        "model",  # the hint about the default model
     ]
     late = write_davis(tmp_path / "late", {"bear": squares(first=5)})
     oracle.sequences = {"bear": squares(first=5)}
@@ -100,7 +100,7 @@ def test_limit_and_what_is_not_known(tmp_path: Path, davis: Path, oracle: Oracle
     assert json.loads((tmp_path / "late.json").read_text())["j_and_f"] is None
 
 
-def test_a_failure_leaves_what_was_done(tmp_path: Path, davis: Path, oracle: Oracle) -> None:
+def test_a_failure_keeps_earlier_results(tmp_path: Path, davis: Path, oracle: Oracle) -> None:
     (davis / "Annotations/480p/bear/00002.png").write_bytes(b"damaged")
     path = tmp_path / "found.json"
     outcome = fastsam2("eval", davis, "--json", path)

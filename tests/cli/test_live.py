@@ -28,7 +28,7 @@ POINT = ("--point", "9,9")
 
 
 class FakeStream:
-    """In the place of a stream predictor and its session."""
+    """Stand-in for a stream predictor and its session."""
 
     def __init__(self, predictor: FakePredictor) -> None:
         self.predictor = predictor
@@ -70,7 +70,7 @@ def stream(fake_model: FakePredictor, monkeypatch: pytest.MonkeyPatch) -> FakeSt
 
 
 def _check(folder: Path, frames: list[int], stream: FakeStream, *, begin: int = 0) -> None:
-    """The results hold these frames and what the stream found on them."""
+    """Check that the results hold these frames and the masks of the stream."""
     assert sorted(path.name for path in folder.iterdir()) == [
         "masks",
         "overlay.mp4",
@@ -113,7 +113,7 @@ def test_prompts_on_later_frames_add_objects_and_correct_them(
     prompts = ["--point", "9,9@2", "--box", "1,1,9,9@5:2", "--point", "8,8,0@7", "--point", "3,3@7"]
     outcome = fastsam2("track", clip, "--stream", *prompts, "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err
-    # Before the first prompt nothing is tracked, but the frames count.
+    # Frames before the first prompt are counted, but not tracked.
     assert stream.asked == [
         ("add", 0, 1, "points+labels"),
         ("add", 3, 2, "box"),
@@ -146,7 +146,7 @@ def test_stdin_is_a_stream(
 
 
 class _Camera(LiveSource):
-    """Frames 0, 1, 4 and 9 of a camera, whose other frames were dropped."""
+    """Camera that delivers frames 0, 1, 4 and 9; the others are dropped."""
 
     def __init__(self, name: str, policy: str | None) -> None:
         self.asked = name, policy
@@ -184,7 +184,7 @@ def test_a_camera_that_drops_frames(
     times = [entry["time"] for entry in tracks(tmp_path / "out")["frames"]]
     assert times == [0.0, 0.1, 0.4, 0.9]
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as overlay:
-        # It takes as long as what it shows.
+        # The overlay is as long as the recording.
         assert [frame.time for frame in overlay.decode(video=0)] == pytest.approx(times)
 
 
@@ -214,7 +214,7 @@ def test_ctrl_c_leaves_valid_files(tmp_path: Path, clip: Path, stream: FakeStrea
     outcome = fastsam2("track", clip, "--stream", *POINT, "-o", out)
     assert outcome.code == 130
     assert outcome.line == f"fastsam2: interrupted; the 4 frames done by then: see {out}"
-    assert "4 frames, 1 object, " in outcome.out  # for a camera this is the usual end
+    assert "4 frames, 1 object, " in outcome.out  # Ctrl-C is the usual end of a camera
     _check(out, [0, 1, 2, 3], stream)
     assert tracks(out)["complete"] is False
 
@@ -248,16 +248,16 @@ def test_a_prompt_whose_frame_never_comes(tmp_path: Path, clip: Path, stream: Fa
     ("arguments", "message"),
     [
         (["--stream"], "no prompts"),
-        (["--stream", *POINT, "--reverse"], "--reverse needs a video whose end is known"),
-        (["--stream", *POINT, "--start", "0"], "--start needs a video whose end is known"),
-        (["--stream", *POINT, "--end", "5"], "--end needs a video whose end is known"),
+        (["--stream", *POINT, "--reverse"], "--reverse needs a video of known length"),
+        (["--stream", *POINT, "--start", "0"], "--start needs a video of known length"),
+        (["--stream", *POINT, "--end", "5"], "--end needs a video of known length"),
         (["--stream", *POINT, "--policy", "both"], "unknown policy 'both'"),
         (["--stream", *POINT, "--frames", "0"], "--frames"),
         (["--stream", "--point", "99,9"], "lies outside"),
         (["--stream", "--frames", "3", "--point", "9,9@3"], "there is no frame 3"),
-        ([*POINT, "--policy", "drop"], "--policy drop is for live sources"),
-        ([*POINT, "--frames", "3"], "--frames 3 is for live sources"),
-        (["camera:0", *POINT], "a live source is tracked alone, not with 1 more"),
+        ([*POINT, "--policy", "drop"], "--policy drop applies to live sources only"),
+        ([*POINT, "--frames", "3"], "--frames 3 applies to live sources only"),
+        (["camera:0", *POINT], "2 sources: only one live source"),
     ],
 )
 def test_bad_arguments_exit_with_2(
@@ -279,8 +279,8 @@ def test_older_results_are_kept(tmp_path: Path, clip: Path, stream: FakeStream) 
 
 
 def test_a_running_model(tmp_path: Path, checkpoint: Path) -> None:
-    """The real predictors, on a file as a stream and as a video."""
-    # So many frames that, at the fifth, it does not matter how many there are.
+    """Uses the real predictors, on a file read as a stream and as a video."""
+    # Long enough for the fifth frame to be independent of the number of frames.
     video = write_video(tmp_path / "clip.mkv", moving_frames(20))
     model = ["--model", checkpoint, "--image-size", "128", "--device", "cpu"]
     run = ["track", video, *POINT, *model, "-o"]
@@ -292,7 +292,7 @@ def test_a_running_model(tmp_path: Path, checkpoint: Path) -> None:
         (ours,), (theirs,) = entry["objects"], other["objects"]
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-3)
         differ = decode_rle(ours["rle"]) != decode_rle(theirs["rle"])
-        assert differ.mean() < 0.01  # pixels on the edge, where rounding decides
+        assert differ.mean() < 0.01  # pixels on the boundary may flip by rounding
     assert any(entry["objects"][0]["area"] for entry in live["frames"])
     more = ["--point", "30,9@1:2", "--box", "5,5,30,30@1:2", "--point", "8,8@2"]
     outcome = fastsam2(*run, tmp_path / "more", "--stream", "--frames", "4", *more)
@@ -300,7 +300,7 @@ def test_a_running_model(tmp_path: Path, checkpoint: Path) -> None:
     assert [len(entry["objects"]) for entry in tracks(tmp_path / "more")["frames"]] == [1, 2, 2, 2]
 
 
-def test_a_folder_is_no_stream(tmp_path: Path, frames: Frames, stream: FakeStream) -> None:
+def test_a_folder_cannot_be_streamed(tmp_path: Path, frames: Frames, stream: FakeStream) -> None:
     folder = write_jpegs(tmp_path / "frames", frames[:2])
     outcome = fastsam2("track", folder, "--stream", *POINT, "-o", tmp_path / "out")
     assert (outcome.code, outcome.line) == (1, f"fastsam2: not a file: {folder}")

@@ -1,4 +1,4 @@
-"""The model that runs where none is named."""
+"""Default model of the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastsam2.engine.plan import Plan
 from tests.cli.running import fastsam2, tracks
 
 
-def test_nano_runs_by_itself_and_says_what_it_is(tmp_path: Path, clip: Path) -> None:
+def test_nano_is_the_default_and_prints_a_hint(tmp_path: Path, clip: Path) -> None:
     out = tmp_path / "out"
     outcome = fastsam2("track", clip, "--point", "20,20", "--end", "2", "-o", out)
     assert outcome.code == 0, outcome.err

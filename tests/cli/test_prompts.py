@@ -50,13 +50,13 @@ def test_the_default_frame_is_that_of_the_range() -> None:
         ("point", "1,2@12", "no frame 12; clip.mp4 has frames 0 to 11"),
         ("point", "1,2@-1", "cannot read --point"),
         ("point", "1,2@x", "cannot read --point"),
-        ("point", "1,2:0", "number from 1 to 255"),
-        ("point", "1,2:256", "number from 1 to 255"),
+        ("point", "1,2:0", "object id must be 1 to 255"),
+        ("point", "1,2:256", "object id must be 1 to 255"),
         ("point", "1,2:2@3", "cannot read --point"),
         ("box", "1,2,3", "expected X0,Y0,X1,Y1"),
-        ("box", "5,5,5,9", "empty: it needs X0 < X1"),
+        ("box", "5,5,5,9", "empty: X0 < X1"),
         ("box", "9,5,5,9", "empty"),
-        ("box", "0,0,65,48", "outside clip.mp4, which is 64x48"),
+        ("box", "0,0,65,48", "exceeds clip.mp4, which is 64x48"),
         ("box", "0,0,nan,48", "not a finite number"),
     ],
 )
@@ -70,7 +70,7 @@ def test_bad_prompts_are_named(option: str, text: str, message: str) -> None:
 def test_no_prompts_and_two_boxes() -> None:
     with pytest.raises(InputError, match="no prompts"):
         collect_prompts(CANVAS, [], [], [], default_frame=0)
-    with pytest.raises(InputError, match="second box for object 1"):
+    with pytest.raises(InputError, match="object 1 has a box on frame 0 already"):
         collect_prompts(CANVAS, [], ["0,0,9,9", "1,1,9,9"], [], default_frame=0)
 
 
@@ -111,8 +111,8 @@ def test_a_grey_or_binary_mask_is_one_object(tmp_path: Path, mode: str) -> None:
     ("mode", "pixels", "message"),
     [
         ("L", _labels(), "2 levels besides 0"),
-        ("RGB", _labels(), "type RGB"),
-        ("I;16", _labels().astype(np.uint16), "type I;16"),
+        ("RGB", _labels(), "mode RGB"),
+        ("I;16", _labels().astype(np.uint16), "mode I;16"),
         ("L", np.zeros((48, 64), np.uint8), "empty"),
         ("L", np.ones((48, 60), np.uint8), "60x48 pixels, but clip.mp4 is 64x48"),
     ],

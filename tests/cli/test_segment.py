@@ -56,7 +56,7 @@ def test_bad_input(
     assert message in outcome.line
 
 
-def test_what_is_no_image(tmp_path: Path) -> None:
+def test_unreadable_images(tmp_path: Path) -> None:
     outcome = fastsam2("segment", tmp_path / "no.png", "--point", "1,1", "-o", tmp_path / "out")
     assert outcome.code == 1
     assert "no such image" in outcome.line

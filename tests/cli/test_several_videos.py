@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from fastsam2.cli.models import ModelChoice
+from fastsam2.modeling.backbones.hieradet import Hiera
 from tests.cli.running import FakePredictor, fake_model, fastsam2, tracks
 from tests.data.videos import Frames, damage_frame, write_jpegs, write_video
 
@@ -20,7 +23,7 @@ POINT = ("--point", "9,9")
 
 @pytest.fixture
 def videos(tmp_path: Path, clip: Path, frames: Frames) -> list[Path]:
-    """Three videos of 12, 5 and 3 frames."""
+    """Videos of 12, 5 and 3 frames."""
     first = Path(shutil.copy(clip, tmp_path / "first.mp4"))
     return [
         first,
@@ -49,14 +52,34 @@ def test_each_video_has_a_folder_and_the_same_prompts(
     assert outcome.out.count("model    nano") == 1
 
 
-def test_a_frame_of_each_is_encoded_at_once(
-    tmp_path: Path, videos: list[Path], fake_model: FakePredictor
+@pytest.mark.parametrize("prompts", [["9,9@0"], ["9,9@0", "5,5@5:2"]])
+def test_each_frame_is_encoded_once(
+    tmp_path: Path, frames: Frames, monkeypatch: pytest.MonkeyPatch, prompts: list[str]
 ) -> None:
-    outcome = fastsam2("track", *videos, *POINT, "--reverse", "-o", tmp_path / "out")
+    """Also if the encoder runs ahead of the tracker, four frames at a time."""
+    encoded: list[int] = []
+    forward = Hiera.forward
+
+    def count(trunk: Hiera, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        encoded.append(len(images))
+        return forward(trunk, images, *args, **kwargs)
+
+    video_predictor = ModelChoice.video_predictor
+
+    def encoding_ahead(choice: ModelChoice) -> Any:
+        predictor = video_predictor(choice)
+        predictor.plan = replace(predictor.plan, encoder_batch=4)
+        return predictor
+
+    monkeypatch.setattr(Hiera, "forward", count)
+    monkeypatch.setattr(ModelChoice, "video_predictor", encoding_ahead)
+    videos = [write_jpegs(tmp_path / name, frames[:11]) for name in ("first", "second")]
+    points = [argument for prompt in prompts for argument in ("--point", prompt)]
+    options = ["--device", "cpu", "-o", tmp_path / "out"]
+    outcome = fastsam2("track", *videos, *points, *options)
     assert outcome.code == 0, outcome.err
-    left = [3] * 3 + [2] * 2 + [1] * 7
-    assert [len(batch) for batch in fake_model.batches] == left
-    assert fake_model.batches[:4] == [[11, 4, 2], [10, 3, 1], [9, 2, 0], [8, 1]]
+    assert sum(encoded) == 22
+    assert max(encoded) == 4
 
 
 def test_one_bad_video_does_not_keep_the_others_from_being_done(
@@ -109,7 +132,7 @@ def test_ctrl_c_ends_them_all(
 
     def press(frame_idx: int) -> None:
         seen.append(frame_idx)
-        if len(seen) == 3 + 3 + 2:  # in turns
+        if len(seen) == 12 + 3:
             raise KeyboardInterrupt
 
     fake_model.act = press
@@ -121,9 +144,10 @@ def test_ctrl_c_ends_them_all(
     assert interrupted == (
         f"fastsam2: {videos[1]}: interrupted; the 2 frames done by then: see {out / 'second.v2'}"
     )
-    for name, done in (("first", 3), ("second.v2", 2), ("third", 2)):
-        assert tracks(out / name)["complete"] is False
-        assert len(_frames(out / name)) == done
+    assert tracks(out / "first")["complete"] is True
+    assert tracks(out / "second.v2")["complete"] is False
+    assert _frames(out / "second.v2") == [0, 1]
+    assert not (out / "third").exists()
 
 
 def test_two_videos_of_one_name(
@@ -158,10 +182,7 @@ def test_backward(tmp_path: Path, videos: list[Path], fake_model: FakePredictor)
 
 
 def test_states_of_videos_that_are_done_do_not_stay(
-    tmp_path: Path,
-    videos: list[Path],
-    fake_model: FakePredictor,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, videos: list[Path], fake_model: FakePredictor
 ) -> None:
     """A session on a GPU holds memory, and there may be a hundred videos."""
 
@@ -183,10 +204,4 @@ def test_states_of_videos_that_are_done_do_not_stay(
     fake_model.init_state = remember  # type: ignore[method-assign]
     fake_model.act = look
     assert fastsam2("track", *videos, *POINT, "-o", tmp_path / "out").code == 0
-    # Each stays until its last frame has been written, while the others begin their next one.
-    assert alive == [3] * 11 + [2] * 3 + [1] * 6
-    del states[:], alive[:]
-    monkeypatch.setattr("fastsam2.cli.track._OPEN_AT_ONCE", 2)
-    assert fastsam2("track", *videos, *POINT, "-o", tmp_path / "again").code == 0
-    assert alive == [2] * 11 + [1] * 6 + [1] * 3
-    assert len(_frames(tmp_path / "again" / "third")) == 3
+    assert alive == [1] * (12 + 5 + 3)

@@ -23,7 +23,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _check(folder: Path, frames: list[int], predictor: FakePredictor) -> None:
-    """All three results hold these frames (in the order tracked) and the predictor's masks."""
+    """Check that all results hold these frames (in tracking order) and the predictor's masks."""
     assert _names(folder) == ["masks", "overlay.mp4", "tracks.json"]
     assert _names(folder / "masks") == [f"{frame_idx:05d}.png" for frame_idx in sorted(frames)]
     document = tracks(folder)
@@ -44,10 +44,10 @@ def _check(folder: Path, frames: list[int], predictor: FakePredictor) -> None:
 
 
 def _centre(folder: Path, frame_idx: int) -> float:
-    """Where the overlay has changed the video, in pixels from the left."""
+    """Mean x of the pixels changed by the overlay."""
     with open_frames(folder / "overlay.mp4") as overlay:
         frame = overlay[frame_idx].astype(int)
-    # On the grey frames of the test any colour is the object's.
+    # The frames are grey, so any colour is the object's.
     return float(np.nonzero(np.ptp(frame, axis=2) > 40)[1].mean())
 
 
@@ -118,7 +118,7 @@ def test_the_document_tells_of_the_video(
     assert document["complete"] is True
 
 
-def test_a_damaged_frame_ends_it_and_what_was_done_is_kept(
+def test_a_damaged_frame_ends_tracking_and_keeps_earlier_results(
     tmp_path: Path, clip: Path, fake_model: FakePredictor
 ) -> None:
     damaged = tmp_path / "damaged.mp4"
@@ -205,7 +205,7 @@ def test_older_results_are_not_mixed_with_new_ones(
 
 
 def test_a_running_model(tmp_path: Path, frames: Frames, checkpoint: Path) -> None:
-    """The real predictor, forward and then backward from its own mask, on very small images."""
+    """Uses the real predictor on small images, forward, then backward from its own mask."""
     folder = write_jpegs(tmp_path / "frames", frames[:4])
     model = ["--model", checkpoint, "--image-size", "128", "--device", "cpu"]
     prompts = ["--point", "9,9", "--point", "30,9@1:2", "--box", "5,5,30,30@1:2"]

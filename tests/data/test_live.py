@@ -31,7 +31,7 @@ from tests.data.videos import (
 from tests.messages import one_line
 
 FRAMES = moving_frames(24)
-TIMEOUT = 20  # seconds, for what is not to happen: no test waits so long
+TIMEOUT = 20  # seconds; reached by failing tests only
 
 
 def _numbered(number: int, height: int = 4) -> Frames:
@@ -58,7 +58,7 @@ def _check(source: LiveSource, expected: list[Frames]) -> None:
 
 @contextmanager
 def _served(content: bytes, *, promised: int | None = None) -> Iterator[str]:
-    """The URL of a server that says it has `promised` bytes, and sends `content`."""
+    """URL of a server that announces `promised` bytes and sends `content`."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -81,7 +81,7 @@ def _served(content: bytes, *, promised: int | None = None) -> Iterator[str]:
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "b-frames.mp4", "raw.h264"])
 def test_a_file_gives_the_frames_of_plain_decoding(tmp_path: Path, name: str) -> None:
     path = _clip(tmp_path / name, bf="2" if name.startswith("b") else "0")
-    if name == "raw.h264":  # without times: those of the frame rate that FFmpeg assumes
+    if name == "raw.h264":  # no timestamps: FFmpeg's default frame rate
         with LiveSource(path) as source:
             times = [frame.time for frame in source]
             assert times == pytest.approx([index / (source.fps or 0) for index in range(24)])
@@ -109,7 +109,7 @@ def test_a_pipe(tmp_path: Path, name: str) -> None:
 
 
 def test_frames_of_a_pipe_come_as_its_bytes_do(tmp_path: Path) -> None:
-    """And not once a whole buffer is full, which may be seconds later."""
+    """Not only when a whole buffer is full, possibly seconds later."""
     content = _clip(tmp_path / "a.mkv").read_bytes()
     assert len(content) < 32768
     reading, writing = os.pipe()
@@ -138,12 +138,12 @@ def test_stdin_of_another_program(tmp_path: Path) -> None:
 
 
 def test_a_program_ends_while_its_stdin_is_silent(tmp_path: Path) -> None:
-    """A thread that waits for bytes must not keep the program from ending."""
+    """A thread blocked in a read must not keep the program from exiting."""
     code = (
         "from fastsam2.data.live import LiveSource\n"
         "source = LiveSource('-')\n"
         "print([next(source).image.shape for _ in range(90)][-1], flush=True)\n"
-        "import time; time.sleep(0.5)"  # by then the thread waits for bytes
+        "import time; time.sleep(0.5)"  # by then the thread is blocked in a read
     )
     content = _clip(tmp_path / "a.ts").read_bytes()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -192,11 +192,11 @@ def test_a_lost_connection_is_raised_after_the_frames_before_it(tmp_path: Path) 
 
 
 def test_a_silent_network_is_lost() -> None:
-    with pytest.raises(VideoError, match="no data has come for a while"):
+    with pytest.raises(VideoError, match="no data before the timeout"):
         LiveSource("udp://127.0.0.1:0", timeout=0.2)
 
 
-def test_what_cannot_be_reached() -> None:
+def test_unreachable_sources() -> None:
     for url in ("http://127.0.0.1:9/clip.ts", "rtsp://127.0.0.1:9/live"):
         with pytest.raises(VideoError, match=f"cannot open {url}: .*refused"):
             LiveSource(url)
@@ -251,16 +251,16 @@ def test_a_damaged_frame_is_left_out_and_counted(tmp_path: Path) -> None:
     tenths = [round(10 * frame.time) for frame in frames]
     assert tenths == [index for index in range(24) if index != 12]
     for tenth, frame in zip(tenths, frames, strict=True):
-        if not 12 < tenth < 16:  # up to the next key frame, which leans on nothing
+        if not 12 < tenth < 16:  # up to the next key frame, which depends on no other
             np.testing.assert_array_equal(frame.image, expected[tenth])
 
 
-def test_a_pipe_that_is_cut_off_just_ends(tmp_path: Path) -> None:
+def test_a_truncated_pipe_ends_without_an_error(tmp_path: Path) -> None:
     path = cut_at_frame(_clip(tmp_path / "a.mkv"), 13)
     assert len(list(LiveSource(io.BytesIO(path.read_bytes())))) == 13
 
 
-def test_what_is_no_video(tmp_path: Path) -> None:
+def test_sources_without_video(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("not a video, " * 100)
     sound = write_audio(tmp_path / "sound.m4a")
     for source, message in (
@@ -279,7 +279,7 @@ def test_what_is_no_video(tmp_path: Path) -> None:
         one_line(caught)
 
 
-def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
+def test_invalid_arguments(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown policy 'newest': choose one of drop, queue"):
         LiveSource(FRAMES, "newest")
     with pytest.raises(InputError, match="queue_size must be at least 1, but is 0"):
@@ -287,7 +287,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
 
 
 class _Step:
-    """A producer that does a step when told to, and tells when it is done."""
+    """Producer that runs one step at a time and signals its end."""
 
     def __init__(self, steps: list[int]) -> None:
         self.steps = steps
@@ -303,7 +303,7 @@ class _Step:
                 for _ in range(count):
                     self.produced += 1
                     yield _numbered(self.produced)
-                self._waiting.release()  # all of the step has been handed over
+                self._waiting.release()  # the step is complete
             assert self._allowed.acquire(timeout=TIMEOUT)
         finally:
             self.closed.set()
@@ -321,7 +321,7 @@ def test_drop_keeps_the_newest_frame() -> None:
     camera.allow()
     source = LiveSource(iter(camera), "drop")
     assert camera._waiting.acquire(timeout=TIMEOUT)
-    # Nothing has been asked for yet, so that nothing has been missed.
+    # No frame has been taken yet, so none counts as dropped.
     assert next(source).image[0, 0, 0] == 3
     assert source.dropped == 0
     camera.step()
@@ -360,19 +360,19 @@ def test_queue_keeps_every_frame_and_holds_the_reader_back() -> None:
 
     source = LiveSource(frames(), "queue", queue_size=3)
     for number in range(20):
-        # The consumer is slow: the reader has done all that it may do.
+        # The consumer is slow: the reader has filled the queue.
         for _ in range(4 if number == 0 else min(1, 20 - number - 3)):
             assert drawn.acquire(timeout=TIMEOUT)
         assert next(source).image[0, 0, 0] == number
         taken += 1
     assert next(source, None) is None
     assert source.dropped == 0
-    # Three in the queue, and one in the hand of the reader.
+    # Three in the queue, and one held by the reader.
     assert max(ahead) <= 4
 
 
 @pytest.mark.parametrize("policy", ["queue", "drop"])
-def test_what_a_generator_raises_comes_after_its_frames(policy: str) -> None:
+def test_errors_of_a_generator_come_after_its_frames(policy: str) -> None:
     def frames() -> Iterator[Frames]:
         yield _numbered(1)
         yield _numbered(2)
@@ -398,7 +398,7 @@ def test_close_ends_the_thread_the_iterator_and_the_generator() -> None:
     assert camera.produced < 20
 
 
-def test_close_wakes_who_waits_for_a_frame() -> None:
+def test_close_wakes_a_waiting_consumer() -> None:
     camera = _Step([1, 1])
     camera.allow()
     source = LiveSource(iter(camera))
@@ -427,7 +427,7 @@ def test_a_source_that_is_dropped_ends_its_thread() -> None:
 def test_drop_plays_a_recording_at_its_own_speed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock that goes only while the reader waits."""
+    """Uses a clock that advances only while the reader waits."""
     from fastsam2.data import live
 
     now = 0.0

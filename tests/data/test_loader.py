@@ -27,7 +27,7 @@ IMAGE_BYTES = 3 * SIZE * SIZE
 
 
 class _Source(FrameSource):
-    """Frames in memory; notes which are read, by whom, and fails where it is told to."""
+    """Frames in memory; records reads and their threads, and fails on chosen frames."""
 
     def __init__(self, failing: tuple[int, ...] = ()) -> None:
         super().__init__("the test's frames")
@@ -60,7 +60,7 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 
 
 def _settle(source: _Source) -> None:
-    """Waits until the thread reads no more."""
+    """Wait until the thread is idle."""
     count = -1
     while count != len(source.reads):
         count = len(source.reads)
@@ -114,7 +114,7 @@ def test_the_cache_is_bounded() -> None:
     loader = FrameLoader(source, SIZE, cache_bytes=3 * IMAGE_BYTES, prefetch=10)
     loader[0]
     _settle(source)
-    # Two ahead and the one in use.
+    # Two prefetched and the one in use.
     assert source.read_ahead == [1, 2]
     for frame_idx in range(20):
         loader[frame_idx]
@@ -122,7 +122,7 @@ def test_the_cache_is_bounded() -> None:
     assert len(loader._reader._cache) == 3
 
 
-def test_what_the_thread_fails_on_is_raised_for_that_frame_alone() -> None:
+def test_an_error_in_the_thread_is_raised_for_its_frame_only() -> None:
     source = _Source(failing=(6,))
     loader = FrameLoader(source, SIZE, prefetch=4)
     loader[3]
@@ -162,14 +162,14 @@ def test_the_thread_ends_with_the_loader() -> None:
 
 
 def test_the_thread_ends_before_the_interpreter() -> None:
-    """Otherwise it may be within PyTorch then, which ends the process by SIGABRT."""
+    """A thread inside PyTorch at shutdown would abort the process (SIGABRT)."""
     script = """
 import atexit, threading, time
 
 def report():
     print([t.name for t in threading.enumerate() if t.name == "fastsam2-prefetch"])
 
-atexit.register(report)  # the first to be registered is the last to run
+atexit.register(report)  # registered first, so run last
 
 from tests.data.test_loader import SIZE, FrameLoader, _Source
 

@@ -23,7 +23,7 @@ SIZES = [(48, 64), (300, 200), (37, 91)]
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_jpegs_become_what_sam2_makes_of_them(tmp_path: Path, height: int, width: int) -> None:
+def test_jpegs_are_preprocessed_as_in_sam2(tmp_path: Path, height: int, width: int) -> None:
     from sam2.utils.misc import load_video_frames_from_jpg_images
 
     write_jpegs(tmp_path, moving_frames(3, height, width))
@@ -66,6 +66,6 @@ def test_the_look_up_of_devices_equals_that_of_the_cpu() -> None:
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), "image.jpg"]
 )
-def test_what_is_no_image_is_refused(image: object) -> None:
+def test_invalid_images_are_refused(image: object) -> None:
     with pytest.raises(VideoError, match="the image must be a uint8 array"):
         preprocess_frame(image, 64)  # type: ignore[arg-type]

@@ -75,13 +75,13 @@ def test_rotation_is_applied_as_players_do(tmp_path: Path, rotation: int, turns:
     plain = decode_in_order(write_video(tmp_path / "plain.mp4", FRAMES[:3]))
     path = write_video(tmp_path / "turned.mp4", FRAMES[:3], rotation=rotation)
     with open_frames(path) as source:
-        # FFmpeg's angle is counterclockwise, like that of rot90.
+        # FFmpeg's angle is counterclockwise, as in rot90.
         np.testing.assert_array_equal(source[1], np.rot90(plain[1], turns))
         assert (source.height, source.width) == source[0].shape[:2]
 
 
 class _Counting(VideoSource):
-    """Notes where decoding begins."""
+    """Records where decoding begins."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self.starts: list[int | None] = []
@@ -100,7 +100,7 @@ def test_reading_on_never_seeks_and_going_back_decodes_each_group_once(tmp_path:
     assert len(source.starts) == 1
     for frame_idx in range(23, -1, -1):
         source[frame_idx]
-    assert len(source.starts) == 1 + 2  # the last 8 frames were still there
+    assert len(source.starts) == 1 + 2  # the last 8 frames were cached
 
 
 def test_frames_cannot_be_written_to(tmp_path: Path) -> None:
@@ -155,13 +155,13 @@ def test_a_damaged_frame_fails_and_those_before_it_do_not(
         assert [k for k in range(13) if outcome[k]] == [12]
         assert "frame 12" in str(outcome[12])
         assert "damaged" in str(outcome[12])
-        # From the next key frame on all is well.
+        # The next key frame is intact.
         assert all(outcome[k] is None for k in range(16, 24))
         for frame_idx in [k for k in (11, 3, 17, 23, 0) if outcome[k] is None]:
             np.testing.assert_array_equal(source[frame_idx], expected[frame_idx])
 
 
-def test_what_depends_on_a_damaged_frame_is_not_passed_off_as_good(tmp_path: Path) -> None:
+def test_frames_that_depend_on_a_damaged_one_are_unreadable(tmp_path: Path) -> None:
     options = {"g": "8", "bf": "0", "sc_threshold": "0"}
     path = write_video(tmp_path / "a.mp4", FRAMES, options=options)
     damage_frame(path, 12)
@@ -191,12 +191,12 @@ def test_frames_that_the_header_promises_are_missed(
         assert len(source) == 24
         outcome = _readable(source, 24)
     assert [k for k in range(24) if outcome[k] is None] == list(range(13))
-    assert "cut short after" in str(outcome[20])
+    assert "truncated after" in str(outcome[20])
 
 
 def test_a_truncated_mp4_without_its_index_says_so(tmp_path: Path) -> None:
     path = cut_at_frame(write_video(tmp_path / "a.mp4", FRAMES), 13)
-    with pytest.raises(VideoError, match=r"a\.mp4 as a video: it is cut short"):
+    with pytest.raises(VideoError, match=r"a\.mp4 as a video: it is truncated"):
         open_frames(path)
 
 
@@ -224,13 +224,13 @@ def test_a_clip_that_begins_between_key_frames_begins_at_the_first_one(tmp_path:
 
 
 @pytest.mark.parametrize("cover", [False, pytest.param(True, marks=CAN_WRITE_METADATA)])
-def test_audio_is_no_video(tmp_path: Path, cover: bool) -> None:
+def test_audio_files_are_refused(tmp_path: Path, cover: bool) -> None:
     with pytest.raises(VideoError, match=r"sound\.m4a holds audio but no video"):
         open_frames(write_audio(tmp_path / "sound.m4a", cover))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.txt"])
-def test_text_is_no_video(tmp_path: Path, name: str) -> None:
+def test_text_files_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("hello, hello\n" * 100)
     with pytest.raises(VideoError, match=name):
         open_frames(tmp_path / name)

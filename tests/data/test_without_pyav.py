@@ -1,4 +1,4 @@
-"""Where PyAV is not installed: frames that are no video file are tracked all the same."""
+"""Without PyAV, frames other than video files can still be tracked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 import sys
-sys.modules["av"] = None  # an import of it fails
+sys.modules["av"] = None  # importing it raises ImportError
 import numpy as np
 from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.data import open_frames

@@ -1,4 +1,4 @@
-"""Small videos for the tests, written by PyAV."""
+"""Small test videos, written with PyAV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Frames = npt.NDArray[np.uint8]
 
 
 def moving_frames(count: int = 24, height: int = 48, width: int = 64, seed: int = 0) -> Frames:
-    """uint8 [count, height, width, 3]: blocks of colour that move, so that each frame differs."""
+    """Distinct frames of moving colour blocks, uint8 [count, height, width, 3]."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
     image = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
@@ -47,7 +47,7 @@ def write_video(
 
 
 def write_audio(path: Path, cover: bool = False) -> Path:
-    """Half a second of silence, if asked for with a cover picture, which is a video stream."""
+    """Write half a second of silence, optionally with a cover picture (a video stream)."""
     with av.open(str(path), "w", format="mp4") as container:
         stream: Any = container.add_stream("aac", rate=16000)
         picture: Any = container.add_stream("mjpeg") if cover else None
@@ -79,23 +79,23 @@ def write_jpegs(folder: Path, frames: Frames, names: list[str] | None = None) ->
 
 
 def decode_in_order(path: Path) -> list[Frames]:
-    """Every frame, decoded from the first to the last by PyAV alone."""
+    """Decode all frames in order with PyAV."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def packet_places(path: Path) -> list[tuple[int, int]]:
-    """(offset in the file, size in bytes) of the packet of each frame, in the order shown."""
+    """(offset in the file, size in bytes) of each frame's packet, in presentation order."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
     packets.sort(key=lambda packet: packet.pts)
     content = path.read_bytes()
-    # A packet's `pos` may be that of a header before its data.
+    # A packet's `pos` may point to a header before its data.
     return [(content.find(bytes(packet), packet.pos), packet.size) for packet in packets]
 
 
 def damage_frame(path: Path, frame_idx: int) -> Path:
-    """Overwrites the packet of a frame with zeros."""
+    """Overwrite the packet of a frame with zeros."""
     offset, size = packet_places(path)[frame_idx]
     assert offset >= 0
     content = bytearray(path.read_bytes())
@@ -105,7 +105,7 @@ def damage_frame(path: Path, frame_idx: int) -> Path:
 
 
 def cut_at_frame(path: Path, frame_idx: int) -> Path:
-    """Ends the file in the middle of the packet of a frame."""
+    """Truncate the file in the middle of a frame's packet."""
     offset, size = packet_places(path)[frame_idx]
     assert offset >= 0
     path.write_bytes(path.read_bytes()[: offset + size // 2])

@@ -1,4 +1,4 @@
-"""Annotated videos as small as can be, and a predictor that knows the answers."""
+"""Small annotated videos, and a predictor that returns their annotations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEIGHT, WIDTH = 24, 32
 
 
 def squares(length: int = 6, first: int = 0, last: int | None = None, obj_id: int = 1) -> Labels:
-    """Object numbers `[T, H, W]`: a square of 6 x 6 that moves right from frame `first` on."""
+    """Object ids `[T, H, W]`: a 6 x 6 square that moves right, from frame `first` to `last`."""
     labels = np.zeros((length, HEIGHT, WIDTH), np.uint8)
     top = 2 + 8 * (obj_id - 1)
     for frame_idx in range(first, length if last is None else last + 1):
@@ -33,7 +33,7 @@ def write_davis(
     resolution: str = "480p",
     listed: Mapping[str, list[str]] | None = None,
 ) -> Path:
-    """A folder of sequences of object numbers `[T, H, W]`; `listed` are the names for each year."""
+    """Write sequences of object ids `[T, H, W]`; `listed` maps years to names of sequences."""
     for name, labels in sequences.items():
         frames = root / "JPEGImages" / resolution / name
         annotations = root / "Annotations" / resolution / name
@@ -51,10 +51,10 @@ def write_davis(
 
 
 class Oracle:
-    """A predictor that gives back the annotations of prompted objects, which it is given first.
+    """Predictor that returns the annotations of prompted objects.
 
     Attributes:
-        calls: what was asked of it, in order.
+        calls: prompts and propagations, in order.
     """
 
     def __init__(self, sequences: Mapping[str, Labels], *, finds: bool = True) -> None:

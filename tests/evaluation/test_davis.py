@@ -111,26 +111,26 @@ def _damaged_frame(root: Path) -> None:
     ("spoil", "message"),
     [
         (_remove(""), "no such folder: "),
-        (_remove("JPEGImages"), "not laid out as DAVIS is: it has no folder JPEGImages"),
-        (_remove("Annotations"), "not laid out as DAVIS is: it has no folder Annotations"),
+        (_remove("JPEGImages"), "not in the layout of DAVIS: it has no folder JPEGImages"),
+        (_remove("Annotations"), "not in the layout of DAVIS: it has no folder Annotations"),
         (_remove("Annotations/480p"), "no such folder: .*Annotations.480p"),
         (_remove("JPEGImages/480p/bear"), "no sequences in .*480p"),
         (_remove("Annotations/480p/bear"), "no annotations of the sequence bear"),
-        (_unlink("JPEGImages/480p/bear/00002.jpg"), "bear has 2 of the 3 frames"),
+        (_unlink("JPEGImages/480p/bear/00002.jpg"), "bear has 2 frames, but at least 3"),
         (
             _unlink("Annotations/480p/bear/00002.png"),
             r"1 of the 3 frames of bear have no .*00002\.png",
         ),
         (_list_nothing, r"no sequences in the list .*val\.txt"),
         (_list_unknown, "no frames of the sequence wolf: there is no folder"),
-        (_two_resolutions, "no folder 480p but several others: 1080p, 720p"),
+        (_two_resolutions, "no folder 480p, but several others: 1080p, 720p"),
         (_other_size, r"00001\.png is 10x9 pixels, but the frames are 32x24"),
-        (_colours, r"00001\.png has pixels of type RGB: expected a palette image"),
+        (_colours, r"00001\.png has pixel mode RGB: expected a palette image"),
         (_void_only, "no objects in the annotations of bear"),
         (_damaged_frame, r"cannot read the image .*00000\.jpg"),
     ],
 )
-def test_what_is_missing_or_wrong(tmp_path: Path, spoil: object, message: str) -> None:
+def test_missing_or_invalid_files(tmp_path: Path, spoil: object, message: str) -> None:
     root = write_davis(tmp_path / "davis", {"bear": squares(3)})
     assert callable(spoil)
     spoil(root)

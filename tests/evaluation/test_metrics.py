@@ -1,4 +1,4 @@
-"""The measures on cases done by hand, and against slow ones written from the definitions."""
+"""Compare the measures with values by hand and with slow implementations of the definitions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def _square(left: int = 20, top: int = 20, side: int = 10) -> Mask:
-    """A square in an image of 60 x 80, where boundaries may be one pixel apart."""
+    """Square in an image of 60 x 80, where the tolerance is one pixel."""
     mask = np.zeros((60, 80), np.bool_)
     mask[top : top + side, left : left + side] = True
     return mask
@@ -38,7 +38,7 @@ EMPTY = np.zeros((60, 80), np.bool_)
 masks = st.tuples(st.integers(1, 20), st.integers(1, 20)).flatmap(
     lambda size: arrays(np.bool_, (2, *size))
 )
-# Pixels drawn one by one are mostly noise; rectangles have an inside.
+# Independent pixels are noise; rectangles have an interior.
 blobs = st.tuples(st.integers(4, 40), st.integers(4, 40), st.integers(0, 2**32 - 1)).map(
     lambda drawn: _rectangles(*drawn)
 )
@@ -83,10 +83,10 @@ def _slow_f(truth: Mask, found: Mask, radius: int) -> float:
         (_square(), 1, 1),
         (_square(left=60), 0, 0),
         (EMPTY, 0, 0),
-        # Next to each other, with a common boundary: nothing shared but part of an outline.
+        # Shifted by one pixel, the tolerance: all boundary pixels match.
         (_square(left=21), 90 / 110, 1),
-        # Each outline is the ring of an 11 x 11 square, 40 pixels. At one pixel's distance from the
-        # other one lie 9 pixels of its top, 9 of its bottom, and 2 more where its side meets them.
+        # Each boundary is the ring of an 11 x 11 square, 40 pixels. Within one pixel of the other
+        # are 9 pixels of its top, 9 of its bottom, and 2 more where its side meets them.
         (_square(left=23), 70 / 130, 20 / 40),
         (_square(top=23), 70 / 130, 20 / 40),
     ],
@@ -160,7 +160,7 @@ def test_j_counts_pixels(pair: Mask) -> None:
 @pytest.mark.parametrize("measure", [jaccard, boundary_f])
 def test_masks_that_cannot_be_compared(measure: object) -> None:
     assert callable(measure)
-    with pytest.raises(InputError, match=r"one shape, not \[60, 80\] and \[80, 60\]"):
+    with pytest.raises(InputError, match=r"same shape .*, not \[60, 80\] and \[80, 60\]"):
         measure(EMPTY, EMPTY.T)
     with pytest.raises(InputError, match=r"\[\.\.\., H, W\]"):
         measure(EMPTY[0], EMPTY[0])
@@ -179,7 +179,7 @@ def test_auc_counts_pairs(drawn: list[tuple[int, bool]]) -> None:
     assert math.isnan(auc) if not pairs else auc == pytest.approx(np.mean(pairs))
 
 
-def test_auc_leaves_out_what_is_not_known() -> None:
+def test_auc_ignores_unknown_scores() -> None:
     assert score_auc([0.9, math.nan, 0.1, math.nan], [True, False, False, True]) == 1
     assert score_auc([0.9, 0.1], [False, True]) == 0
     with pytest.raises(InputError, match=r"\[2\] and \[3\]"):

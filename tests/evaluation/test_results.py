@@ -23,7 +23,7 @@ def test_the_first_and_the_last_frame_do_not_count() -> None:
     assert means.j_and_f == pytest.approx(0.5)
 
 
-def test_what_comes_before_an_object_does_not_count() -> None:
+def test_frames_before_an_object_do_not_count() -> None:
     means = _object([1, 1, 1, 0.2, 0.4, 0], [1, 1, 1, 0.6, 0.8, 0], prompt_frame=2).means
     assert (means.j, means.f) == pytest.approx((0.3, 0.7))
 

@@ -1,4 +1,4 @@
-"""Whole evaluations, with a predictor that knows the answers and one that finds nothing."""
+"""Complete evaluations with predictors of known accuracy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_nothing_is_right_where_there_is_nothing(tmp_path: Path) -> None:
 
 
 class _Everything(Oracle):
-    """Finds each object everywhere, the second one with more confidence."""
+    """Finds each object on every pixel, the second with a higher logit."""
 
     def logits(self, truth: Labels, obj_id: int) -> Any:
         return np.full((HEIGHT, WIDTH), float(obj_id), np.float32)
@@ -56,7 +56,7 @@ def test_a_pixel_is_of_one_object(tmp_path: Path) -> None:
     result = evaluate(_Everything({"bear": labels}), _sequence(tmp_path, labels))
     first, second = result.objects
     np.testing.assert_array_equal(first.j, np.zeros(6))
-    # A mask of what is not there is wrong.
+    # A mask of an absent object is wrong.
     np.testing.assert_allclose(second.j, np.where(second.present, 36 / (HEIGHT * WIDTH), 0))
 
 
@@ -68,7 +68,7 @@ def test_prompts_come_from_the_first_mask(tmp_path: Path) -> None:
         oracle = Oracle({"bear": labels})
         evaluate(oracle, sequence, kind)  # type: ignore[arg-type]
         given[kind] = oracle.calls
-    # Of the 2 x 2 pixels in the middle of the 6 x 6, the first.
+    # The first of the 2 x 2 central pixels of the 6 x 6 square.
     assert given["click"] == [(0, 1, ([[5, 4]], [1], None)), (0, 2, ([[5, 12]], [1], None)), (0, 5)]
     assert given["box"] == [
         (0, 1, (None, None, [3, 2, 8, 7])),
@@ -85,7 +85,7 @@ def test_objects_are_added_where_they_appear(tmp_path: Path) -> None:
     oracle = Oracle({"bear": labels})
     result = evaluate(oracle, _sequence(tmp_path, labels), "box")
     order = [call if len(call) == 2 else call[:2] for call in oracle.calls]
-    # Frames 1 to 3, then 4 to 7 with all of them.
+    # Frames 1 to 3, then 4 to 7 with all objects.
     assert order == [(1, 1), (1, 2), (4, 2), (4, 3), (4, 3)]
     assert [(obj.obj_id, obj.prompt_frame) for obj in result.objects] == [(1, 1), (2, 4), (3, 4)]
     assert [obj.counted for obj in result.objects] == [slice(2, 7), slice(5, 7), slice(5, 7)]
@@ -113,7 +113,7 @@ def test_sam2_is_evaluated_as_we_are(tmp_path: Path, tiny_pair: Pair) -> None:
         assert (theirs.obj_id, theirs.prompt_frame) == (own.obj_id, own.prompt_frame)
         np.testing.assert_array_equal(np.isnan(theirs.score), np.isnan(own.score))
         assert np.isfinite([theirs.j, theirs.f]).all()
-    # On the first frame there is no memory, which sam2 rounds.
+    # The first frame uses no memory, which sam2 rounds.
     assert 0 < ref.objects[0].j[0] < 1
     for name in ("j", "f", "score"):
         theirs_first, own_first = (getattr(r.objects[0], name)[0] for r in (ref, ours))
@@ -121,18 +121,18 @@ def test_sam2_is_evaluated_as_we_are(tmp_path: Path, tiny_pair: Pair) -> None:
 
 
 class _Hasty(Oracle):
-    """Ends too soon."""
+    """Omits the last frame."""
 
     def propagate_in_video(self, *args: Any, **kwargs: Any) -> Any:
         yield from list(super().propagate_in_video(*args, **kwargs))[:-1]
 
 
-def test_what_cannot_be_evaluated(tmp_path: Path) -> None:
+def test_invalid_evaluations(tmp_path: Path) -> None:
     labels = squares()
     sequence, oracle = _sequence(tmp_path, labels), Oracle({"bear": labels})
     with pytest.raises(InputError, match="unknown kind of prompt 'scribble'"):
         evaluate(oracle, sequence, "scribble")  # type: ignore[arg-type]
-    with pytest.raises(StateError, match="left out frame 5 of bear"):
+    with pytest.raises(StateError, match="skipped frame 5 of bear"):
         evaluate(_Hasty({"bear": labels}), sequence)
     nothing = _sequence(tmp_path / "nothing", np.zeros_like(labels))
     with pytest.raises(VideoError, match="no objects"):

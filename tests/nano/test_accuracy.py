@@ -1,4 +1,4 @@
-"""With trained weights, masks show what a precision or a schedule costs; random ones cannot."""
+"""Accuracy of precisions and schedules, on masks of the trained nano."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastsam2.nano.synthetic import Clip, make_clip
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from fastsam2_kernels import dispatch
 
-#: Object n of a clip is clicked on, on frame 0.
+#: Objects that are clicked on, on frame 0.
 CLIPS = {"two objects": (900_100, 1, 2), "three objects": (900_101, 1, 3)}
 FRAMES = 12
 
@@ -25,7 +25,7 @@ def clip(name: str) -> Clip:
 
 
 def track(predictor: SAM2VideoPredictor, video: Clip, frames: int = FRAMES) -> np.ndarray:
-    """Masks `[objects, frames, H, W]` from one click on each object."""
+    """Track from one click on each object; returns masks `[objects, frames, H, W]`."""
     state = predictor.init_state(list(video.frames[:frames]))
     for obj in range(1, video.objects + 1):
         inside = np.argwhere(video.labels[0] == obj)
@@ -36,7 +36,7 @@ def track(predictor: SAM2VideoPredictor, video: Clip, frames: int = FRAMES) -> n
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Of all pixels of all objects and frames together."""
+    """IoU over the pixels of all objects and frames."""
     return float((a & b).sum() / (a | b).sum())
 
 
@@ -46,7 +46,7 @@ def nano(**options: Any) -> SAM2VideoPredictor:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, np.ndarray]:
-    """By the modules themselves, in float32: a hook makes every shortcut step aside."""
+    """Masks of the plain modules in float32: a hook disables the fast paths."""
     predictor = nano(memory_dtype=torch.float32)
     for part in (
         predictor.image_encoder,

@@ -25,7 +25,7 @@ SIZE = 128
 
 
 def areas(labels: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.int64]:
-    """Pixels of objects 1..count, `[count]`."""
+    """Number of pixels of objects 1..count, `[count]`."""
     return np.bincount(labels.ravel(), minlength=count + 1)[1 : count + 1]
 
 
@@ -97,7 +97,7 @@ def test_without_absences_a_lone_object_stays() -> None:
 
 
 def test_a_label_is_exactly_where_the_object_hides_the_background() -> None:
-    """Two drawings that differ in their background alone tell, without labels, what covers it."""
+    """Compare labels with the coverage found from two drawings that differ in the background."""
     for seed in range(4):
         scene = make_scene(seed, 9, size=SIZE)
         canvas = scene.background.canvas
@@ -110,7 +110,7 @@ def test_a_label_is_exactly_where_the_object_hides_the_background() -> None:
             on_white, same = white.draw(t)
             np.testing.assert_array_equal(labels, same)
             through = (on_white.astype(int) - on_black).mean(axis=2) / 255
-            # Where two rims cross, each may cover less than half and both together more.
+            # Where two edges cross, each may cover less than half, but both together more.
             assert ((labels > 0) == (through <= 0.5)).mean() > 0.999
             inside = ndimage.binary_erosion(labels > 0, iterations=2)
             outside = ~ndimage.binary_dilation(labels > 0, iterations=2)
@@ -140,7 +140,7 @@ def test_a_painted_ellipse_is_that_ellipse(radius: float) -> None:
     v = (np.cos(angle) * (rows - y) - np.sin(angle) * (columns - x)) / radius
     level = np.hypot(u, v / 0.6)
     truth = level <= 1
-    # Nothing but pixels whose centre is within a quarter of a pixel of the outline may differ.
+    # Only pixels with a centre within a quarter pixel of the outline may differ.
     margin = 0.25 / (0.6 * radius)
     sure = np.abs(level - 1) > margin
     np.testing.assert_array_equal((labels == 4)[sure], truth[sure])
@@ -153,7 +153,7 @@ def test_a_painted_ellipse_is_that_ellipse(radius: float) -> None:
     assert not (soft & ~rim).any()
 
 
-def test_what_is_painted_later_hides_what_was_there() -> None:
+def test_later_layers_hide_earlier_ones() -> None:
     shape, look = plain_sprite(200)
     sprite = make_sprite(np.random.default_rng(0), shape, look, 20)
     frame, labels = np.zeros((SIZE, SIZE, 3), np.uint8), np.zeros((SIZE, SIZE), np.uint8)
@@ -162,7 +162,7 @@ def test_what_is_painted_later_hides_what_was_there() -> None:
     paint(frame, labels, sprite, motion_of(60, 64, 20, 0), 1, 2)
     assert int((labels == 2).sum()) == pytest.approx(before, rel=0.02)
     assert 0 < (labels == 1).sum() < before
-    paint(frame, labels, sprite, motion_of(60, 64, 20, 0), 1, 0)  # something that is no object
+    paint(frame, labels, sprite, motion_of(60, 64, 20, 0), 1, 0)  # not an object
     assert not (labels == 2).any()
     paint(frame, labels, sprite, motion_of(-300, 64, 20, 0), 1, 3)
     assert not (labels == 3).any()
@@ -194,7 +194,7 @@ def test_level_1_objects_stand_out_in_colour() -> None:
 
 
 def contrast(clip: Clip) -> float:
-    """How much colours 2 pixels within the outlines differ from those 2 pixels outside, 0..1.
+    """Mean contrast, 0..1, between colours 2 pixels inside and 2 pixels outside the outlines.
 
     In units of how much colours vary on either side.
     """
@@ -239,7 +239,7 @@ def test_levels_get_harder() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"level": 4}, "no level 4"),
+        ({"level": 4}, "unknown level 4"),
         ({"seed": -1}, "seed must be 0 or more, not -1"),
         ({"frames": 0}, "at least 1 frame, not 0"),
         ({"size": 8}, "at least 64 pixels, not 8"),
@@ -294,7 +294,7 @@ def test_another_process_makes_the_same_clip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "status", "message"),
     [
-        ({"--level": "9"}, 1, "no level 9"),
+        ({"--level": "9"}, 1, "unknown level 9"),
         ({"--clips": "0"}, 1, "number of clips must be at least 1, not 0"),
         ({"--frames": "0"}, 1, "at least 1 frame, not 0"),
         ({"--seed": "x"}, 2, "--seed: invalid int value: 'x'"),
@@ -332,4 +332,4 @@ def test_a_folder_that_cannot_be_made_is_an_error(
 def test_help_names_the_levels(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "1 is clean, 2 mixed, 3 hard" in capsys.readouterr().out
+    assert "1 clean, 2 mixed, 3 hard" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The losses nano is trained on, and that training lowers them, stops and resumes."""
+"""Training losses of nano; training lowers them, and can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_dice_of_a_perfect_and_of_a_disjoint_mask() -> None:
 
 
 def test_every_weight_learns() -> None:
-    """A clip of four frames reaches all parts; only what inference alone uses stays idle.
+    """A clip of four frames trains all parameters except those used by inference only.
 
     Memory attention runs for the first time while burning in: the weights that autocast then keeps
     for later frames must learn all the same.
@@ -57,7 +57,7 @@ def test_every_weight_learns() -> None:
     model = build_sam2("nano", device="cpu", mode="train")
     resize_model(model, 64)
     batch = replace(batch_of(4), burn_in=1)
-    batch.masks[0, 1:] = False  # one object leaves: its embeddings learn as well
+    batch.masks[0, 1:] = False  # one object leaves, so that the embeddings of absence are trained
     for masks in (1.0, 0.0):
         with torch.autocast("cpu", torch.bfloat16):
             losses = clip_losses(
@@ -133,13 +133,13 @@ def test_batches_are_the_same_for_a_step() -> None:
     a, b = Batches(10, TINY)[3], Batches(10, TINY)[3]
     assert torch.equal(a.images, b.images)
     assert torch.equal(a.masks, b.masks)
-    assert a.masks[:, 0].flatten(1).any(1).all()  # every object can be prompted
+    assert a.masks[:, 0].flatten(1).any(1).all()  # every object is visible on frame 0
     assert a.clip.max() < len(a.images)
     assert a.masks.shape[1] == a.images.shape[1]
 
 
 def test_processes_share_a_step() -> None:
-    """Clips of their own, as long as those of the others."""
+    """Shares of a step have different clips of equal length."""
     for step in range(4):
         a, b = (Batches(10, TINY, share, 2)[step] for share in (0, 1))
         assert a.images.shape == b.images.shape

@@ -1,4 +1,4 @@
-"""The plot of a training's log."""
+"""Plot of a training log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 
 @pytest.mark.parametrize("rows", [1, 40])
 def test_plot(tmp_path: Path, rows: int) -> None:
-    """A log as training writes it: IoU of tracked frames is empty where only stills were seen."""
+    """Log of a training run; the IoU of tracked frames is empty if there were only stills."""
     names = ["step", "mask", "dice", "iou", "presence", "first_iou", "tracked_iou"]
     with (tmp_path / "log.csv").open("w", newline="") as file:
         writer = csv.writer(file)

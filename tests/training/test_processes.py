@@ -1,4 +1,4 @@
-"""That processes which train together do the same."""
+"""Processes that train together stay in step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.nano.processes import Processes
 
 
 def join(rank: int, folder: Path) -> None:
-    """What `torchrun` would have set, and what one of two processes then does."""
+    """Body of one of two processes, with the environment of `torchrun`."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", TORCHELASTIC_RUN_ID="test")
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=(folder / "port").read_text())
     processes = Processes.started()

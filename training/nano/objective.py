@@ -1,7 +1,7 @@
-"""What nano is trained on: a clip run through the model, and the losses of its answers.
+"""Training objective of nano: run a clip through the model and compute the losses.
 
-The recipe is that of SAM 2 (arXiv 2408.00714, appendix C.2) made small: clips of a few frames, many
-objects a frame because they share its features, every mask token supervised for every prompt.
+The recipe follows SAM 2 (arXiv 2408.00714, appendix C.2) at a small scale: short clips, many
+objects per frame (they share its features), and supervision of all four mask tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = ["ClipBatch", "Losses", "clip_losses", "resize_model"]
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """C clips of T frames with N objects in all."""
+    """C clips of T frames with N objects in total."""
 
     images: Tensor  #: normalised, `[C, T, 3, S, S]`
     masks: Tensor  #: bool `[N, T, S, S]`
-    clip: Tensor  #: the clip of each object, `[N]`
-    burn_in: int = 0  #: how many frames after the first are tracked only, and taught nothing of
+    clip: Tensor  #: clip index of each object, `[N]`
+    burn_in: int = 0  #: frames after the first that are tracked without learning
 
     def to(self, device: torch.device) -> ClipBatch:
         return replace(
@@ -40,20 +40,20 @@ class ClipBatch:
 
 @dataclass(frozen=True)
 class Losses:
-    """Means over the batch; `total` is what is minimised."""
+    """Means over the batch; `total` is minimised."""
 
     total: Tensor
     mask: Tensor
     dice: Tensor
     iou: Tensor
     presence: Tensor
-    first_iou: Tensor  #: true IoU of the answers to prompts
-    tracked_iou: Tensor  #: the same on later frames; NaN without such frames
+    first_iou: Tensor  #: true IoU of the masks on the prompted frame
+    tracked_iou: Tensor  #: true IoU on later frames; NaN if there are none
 
 
 @dataclass
 class _Answer:
-    """All four masks of N objects on one frame, and the one the model would show."""
+    """The four masks of N objects on one frame, and the selected one."""
 
     masks: Tensor  #: logits `[N, 4, h, w]`
     ious: Tensor  #: predicted, `[N, 4]`
@@ -73,7 +73,7 @@ class _Answer:
 
 
 def resize_model(model: SAM2Base, image_size: int) -> None:
-    """Let the model work at another image size; no weight depends on it."""
+    """Set the model's image size, in place; no weight depends on it."""
     grid = image_size // model.backbone_stride
     model.image_size = image_size
     model.sam_image_embedding_size = grid
@@ -90,14 +90,17 @@ def clip_losses(
     refine: float = 0.3,
     masks: float = 0.3,
 ) -> Losses:
-    """Prompt every object on the first frame, track it through the rest, and sum the losses.
+    """Prompt every object on the first frame, track it through the clip, and sum the losses.
 
-    Burning in costs a third of what learning costs, and shows memories as old, and as far astray,
-    as those of a long video.
+    Burn-in frames cost a third of those learnt from, and yield memories as old and as inaccurate as
+    those of a long video.
 
     Args:
-        refine: how often the first answer is corrected by a click, as a fraction.
-        masks: how often the prompts are the true masks.
+        model: nano, in training mode.
+        batch: clips and masks.
+        generator: source of randomness, on the CPU.
+        refine: probability that the first mask is corrected by a click.
+        masks: probability that the prompts are the true masks.
     """
     frames = batch.images.shape[1]
     features, position = _features(model, batch)
@@ -123,14 +126,14 @@ def clip_losses(
             if learns:
                 terms += [_frame_losses(answer, truth, tracked=t > 0) for answer in answers]
             if t + 1 < frames:
-                exact = (1.0 if by_mask else 0.5) if t == 0 else None
+                true_mask = (1.0 if by_mask else 0.5) if t == 0 else None
                 output = _remember(
                     model,
                     answers[-1],
                     pix_feat,
                     truth,
-                    exact=exact,
-                    told=0.5 if learns else 0.0,
+                    true_mask=true_mask,
+                    true_presence=0.5 if learns else 0.0,
                     generator=generator,
                 )
                 kept = memory.cond_frame_outputs if t == 0 else memory.non_cond_frame_outputs
@@ -139,7 +142,12 @@ def clip_losses(
 
 
 def _features(model: SAM2Base, batch: ClipBatch) -> tuple[list[list[Tensor]], Tensor]:
-    """Of each frame, from high resolution to low, `[C, c, h, w]` each; and positions."""
+    """Encode all frames.
+
+    Returns:
+        Feature maps of each frame, from high to low resolution, `[C, c, h, w]` each; and position
+        encodings of the last.
+    """
     clips, frames = batch.images.shape[:2]
     features: list[list[Tensor]] = [[] for _ in range(frames)]
 
@@ -180,7 +188,10 @@ def _decode(
     previous: Tensor | None,
     multimask: Tensor | None,
 ) -> _Answer:
-    """Prompt encoder and mask decoder; `multimask` `[N]` says whose best of three is shown."""
+    """Run prompt encoder and mask decoder.
+
+    The selected mask is the best of three, or the single one where `multimask` `[N]` is False.
+    """
     count, device = len(pix_feat), pix_feat.device
     if points is None:
         labels = torch.full((count, 1), -1, dtype=torch.int32, device=device)
@@ -208,13 +219,13 @@ def _prompted(
     generator: torch.Generator,
     refine: float,
 ) -> list[_Answer]:
-    """A click or a box on each object, and for a part of the batches a correcting click."""
+    """Prompt each object with a click or a box; with probability `refine`, add a correction."""
     count, device = len(truth), truth.device
     click = torch.rand(count, generator=generator).to(device) < 0.7
     centre = torch.rand(count, generator=generator).to(device) < 0.5
     masks = truth[:, None]
     random_point, positive = get_next_point(masks, None, "uniform")
-    # The centre is sought on a coarse grid: on the full one it would cost more than the model.
+    # On a coarse grid: finding the centre at full resolution would cost more than the model.
     coarse = truth.shape[-1] // 4
     central_point, _ = get_next_point(_shrink(truth, coarse) > 0.5, None, "center")
     central_point = central_point * 4 + 2
@@ -255,25 +266,26 @@ def _remember(
     pix_feat: Tensor,
     truth: Tensor,
     *,
-    exact: float | None,
-    told: float,
+    true_mask: float | None,
+    true_presence: float,
     generator: torch.Generator,
 ) -> FrameOutput:
-    """Memory of a frame: of the answer, or, as often as `exact` says, of the true mask.
+    """Encode the memory of a frame from the predicted or the true mask.
 
-    `exact` is None on a frame without a prompt. Absence must be learnt, so in as many cases as
-    `told` says it is the truth that hides a mask: the model's own verdict, wrong at first, would
-    leave nothing to track.
+    Args:
+        true_mask: probability of using the true mask; None on a frame without a prompt.
+        true_presence: probability of using the true presence to hide the mask of an absent object:
+            the predicted presence, wrong at first, would leave nothing to track.
     """
     present = truth.flatten(1).any(1, keepdim=True)
     low_res = answer.mask
     presence = answer.presence
-    if exact is not None:
-        given = torch.rand(len(truth), 1, generator=generator).to(truth.device) < exact
+    if true_mask is not None:
+        given = torch.rand(len(truth), 1, generator=generator).to(truth.device) < true_mask
         mask = _shrink(truth, low_res.shape[-1]) * 20.0 - 10.0
         low_res = torch.where(given[..., None, None], mask, low_res)
         presence = torch.where(given, torch.where(present, 10.0, -10.0), presence)
-    trust = torch.rand(len(truth), 1, generator=generator).to(truth.device) < told
+    trust = torch.rand(len(truth), 1, generator=generator).to(truth.device) < true_presence
     shown = torch.where(trust, torch.where(present, 10.0, -10.0), presence)
     hidden = torch.where(shown[..., None, None] > 0, low_res, -1024.0)
     features, pos_enc = model._encode_new_memory(
@@ -281,7 +293,7 @@ def _remember(
         feat_sizes=[(pix_feat.shape[-2], pix_feat.shape[-1])],
         pred_masks_high_res=model._upsample_masks(hidden),
         object_score_logits=shown,
-        is_mask_from_pts=exact is not None,
+        is_mask_from_pts=true_mask is not None,
     )
     return FrameOutput(
         maskmem_features=features,
@@ -293,7 +305,7 @@ def _remember(
 
 
 def _shrink(masks: Tensor, side: int) -> Tensor:
-    """Bool `[N, S, S]` as coverage in 0..1 on a coarser grid, `[N, 1, side, side]`."""
+    """Downsample bool `[N, S, S]` to coverage in 0..1, `[N, 1, side, side]`."""
     return F.adaptive_avg_pool2d(masks[:, None].float(), side)
 
 
@@ -307,7 +319,7 @@ def _frame_losses(answer: _Answer, truth: Tensor, tracked: bool) -> dict[str, Te
         inside, wanted = answer.masks > 0, target > 0.5
         union = (inside | wanted).flatten(2).sum(2).clamp(min=1)
         true_iou = (inside & wanted).flatten(2).sum(2) / union
-    # Every token learns a little from every object, the single one and the best of three fully.
+    # Full weight for the single mask and mainly the best of three; some for all three.
     mask_terms = 5.0 * focal + 2.0 * dice
     best = mask_terms[:, 1:].min(1).values
     mask_loss = mask_terms[:, 0] + 0.7 * best + 0.3 * mask_terms[:, 1:].mean(1)
@@ -322,7 +334,7 @@ def _frame_losses(answer: _Answer, truth: Tensor, tracked: bool) -> dict[str, Te
 
 
 def _focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """Focal loss (arXiv 1708.02002), both classes weighted alike, for soft targets."""
+    """Focal loss (arXiv 1708.02002) with equal class weights, for soft targets."""
     error = (logits.sigmoid() - target).abs()
     cross_entropy = F.binary_cross_entropy_with_logits(
         logits, target.expand_as(logits), reduction="none"

@@ -1,4 +1,4 @@
-"""Draw the log of a training: `python -m training.nano.plot STATE/log.csv losses.png`."""
+"""Plot the log of a training run: `python -m training.nano.plot STATE/log.csv losses.png`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["main", "plot_log"]
 
 _PANELS = {
     "loss": ("mask", "dice", "iou", "presence"),
-    "IoU on the clips trained on": ("first_iou", "tracked_iou"),
+    "IoU on training clips": ("first_iou", "tracked_iou"),
 }
 _LABELS = {"first_iou": "prompted frames", "tracked_iou": "tracked frames"}
 
 
 def plot_log(log: Path, out: Path, window: int = 15) -> None:
-    """Draw losses and IoU over the steps, each the mean of `window` rows of the log.
+    """Plot losses and IoU over the steps, averaged over `window` rows of the log.
 
     Raises:
-        OSError: `log` cannot be read or `out` not written.
+        OSError: `log` cannot be read, or `out` cannot be written.
     """
     import matplotlib.pyplot as plt
 
@@ -44,10 +44,10 @@ def plot_log(log: Path, out: Path, window: int = 15) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("log", type=Path, help="log.csv in the folder of the training's state")
-    parser.add_argument("out", type=Path, help="image to write")
+    parser.add_argument("log", type=Path, help="log.csv in the --state folder of the training run")
+    parser.add_argument("out", type=Path, help="output image")
     args = parser.parse_args()
     plot_log(args.log, args.out)
 

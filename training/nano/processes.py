@@ -1,4 +1,4 @@
-"""Several processes that train one model, each on its share of every batch."""
+"""Data-parallel training: each process handles a share of every batch."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["Processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """This process and how many there are of it; alone unless `torchrun` has started it."""
+    """Rank of this process and number of processes; a single one unless started by `torchrun`."""
 
     rank: int = 0
     count: int = 1
 
     @classmethod
     def started(cls) -> Processes:
-        """The processes `torchrun` has started, now connected."""
+        """Connect the processes started by `torchrun`; otherwise return a single process."""
         if not dist.is_torchelastic_launched():
             return cls()
-        # It takes tensors of the CPU and of CUDA; NCCL takes no flags that lie on the CPU.
+        # Gloo supports CPU and CUDA tensors; NCCL does not support the flags on the CPU.
         dist.init_process_group("gloo")
         return cls(dist.get_rank(), dist.get_world_size())
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Give all processes the mean of their gradients; what has none in one counts as zero."""
+        """Average gradients over all processes; a missing gradient counts as zero."""
         if self.count == 1:
             return
         gradients = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in parameters]
@@ -41,7 +41,7 @@ class Processes:
             parameter.grad = part.view_as(parameter)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in one of them."""
+        """True if `flag` is set in any process."""
         if self.count == 1:
             return flag
         total = torch.tensor(float(flag))

@@ -1,8 +1,8 @@
 """Train nano from scratch on synthetic video: `python -m training.nano.train --state DIR`.
 
-It can be stopped and started again at any time: DIR holds the state, and a log of the losses. The
-weights it writes are an exponential moving average. On N cores `torchrun --nproc-per-node N -m
-training.nano.train` trains with batches N times as large. It takes PyTorch 2.9 or newer.
+Training can be interrupted and resumed at any time: DIR holds the state and a log of the losses.
+The exported weights are an exponential moving average. On N cores, `torchrun --nproc-per-node N -m
+training.nano.train` trains with batches N times as large. Requires PyTorch 2.9 or newer.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ _LOSSES = [f.name for f in fields(Losses)]
 
 
 class Trainer:
-    """Model, average, optimizers and step, kept in a folder.
+    """Model, averaged weights, optimizers and step, saved to a folder and resumed from it.
 
     Args:
-        folder: state and log.
+        folder: folder of the state and the log.
+        device: device of the model.
         lr: learning rate after the warm-up.
-        anneal: steps over which the rate falls to zero at the end.
-        steps: the last step; a run that is cut short before is continued by the next one.
-        processes: those that share the work; the first of them writes.
+        steps: total number of steps, over all runs.
+        anneal: number of final steps over which the learning rate falls to zero.
+        processes: processes that share the work; rank 0 writes the files.
     """
 
     warmup = 300
@@ -82,7 +83,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
-        """Write the state, all of it or none."""
+        """Save the state atomically."""
         if self.processes.rank > 0:
             return
         state = {
@@ -101,13 +102,13 @@ class Trainer:
         save_file(weights, path, metadata={"step": str(self.step)})
 
     def rate(self) -> float:
-        """Learning rate of this step."""
+        """Learning rate of the current step."""
         rise = min(1.0, (self.step + 1) / self.warmup)
         fall = min(1.0, (self.steps - self.step) / max(self.anneal, 1))
         return self.lr * rise * fall
 
     def run(self, batches: Iterable[ClipBatch], minutes: float, autocast: bool) -> None:
-        """Train until the batches, the minutes, or the user's patience end."""
+        """Train until the batches or the minutes end, or `stopped` is set."""
         begin = last_saved = last_logged = time.monotonic()
         earlier = self.seconds
         sums: dict[str, list[float]] = {name: [] for name in _LOSSES}
@@ -175,12 +176,12 @@ class Trainer:
 
 
 def _optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon (arXiv 2502.16982) for the matrices of hidden layers, AdamW for all else.
+    """Muon (arXiv 2502.16982) for the matrices of hidden layers, AdamW for all other weights.
 
-    Muon's steps are scaled to the size of AdamW's, so that one rate serves both.
+    Muon's updates are scaled to the size of AdamW's, so that both use the same learning rate.
     """
     weights = list(model.parameters())
-    # Tokens and output heads are of up to four rows: vectors rather than matrices.
+    # Tokens and output heads have up to four rows; treat them as vectors.
     matrices = [p for p in weights if p.ndim == 2 and min(p.shape) > 4]
     others = [p for p in weights if p.ndim != 2 or min(p.shape) <= 4]
     groups = [
@@ -195,7 +196,7 @@ def _optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 
 @contextmanager
 def _attention(device: torch.device) -> Iterator[None]:
-    """On a CPU plain products: at these sizes a fifth of a step is saved."""
+    """On a CPU, replace fused attention by plain products: a fifth faster per step at this size."""
     fused = F.scaled_dot_product_attention
     if device.type == "cpu":
         setattr(F, fused.__name__, _plain_attention)
@@ -206,15 +207,15 @@ def _attention(device: torch.device) -> Iterator[None]:
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0) -> Tensor:
-    """Attention as nano uses it, without dropout."""
+    """Attention without masks and dropout, as nano uses it."""
     if dropout_p:
-        raise ValueError(f"no dropout is applied here, but {dropout_p} was asked for")
+        raise ValueError(f"dropout is not supported, but dropout_p is {dropout_p}")
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     return logits.softmax(-1).to(v.dtype) @ v
 
 
-def _outlast_signals(worker: int) -> None:
-    """What tells a run to stop reaches its workers too; it still needs them to do so in order."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore stop signals in workers: the trainer needs them until it has stopped."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
@@ -223,19 +224,21 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder of state and log")
-    parser.add_argument("--export", type=Path, help="write the averaged weights here at the end")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long")
-    parser.add_argument("--steps", type=int, default=120_000, help="steps in all runs together")
-    parser.add_argument("--anneal", type=int, default=4000, help="last steps, the rate falling")
+    parser.add_argument("--export", type=Path, help="output file of the averaged weights")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
+    parser.add_argument("--steps", type=int, default=120_000, help="total steps, over all runs")
+    parser.add_argument("--anneal", type=int, default=4000, help="steps of the final decay")
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of the model, on the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw clips")
     parser.add_argument("--small-steps", type=int, default=Schedule.small_steps)
     parser.add_argument("--easy-steps", type=int, default=Schedule.easy_steps)
-    parser.add_argument("--frames", type=int, default=Schedule.frames, help="frames in a batch")
-    parser.add_argument("--masks", type=int, default=Schedule.max_masks, help="in a batch")
-    parser.add_argument("--burn-in", type=int, default=Schedule.max_burn_in, help="at most")
+    parser.add_argument("--frames", type=int, default=Schedule.frames, help="frames per batch")
+    parser.add_argument("--masks", type=int, default=Schedule.max_masks, help="masks per batch")
+    parser.add_argument(
+        "--burn-in", type=int, default=Schedule.max_burn_in, help="most burn-in frames"
+    )
     args = parser.parse_args()
 
     device = torch.device(args.device)
@@ -257,7 +260,7 @@ def main() -> None:
         sampler=range(trainer.step, args.steps),
         num_workers=args.workers,
         prefetch_factor=4 if args.workers else None,
-        worker_init_fn=_outlast_signals,
+        worker_init_fn=_ignore_signals,
         pin_memory=device.type == "cuda",
     )
     with _attention(device):
