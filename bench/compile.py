@@ -129,8 +129,8 @@ def compile_variant(variant: Variant) -> Result:
 
 
 def _matrix_instruction(variant: Variant) -> str:
-    """What the GPU multiplies matrices with: on Hopper, half precision must use its own."""
-    half = {"*bf16", "*fp16"} & {*variant.signature.values()}
+    """Instruction that multiplies matrices; on Hopper, half precision must use wgmma."""
+    half = variant.constants.get("PRECISION") == "ieee"
     return "HGMMA" if variant.capability == 90 and half else r"(?:HMMA|HGMMA|UTC\w*MMA)"
 
 

@@ -35,6 +35,7 @@ from fastsam2_kernels.rope_attention import rope_attention
 __all__ = ["CASES", "Case"]
 
 DIM, WIDTH, LAYERS, MEMORIES, POINTERS = 256, 64, 4, 7, 64
+STORED = torch.bfloat16  #: dtype of memories in their pool, whatever the model computes in
 SCALE, BIAS = 20.0, -10.0
 VIDEO = (1080, 1920)
 _IMPLS: dict[str, Impl] = {"kernel": "auto", "reference": "reference"}
@@ -114,11 +115,8 @@ def _rope_attention(make: _Make, grid: int, objects: int) -> Case:
 def _memory_attention(make: _Make, grid: int, objects: int) -> Case:
     """Cross-attention of all objects to full memories; in `sam2`, values are as wide as keys."""
     tokens, reads = grid * grid, objects * MEMORIES
-    q, keys, latents = (
-        make(objects, tokens, DIM),
-        make(reads, tokens, DIM),
-        make(reads, tokens, WIDTH),
-    )
+    q, keys = make(objects, tokens, DIM), make(reads, tokens, DIM)
+    latents = make(reads, tokens, WIDTH).to(STORED)
     slots = make.ints(torch.arange(reads)).view(objects, MEMORIES)
     full = [make.ints(torch.full((objects,), n)) for n in (MEMORIES, POINTERS)]
     pointer_keys, pointers = make(objects, POINTERS, DIM), make(objects, POINTERS, WIDTH)
@@ -140,7 +138,8 @@ def _memory_attention(make: _Make, grid: int, objects: int) -> Case:
 def _memory_keys(make: _Make, grid: int, objects: int) -> Case:
     """Keys of full memories for all four layers."""
     tokens, reads = grid * grid, objects * MEMORIES
-    latents, pos, tpos = make(reads, tokens, WIDTH), make(tokens, WIDTH), make(7, WIDTH)
+    latents = make(reads, tokens, WIDTH).to(STORED)
+    pos, tpos = make(tokens, WIDTH), make(7, WIDTH)
     weight, bias = make(LAYERS, DIM, WIDTH), make(LAYERS, DIM)
     cos, sin = make.tables(tokens)
     slots = make.ints(torch.arange(reads))
@@ -149,7 +148,8 @@ def _memory_keys(make: _Make, grid: int, objects: int) -> Case:
     turn = torch.complex(cos, sin)
 
     def sam2() -> Tensor:
-        memory = (latents + pos + tpos[times.long(), None]).view(objects, 1, -1, WIDTH)
+        memory = latents.to(pos.dtype) + pos + tpos[times.long(), None]
+        memory = memory.view(objects, 1, -1, WIDTH)
         for layer in range(LAYERS):
             k = F.linear(memory, weight[layer], bias[layer])
             # It turns queries too; one is the least it takes.

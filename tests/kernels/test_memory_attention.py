@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +24,12 @@ from fastsam2_kernels.memory_attention.tuning import Launch, choose_splits
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TILE = Launch(32, 32, 4, 2)
+PATHS: list[Callable[..., Tensor]] = [
+    memory_attention_reference,
+    memory_attention_cpu,
+    memory_attention_sdpa,
+    partial(launch, params=TILE, splits=2),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +158,35 @@ def test_schedule_for_the_cpu(dtype: torch.dtype) -> None:
     assert_accurate(out, exact(arguments, 0.125), plain)
 
 
+@pytest.mark.parametrize("stored", [*DTYPES, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> None:
+    """Every path converts a latent to the dtype of the queries before it multiplies."""
+    q, keys, latents, *rest = inputs(*RAGGED, dtype)
+    latents = latents.to(stored)
+    for path in PATHS:
+        device = "cpu" if path is memory_attention_cpu else DEVICE
+        out, expected = (
+            path(*(x.to(device) for x in (q, keys, values, *rest)), 0.125)
+            for values in (latents, latents.to(dtype))
+        )
+        assert out.dtype == dtype
+        assert torch.equal(out, expected)
+
+
+def test_offsets_into_a_large_pool() -> None:
+    """Offsets of slots past 2^31 elements; pages that nothing touches take no memory."""
+    q, keys, latents, slots, *rest = inputs(*RAGGED, torch.float32)
+    pool = torch.empty(
+        2**31 // latents[0].numel() + 7, *latents.shape[1:], dtype=torch.bfloat16, device=DEVICE
+    )
+    pool[-len(latents) :] = latents
+    moved = slots + len(pool) - len(latents)
+    out = launch(q, keys, pool, moved, *rest, 0.125, params=TILE)  # type: ignore[call-arg]
+    expected = launch(q, keys, latents.bfloat16(), slots, *rest, 0.125, params=TILE)  # type: ignore[call-arg]
+    assert torch.equal(out, expected)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     num_reads=st.lists(st.integers(0, 3), min_size=1, max_size=3),
@@ -195,6 +231,7 @@ def test_compiles_once_as_memory_and_objects_grow() -> None:
         (0, lambda x: x[..., ::2], ValueError, "strides"),
         (1, lambda x: x.half(), TypeError, "float16"),
         (2, lambda x: x[:, :5], ValueError, "keys"),
+        (2, lambda x: x.int(), TypeError, "floating"),
         (3, lambda x: x.long(), TypeError, "int64"),
         (5, lambda x: x[:1], ValueError, r"\(1,\)"),
         (6, lambda x: x[..., :32], ValueError, "pointer_keys"),

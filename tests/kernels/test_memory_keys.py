@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastsam2_kernels import dispatch
 from fastsam2_kernels.memory_keys import memory_keys
+from fastsam2_kernels.memory_keys.cpu import memory_keys_cpu
 from fastsam2_kernels.memory_keys.reference import memory_keys_reference
 from tests.kernels.accuracy import DTYPES, assert_accurate, poisoned
 
@@ -77,6 +78,35 @@ def test_widths_of_the_models(dim: int) -> None:
     check(inputs(1, 70, torch.float32, layers=4, dim=dim, width=64))
 
 
+@pytest.mark.parametrize("stored", [*DTYPES, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> None:
+    """Every path converts a latent to the dtype of the weights before it adds to it."""
+    latents, *rest = inputs(3, 49, dtype)
+    latents = latents.to(stored)
+    converted = latents.to(dtype)
+    read = rest[-2] >= 0
+    for path in (memory_keys_reference, memory_keys_cpu, launch):
+        device = "cpu" if path is memory_keys_cpu else DEVICE
+        x, same, *others = (x.to(device) for x in (latents, converted, *rest))
+        out, expected = path(x, *others), path(same, *others)
+        assert out.dtype == dtype
+        assert torch.equal(out[:, read], expected[:, read])
+
+
+def test_offsets_into_a_large_pool() -> None:
+    """Offsets of slots past 2^31 elements; pages that nothing touches take no memory."""
+    latents, *parameters, slots, times = inputs(3, 49, torch.float32)
+    pool = torch.empty(
+        2**31 // latents[0].numel() + 6, *latents.shape[1:], dtype=torch.bfloat16, device=DEVICE
+    )
+    pool[-len(latents) :] = latents
+    moved = torch.where(slots < 0, -1, slots + len(pool) - len(latents)).int()
+    out = launch(pool, *parameters, moved, times)
+    expected = launch(latents.bfloat16(), *parameters, slots, times)
+    assert torch.equal(out[:, slots >= 0], expected[:, slots >= 0])
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     reads=st.integers(0, 4),
@@ -134,6 +164,7 @@ def test_compiles_once_for_any_number_of_reads() -> None:
     ("place", "change", "error", "match"),
     [
         (0, lambda x: x[0], ValueError, r"\(9, 16\)"),
+        (0, lambda x: x.int(), TypeError, "floating"),
         (1, lambda x: x.half(), TypeError, "float16"),
         (3, lambda x: x.mT, ValueError, "weight"),
         (4, lambda x: x[:, ::2], ValueError, "bias"),

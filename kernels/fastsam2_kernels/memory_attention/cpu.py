@@ -56,10 +56,11 @@ def _blocks(
     pointer_latents: Tensor,
     num_pointers: Tensor,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views of the keys and values that object `i` reads."""
+    """Keys and values that object `i` reads, each memory converted once."""
     read, pointers = int(num_reads[i]), int(num_pointers[i])
     for row, slot in zip(reads[i, :read].tolist(), slots[i, :read].tolist(), strict=True):
-        yield from zip(keys[row].split(_BLOCK_K), latents[slot].split(_BLOCK_K), strict=True)
+        values = latents[slot].to(keys.dtype)
+        yield from zip(keys[row].split(_BLOCK_K), values.split(_BLOCK_K), strict=True)
     if pointers:
         k, v = pointer_keys[i, :pointers], pointer_latents[i, :pointers]
         yield from zip(k.split(_BLOCK_K), v.split(_BLOCK_K), strict=True)

@@ -27,7 +27,7 @@ def attend_tile(
     b_q1,  # [BM, D/2], turned
     b_q2,  # [BM, D/2], turned
     p_keys,  # [rows, D]
-    p_latents,  # [rows, M]
+    p_latents,  # [rows, M], any floating dtype
     start,  # first row of the tile
     rows,
     scale,  # with log2(e)
@@ -55,6 +55,7 @@ def attend_tile(
         b_k1 = tl.load(p_k)
         b_k2 = tl.load(p_k + H)
         b_v = tl.load(p_v)
+    b_v = b_v.to(b_k1.dtype)
     # [BM, BN]
     b_s = tl.dot(b_q1, b_k1, input_precision=PRECISION)
     b_s = tl.dot(b_q2, b_k2, b_s, input_precision=PRECISION)
@@ -75,7 +76,7 @@ def attend_tile(
 def memory_attention_kernel(
     q,  # [N, Lq, D], objects stride_q apart
     keys,  # [R, HW, D]
-    latents,  # [S, HW, M]
+    latents,  # [S, HW, M], any floating dtype
     slots,  # [N, K] int32
     reads,  # [N, K] int32
     num_reads,  # [N] int32
@@ -292,17 +293,26 @@ def variants(capability: int) -> list[Variant]:
         found.append(_attention_variant(4096, 4096, 256, False, dtype, capability))
         found.append(_attention_variant(4096, 4095, 256, True, dtype, capability))
         found.append(_combine_variant(dtype, capability))
+    # Memories are stored in bfloat16 whatever the model computes in.
+    for tokens in (4096, 4095):
+        found.append(_attention_variant(4096, tokens, 256, True, torch.float32, capability, "bf16"))
     return found
 
 
 def _attention_variant(
-    queries: int, tokens: int, dim: int, split: bool, dtype: torch.dtype, capability: int
+    queries: int,
+    tokens: int,
+    dim: int,
+    split: bool,
+    dtype: torch.dtype,
+    capability: int,
+    latents: str | None = None,
 ) -> Variant:
     params = choose(queries, tokens, dim, dtype, capability)
     even = tokens % params.block_n == 0
     name = TRITON_NAMES[dtype]
-    stored = ("q", "keys", "latents", "pointer_keys", "pointer_latents")
-    signature = dict.fromkeys(stored, f"*{name}")
+    computed = ("q", "keys", "pointer_keys", "pointer_latents")
+    signature = dict.fromkeys(computed, f"*{name}") | {"latents": f"*{latents or name}"}
     signature |= dict.fromkeys(("slots", "reads", "num_reads", "num_pointers"), "*i32")
     signature |= {"cos": "*fp32", "sin": "*fp32"}
     signature |= dict.fromkeys(("out", "logsumexp"), "*fp32" if split else f"*{name}")
@@ -310,6 +320,8 @@ def _attention_variant(
     signature |= dict.fromkeys(("stride_q", "N", "K", "P", "Lq", "HW"), "i32")
     aligned = [k for k, v in signature.items() if v[0] == "*"] + ["stride_q", "Lq"]
     mode = f"{'split' if split else 'whole'} {'even' if even else 'odd'}"
+    if latents is not None:
+        mode += f" {latents} latents"
     return Variant(
         op="memory_attention",
         kernel=memory_attention_kernel,

@@ -40,7 +40,8 @@ def memory_attention(
         q: queries before RoPE [N, Lq, D], in half-split channel order: channel i is turned with
             channel i + D/2. Objects may share storage (`expand`).
         keys: turned keys [R, HW, D] of one layer, as `memory_keys` makes them.
-        latents: pool of memories [S, HW, M].
+        latents: pool of memories [S, HW, M] in any floating dtype; a memory is converted to the
+            dtype of `q` when it is read.
         slots: int32 [N, K], the row of `latents` of each read.
         reads: int32 [N, K], the row of `keys` of each read.
         num_reads: int32 [N], how many of the K are valid.
@@ -51,7 +52,7 @@ def memory_attention(
         scale: of the logits, positive; 1/sqrt(D) in `sam2`.
 
     Returns:
-        [N, Lq, M]; zeros for an object without memory.
+        [N, Lq, M] in the dtype of `q`; zeros for an object without memory.
 
     Raises:
         TypeError: dtypes differ, tables are not float32, or indices are not int32.
@@ -103,13 +104,15 @@ def _check(
     if pointer_keys.ndim != 3:
         raise ValueError(f"pointer_keys must be [N, P, D], got {tuple(pointer_keys.shape)}")
     pointers = pointer_keys.shape[1]
+    if not latents.is_floating_point():
+        raise TypeError(f"latents must be floating point, got {latents.dtype}")
     half, single, index = q.dtype, torch.float32, torch.int32
     # Objects of q may overlap; what follows the first dimension may not.
     if not q[:1].is_contiguous():
         raise ValueError(f"q must be contiguous within an object, got strides {q.stride()}")
     for name, tensor, shape, dtype in (
         ("keys", keys, (keys.shape[0], tokens, dim), half),
-        ("latents", latents, latents.shape, half),
+        ("latents", latents, latents.shape, latents.dtype),
         ("slots", slots, (objects, reads.shape[1]), index),
         ("reads", reads, (objects, reads.shape[1]), index),
         ("num_reads", num_reads, (objects,), index),

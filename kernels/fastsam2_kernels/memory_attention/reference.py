@@ -24,7 +24,8 @@ def memory_of(
     """Keys [T, D] and values [T, M] of all that object `i` reads, pointers last."""
     read, pointers = int(num_reads[i]), int(num_pointers[i])
     k = torch.cat([keys[reads[i, :read].long()].flatten(0, 1), pointer_keys[i, :pointers]])
-    v = torch.cat([latents[slots[i, :read].long()].flatten(0, 1), pointer_latents[i, :pointers]])
+    stored = latents[slots[i, :read].long()].flatten(0, 1).to(keys.dtype)
+    v = torch.cat([stored, pointer_latents[i, :pointers]])
     return k, v
 
 

@@ -26,14 +26,14 @@ def memory_keys_cpu(
 ) -> Tensor:
     """As `op.memory_keys`, in the time a CPU needs. Keys of padding are zero here."""
     layers, dim, _ = weight.shape
-    keys = latents.new_empty(layers, slots.shape[0], latents.shape[1], dim)
+    keys = weight.new_empty(layers, slots.shape[0], latents.shape[1], dim)
     rows = _TILE * torch.get_num_threads()
     tables = list(zip(cos.split(rows), sin.split(rows), strict=True))
     for read, (slot, time) in enumerate(zip(slots.tolist(), times.tolist(), strict=True)):
         if slot < 0:
             keys[:, read] = 0
             continue
-        memory = (latents[slot] + pos + tpos[time]).split(rows)
+        memory = (latents[slot].to(weight.dtype) + pos + tpos[time]).split(rows)
         for layer in range(layers):
             tiles = keys[layer, read].split(rows)
             for out, x, table in zip(tiles, memory, tables, strict=True):

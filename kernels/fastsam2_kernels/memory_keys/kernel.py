@@ -1,5 +1,6 @@
 """Triton kernel: project, bias and turn, one tile of latents for all layers."""
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,7 +15,7 @@ __all__ = ["launch", "variants"]
 # How many reads there are changes from frame to frame, and is to recompile nothing.
 @triton.jit(do_not_specialize=["R"])
 def memory_keys_kernel(
-    latents,  # [S, HW, M]
+    latents,  # [S, HW, M], any floating dtype
     pos,  # [HW, M]
     tpos,  # [T, M]
     weight,  # [L, D, M]
@@ -43,11 +44,12 @@ def memory_keys_kernel(
         m_t = o_t[:, None] < HW
         # [BT, M]
         o_tm = o_t[:, None] * M + o_m[None, :]
-        b_x = tl.load(latents + slot * HW * M + o_tm, mask=m_t, other=0.0).to(tl.float32)
+        b_x = tl.load(latents + slot * HW * M + o_tm, mask=m_t, other=0.0)
+        b_x = b_x.to(weight.dtype.element_ty).to(tl.float32)
         b_x += tl.load(pos + o_tm, mask=m_t, other=0.0).to(tl.float32)
         # [M]
         b_x += tl.load(tpos + time * M + o_m).to(tl.float32)[None, :]
-        b_x = b_x.to(latents.dtype.element_ty)
+        b_x = b_x.to(weight.dtype.element_ty)
 
         p_read = keys + i_read.to(tl.int64) * HW * D
         stride_layer = tl.cast(R, tl.int64) * HW * D
@@ -98,11 +100,11 @@ def launch(
     layers, dim, width = weight.shape
     tokens, reads = latents.shape[1], len(slots)
     if out is None:
-        out = latents.new_empty(layers, reads, tokens, dim)
+        out = weight.new_empty(layers, reads, tokens, dim)
     if out.numel() == 0:
         return out
     if params is None:
-        params = tuned(dim, latents.dtype, latents.device)
+        params = tuned(dim, weight.dtype, weight.device)
     memory_keys_kernel[(triton.cdiv(tokens, params.block_t), reads)](
         latents,
         pos,
@@ -121,7 +123,7 @@ def launch(
         M=width,
         BLOCK_T=params.block_t,
         BLOCK_C=params.block_c,
-        PRECISION=dot_precision(latents.dtype),
+        PRECISION=dot_precision(weight.dtype),
         num_warps=params.num_warps,
         num_stages=params.num_stages,
     )
@@ -133,30 +135,34 @@ def variants(capability: int) -> list[Variant]:
     found = []
     for dtype, name in TRITON_NAMES.items():
         for dim in (256, 128):
-            params = choose(dim, dtype, capability)
-            stored = ("latents", "pos", "tpos", "weight", "bias", "keys")
-            signature = dict.fromkeys(stored, f"*{name}")
-            signature |= {"cos": "*fp32", "sin": "*fp32", "slots": "*i32", "times": "*i32"}
-            signature |= {"R": "i32", "HW": "i32"}
-            found.append(
-                Variant(
-                    op="memory_keys",
-                    kernel=memory_keys_kernel,
-                    label=f"{name} D{dim} {params.block_t}x{params.block_c}",
-                    capability=capability,
-                    signature=signature,
-                    constants={
-                        "L": 4,
-                        "D": dim,
-                        "M": 64,
-                        "BLOCK_T": params.block_t,
-                        "BLOCK_C": params.block_c,
-                        "PRECISION": dot_precision(dtype),
-                    },
-                    num_warps=params.num_warps,
-                    num_stages=params.num_stages,
-                    has_dot=True,
-                    aligned=(*(k for k, v in signature.items() if v[0] == "*"), "HW"),
-                )
-            )
+            found.append(_variant(dim, dtype, name, capability))
+    # Memories are stored in bfloat16 whatever the model computes in.
+    found.append(_variant(256, torch.float32, "bf16", capability))
     return found
+
+
+def _variant(dim: int, dtype: torch.dtype, latents: str, capability: int) -> Variant:
+    params, name = choose(dim, dtype, capability), TRITON_NAMES[dtype]
+    signature = dict.fromkeys(("pos", "tpos", "weight", "bias", "keys"), f"*{name}")
+    signature |= {"latents": f"*{latents}", "slots": "*i32", "times": "*i32"}
+    signature |= {"cos": "*fp32", "sin": "*fp32", "R": "i32", "HW": "i32"}
+    stored = "" if latents == name else f" {latents} latents"
+    return Variant(
+        op="memory_keys",
+        kernel=memory_keys_kernel,
+        label=f"{name} D{dim} {params.block_t}x{params.block_c}{stored}",
+        capability=capability,
+        signature=signature,
+        constants={
+            "L": 4,
+            "D": dim,
+            "M": 64,
+            "BLOCK_T": params.block_t,
+            "BLOCK_C": params.block_c,
+            "PRECISION": dot_precision(dtype),
+        },
+        num_warps=params.num_warps,
+        num_stages=params.num_stages,
+        has_dot=True,
+        aligned=(*(k for k, v in signature.items() if v[0] == "*"), "HW"),
+    )

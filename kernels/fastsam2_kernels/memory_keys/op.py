@@ -30,8 +30,9 @@ def memory_keys(
     """Keys of the memories that are read: RoPE(W_l (latents[slot] + pos + tpos[time]) + b_l).
 
     Args:
-        latents: pool of memories [S, HW, M].
-        pos: spatial positions [HW, M].
+        latents: pool of memories [S, HW, M] in any floating dtype; a memory is converted to the
+            dtype of `weight` when it is read.
+        pos: spatial positions [HW, M], in the dtype of `weight`, as `tpos` and `bias` are.
         tpos: temporal positions [T, M].
         weight: key projections of L layers [L, D, M], channels in half-split order: channel i is
             turned with channel i + D/2.
@@ -42,7 +43,7 @@ def memory_keys(
         impl: "auto" takes the Triton kernel on a GPU it runs on.
 
     Returns:
-        [L, R, HW, D] in the dtype of `latents`. Keys of padding are not computed: undefined.
+        [L, R, HW, D] in the dtype of `weight`. Keys of padding are not computed: undefined.
 
     Raises:
         TypeError: dtypes differ, tables are not float32, or indices are not int32.
@@ -58,10 +59,10 @@ def memory_keys(
         return _memory_keys(*args)
     if not uses_triton(impl, latents):
         return memory_keys_reference(*args)
-    if not _fits(latents, weight):
+    if not _fits(weight):
         raise ValueError(
             f"the kernel needs half or single precision, D a power of two from 32 and M from 16: "
-            f"got {latents.dtype}, D {weight.shape[1]}, M {weight.shape[2]}"
+            f"got {weight.dtype}, D {weight.shape[1]}, M {weight.shape[2]}"
         )
     return _launch(*args)
 
@@ -87,13 +88,15 @@ def _check(
     layers, dim, _ = weight.shape
     if dim % 2:
         raise ValueError(f"D must be even, got {dim}")
-    half, single, index = latents.dtype, torch.float32, torch.int32
-    for name, tensor, shape, dtype in (
-        ("latents", latents, latents.shape, half),
-        ("pos", pos, (tokens, width), half),
-        ("tpos", tpos, (tpos.shape[0], width), half),
-        ("weight", weight, (layers, dim, width), half),
-        ("bias", bias, (layers, dim), half),
+    if not latents.is_floating_point():
+        raise TypeError(f"latents must be floating point, got {latents.dtype}")
+    dtype, single, index = weight.dtype, torch.float32, torch.int32
+    for name, tensor, shape, expected in (
+        ("latents", latents, latents.shape, latents.dtype),
+        ("pos", pos, (tokens, width), dtype),
+        ("tpos", tpos, (tpos.shape[0], width), dtype),
+        ("weight", weight, (layers, dim, width), dtype),
+        ("bias", bias, (layers, dim), dtype),
         ("cos", cos, (tokens, dim // 2), single),
         ("sin", sin, (tokens, dim // 2), single),
         ("slots", slots, slots.shape, index),
@@ -101,18 +104,18 @@ def _check(
     ):
         if tensor.shape != shape:
             raise ValueError(f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")
-        if tensor.dtype != dtype:
-            raise TypeError(f"{name} must be {dtype}, got {tensor.dtype}")
+        if tensor.dtype != expected:
+            raise TypeError(f"{name} must be {expected}, got {tensor.dtype}")
         if tensor.device != latents.device:
             raise ValueError(f"{name} is on {tensor.device}, latents on {latents.device}")
         if not tensor.is_contiguous():
             raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
 
 
-def _fits(latents: Tensor, weight: Tensor) -> bool:
+def _fits(weight: Tensor) -> bool:
     _, dim, width = weight.shape
     powers = dim & (dim - 1) == 0 and width & (width - 1) == 0
-    known = latents.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    known = weight.dtype in (torch.float32, torch.float16, torch.bfloat16)
     return known and powers and dim >= 32 and width >= 16
 
 
@@ -135,7 +138,7 @@ def _memory_keys(
     slots: Tensor,
     times: Tensor,
 ) -> Tensor:
-    fast = uses_triton("auto", latents) and _fits(latents, weight)
+    fast = uses_triton("auto", latents) and _fits(weight)
     run = _launch if fast else memory_keys_reference
     return run(latents, pos, tpos, weight, bias, cos, sin, slots, times)
 
@@ -156,7 +159,7 @@ def _(
     times: Tensor,
 ) -> Tensor:
     layers, dim, _ = weight.shape
-    return latents.new_empty(layers, slots.shape[0], latents.shape[1], dim)  # len() specialises
+    return weight.new_empty(layers, slots.shape[0], latents.shape[1], dim)  # len() specialises
 
 
 @register_flop_formula(torch.ops.fastsam2.memory_keys)

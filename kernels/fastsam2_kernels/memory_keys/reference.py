@@ -24,7 +24,8 @@ def memory_keys_reference(
     """The specification of `op.memory_keys`; same arguments. Keys of padding are zero here."""
     layers, dim, _ = weight.shape
     valid = slots >= 0
-    memory = latents[slots[valid].long()] + pos + tpos[times[valid].long()].unsqueeze(1)
+    memory = latents[slots[valid].long()].to(weight.dtype)
+    memory = memory + pos + tpos[times[valid].long()].unsqueeze(1)
     # One product for all layers: [r, HW, L * D].
     projected = F.linear(memory, weight.flatten(0, 1), bias.flatten())
     turned = turn(projected.unflatten(-1, (layers, dim)).movedim(-2, 0), cos, sin)
