@@ -28,7 +28,7 @@ from fastsam2_kernels.mask_downsample import (
     mask_downsample,
 )
 from fastsam2_kernels.mask_output import mask_output
-from fastsam2_kernels.memory_attention import memory_attention
+from fastsam2_kernels.memory_attention import PagedMemory, memory_attention
 from fastsam2_kernels.memory_keys import memory_keys
 from fastsam2_kernels.rope_attention import rope_attention
 
@@ -123,10 +123,8 @@ def _memory_attention(make: _Make, grid: int, objects: int) -> Case:
     cos, sin = make.tables(tokens)
     k = torch.cat([keys.view(objects, -1, DIM), pointer_keys], dim=1)[:, None]
     v = make(*k.shape)
-    run = partial(
-        memory_attention, q, keys, latents, slots, slots, full[0], pointer_keys, pointers, full[1],
-        cos, sin, DIM**-0.5,
-    )  # fmt: skip
+    memory = PagedMemory(keys, latents, slots, slots, full[0], pointer_keys, pointers, full[1])
+    run = partial(memory_attention, q, memory, cos, sin, DIM**-0.5)
     return Case(
         "memory_attention",
         _by(run),

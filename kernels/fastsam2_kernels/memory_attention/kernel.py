@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision, processors
+from fastsam2_kernels.memory_attention.paged_memory import PagedMemory
 from fastsam2_kernels.memory_attention.tuning import (
     COMBINE_ROWS,
     Launch,
@@ -204,14 +205,7 @@ def combine_kernel(
 
 def launch(
     q: Tensor,
-    keys: Tensor,
-    latents: Tensor,
-    slots: Tensor,
-    reads: Tensor,
-    num_reads: Tensor,
-    pointer_keys: Tensor,
-    pointer_latents: Tensor,
-    num_pointers: Tensor,
+    memory: PagedMemory,
     cos: Tensor,
     sin: Tensor,
     scale: float,
@@ -228,8 +222,8 @@ def launch(
         splits: in how many parts each object's memory is cut, in place of the chosen number.
     """
     objects, queries, dim = q.shape
-    tokens, width = latents.shape[1:]
-    most_reads, most_pointers = reads.shape[1], pointer_keys.shape[1]
+    tokens, width = memory.latents.shape[1:]
+    most_reads, most_pointers = memory.reads.shape[1], memory.pointer_keys.shape[1]
     if out is None:
         out = q.new_empty(objects, queries, width)
     if out.numel() == 0:
@@ -247,14 +241,7 @@ def launch(
         logsumexp = q.new_empty(splits, objects, queries, dtype=torch.float32)
     memory_attention_kernel[(q_tiles, objects, splits)](
         q,
-        keys,
-        latents,
-        slots,
-        reads,
-        num_reads,
-        pointer_keys,
-        pointer_latents,
-        num_pointers,
+        *memory.flat(),
         cos,
         sin,
         parts,

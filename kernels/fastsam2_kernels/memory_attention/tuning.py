@@ -9,7 +9,10 @@ import torch
 
 from fastsam2_kernels.launch_config import capability_of, measured
 
-__all__ = ["COMBINE_ROWS", "Launch", "choose", "choose_splits", "tuned"]
+__all__ = ["COMBINE_ROWS", "DIMS", "WIDTHS", "Launch", "choose", "choose_splits", "tuned"]
+
+DIMS = (32, 64, 128, 256)  #: widths D of keys that the kernels take
+WIDTHS = (16, 32, 64, 128)  #: widths M of latents
 
 #: Rows of one program that sums parts.
 COMBINE_ROWS = 16
@@ -40,7 +43,8 @@ def choose(queries: int, tokens: int, dim: int, dtype: torch.dtype, capability: 
         # Three products need both parts of each operand, masks a few registers more.
         if capability in (80, 90) and tokens % 16 == 0:
             return Launch(64, 16, 8 if capability == 80 else 4, 2)
-        return Launch(16, 32, 4, 2)
+        # On 90, 4 warps would spill where latents are stored in bfloat16.
+        return Launch(16, 32, 8 if capability == 90 else 4, 2)
     if capability in (80, 90):
         return Launch(64, 64, 4, 2) if queries <= 512 else Launch(128, 64, 8, 2)
     if capability in (100, 103):
