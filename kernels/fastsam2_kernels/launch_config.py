@@ -18,6 +18,7 @@ from torch import Tensor
 
 __all__ = [
     "CAPABILITIES",
+    "HALF",
     "SHARED_MEMORY",
     "TRITON_NAMES",
     "capability_of",
@@ -37,6 +38,8 @@ CAPABILITIES = (80, 86, 89, 90, 100)
 
 #: Largest shared memory of one program, in bytes, by compute capability.
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+
+HALF = (torch.float16, torch.bfloat16)
 
 #: What Triton calls the types that kernels take.
 TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}

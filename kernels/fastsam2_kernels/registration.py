@@ -37,6 +37,7 @@ def dtype_misfit(dtype: torch.dtype) -> TypeError | None:
 
 def register_op(
     name: str,
+    schema: str,
     *,
     fake: Callable[..., T],
     reference: Callable[P, T],
@@ -55,7 +56,8 @@ def register_op(
     "reference" calls the reference, which is differentiable.
 
     Args:
-        fake: returns empty results; its annotations are the schema.
+        schema: arguments and results in PyTorch's notation, such as `(Tensor x) -> Tensor`.
+        fake: returns empty results of the right shape, dtype and layout.
         reference: eager PyTorch.
         kernel: launcher of the Triton kernel, imported when it is first needed, as
             `module:function` in `fastsam2_kernels`.
@@ -91,7 +93,7 @@ def register_op(
         unflattened(on_cuda),
         mutates_args=(),
         device_types="cuda",
-        schema=torch.library.infer_schema(fake, mutates_args=()),
+        schema=schema,
     )
     op.register_kernel("cpu", unflattened(cpu or eager))
     op.register_fake(fake)

@@ -22,7 +22,7 @@ from fastsam2_kernels.mask_downsample.tuning import Launch
 from tests.kernels.accuracy import DTYPES, assert_accurate, error, poisoned
 
 pytest.importorskip("triton")
-from fastsam2_kernels.mask_downsample.kernel import launch, launch_norm_gelu, variants
+from fastsam2_kernels.mask_downsample.kernel import launch_norm_gelu, launch_two_stages, variants
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SCALE, BIAS = 20.0, -10.0
@@ -57,7 +57,7 @@ def two_stages(weights: MaskDownsampleWeights, mask: Tensor, **options: bool | i
     """What the first kernel makes: the first two stages without the rest, channels last."""
     eye = torch.eye(16, dtype=weights.proj_weight.dtype, device=DEVICE)[..., None, None]
     first = MaskDownsampleWeights(weights.stages[:2], eye, torch.zeros_like(eye[:, 0, 0, 0]))
-    out = mask_downsample_reference(mask, SCALE, BIAS, first, **options)  # type: ignore[arg-type]
+    out = mask_downsample_reference(mask, SCALE, BIAS, first, **options)
     return out.permute(0, 2, 3, 1)
 
 
@@ -69,7 +69,7 @@ def check(mask: Tensor, dtype: torch.dtype, upsample: int = 4, binarize: bool = 
     expected = two_stages(cast(weights, torch.float64), exact_mask, **options)
     plain = two_stages(weights, mask, **options)
     given = mask if mask.is_floating_point() else mask.view(torch.uint8)
-    out = launch(
+    out = launch_two_stages(
         given, SCALE, BIAS, *weights.stages, SMALL,
         upsample=upsample, binarize=binarize, out=poisoned(plain.contiguous()),
     )  # fmt: skip
@@ -210,8 +210,8 @@ def test_reference_is_that_of_sam2() -> None:
 def test_registration() -> None:
     weights, mask = random_weights(torch.float32), torch.randn(2, 8, 8, device=DEVICE)
     op = torch.ops.fastsam2.mask_downsample.default
-    torch.library.opcheck(op, (mask, weights.flat(), SCALE, BIAS, 4, False))
-    torch.library.opcheck(op, (mask > 0, weights.flat(), SCALE, BIAS, 1, False))
+    torch.library.opcheck(op, (mask, SCALE, BIAS, weights.flat(), 4, False))
+    torch.library.opcheck(op, (mask > 0, SCALE, BIAS, weights.flat(), 1, False))
 
 
 def test_compiles_whole_and_once() -> None:

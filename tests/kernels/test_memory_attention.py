@@ -271,6 +271,17 @@ def test_bad_input(place, change, kind, match) -> None:  # type: ignore[no-untyp
         memory_attention(*arguments)
 
 
+def test_triton_raises_where_the_kernel_does_not_fit() -> None:
+    odd = inputs([2], [4], torch.float32, dim=96)
+    with pytest.raises(ValueError, match="96"):
+        memory_attention(*odd, impl="triton")
+    assert_accurate(memory_attention(*odd), exact(odd))
+    wide = inputs([2], [4], torch.float64)
+    with pytest.raises(TypeError, match="float64"):
+        memory_attention(*wide, impl="triton")
+    assert memory_attention(*wide).dtype == torch.float64
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_scale_must_be_positive(scale: float) -> None:
     *tensors, _ = inputs([1], [0], torch.float32)

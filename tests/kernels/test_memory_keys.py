@@ -181,6 +181,13 @@ def test_bad_input(place, change, error, match) -> None:  # type: ignore[no-unty
         memory_keys(*arguments)
 
 
+def test_triton_raises_where_the_kernel_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="96"):
+        memory_keys(*inputs(2, 9, torch.float32, dim=96), impl="triton")
+    with pytest.raises(TypeError, match="float64"):
+        memory_keys(*inputs(2, 9, torch.float64), impl="triton")
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_real_size(dtype: torch.dtype) -> None:

@@ -34,7 +34,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastsam2_kernels.aot import Variant
-from fastsam2_kernels.connected_components.tuning import Launch
+from fastsam2_kernels.connected_components.tuning import Launch, choose
 
 __all__ = ["launch", "variants"]
 
@@ -221,22 +221,30 @@ def paint_kernel(
 
 
 def launch(
-    mask_nhw: Tensor, settings: Launch, *, out: tuple[Tensor, Tensor] | None = None
+    mask: Tensor, settings: Launch | None = None, *, out: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Labels and areas of a contiguous uint8 mask [N, H, W]; nothing waits for the device."""
-    n, h, w = mask_nhw.shape
+    """Run the kernels; `mask` as `op.connected_components`, already checked. Never synchronises.
+
+    Args:
+        settings: launch parameters in place of the tuned ones.
+        out: contiguous labels and areas, to be written.
+    """
+    settings = choose(mask.device) if settings is None else settings
+    # One byte per pixel, non-zero in the foreground.
+    mask = (mask if mask.element_size() == 1 else mask != 0).contiguous().view(torch.uint8)
     if out is None:
-        labels = torch.empty_like(mask_nhw, dtype=torch.int32)
+        labels = torch.empty_like(mask, dtype=torch.int32)
         out = labels, torch.empty_like(labels)
     labels, areas = out
-    if mask_nhw.numel() == 0:
+    if mask.numel() == 0:
         return out
-    is_root = torch.empty_like(mask_nhw)
+    is_root = torch.empty_like(mask)
+    n, h, w = mask.shape[:-2].numel(), *mask.shape[-2:]
     blocks = triton.cdiv(h, 2) * triton.cdiv(w, 2)
 
     block, warps = settings.blocks, settings.block_warps
     tiles = triton.cdiv(blocks, block)
-    start_kernel[(n * tiles,)](mask_nhw, labels, areas, h, w, tiles, BLOCK=block, num_warps=warps)
+    start_kernel[(n * tiles,)](mask, labels, areas, h, w, tiles, BLOCK=block, num_warps=warps)
     block, warps = settings.join_blocks, settings.join_warps
     tiles = triton.cdiv(blocks, block)
     join_kernel[(n * tiles,)](labels, h, w, tiles, BLOCK=block, num_warps=warps)

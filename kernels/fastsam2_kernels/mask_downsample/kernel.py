@@ -1,5 +1,7 @@
 """Triton kernels of mask downsampling."""
 
+from dataclasses import fields
+
 import torch
 import triton
 import triton.language as tl
@@ -7,10 +9,16 @@ from torch import Tensor
 
 from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision
-from fastsam2_kernels.mask_downsample.reference import EPS, DownsampleStage
-from fastsam2_kernels.mask_downsample.tuning import Launch
+from fastsam2_kernels.mask_downsample.reference import (
+    EPS,
+    DownsampleStage,
+    MaskDownsampleWeights,
+    convolve,
+    project,
+)
+from fastsam2_kernels.mask_downsample.tuning import Launch, choose
 
-__all__ = ["launch", "launch_norm_gelu", "variants"]
+__all__ = ["launch", "launch_norm_gelu", "launch_two_stages", "variants"]
 
 # How a mask value comes from what is read.
 SIGMOID = tl.constexpr(0)
@@ -191,6 +199,41 @@ def norm_gelu_kernel(
 
 
 def launch(
+    logits: Tensor,
+    scale: float,
+    bias: float,
+    weights: MaskDownsampleWeights,
+    upsample: int,
+    binarize: bool,
+) -> Tensor:
+    """Run the op on checked arguments: two stages in one kernel, then a convolution of PyTorch and
+    a kernel of norm and GELU for each further stage.
+
+    At S = 1024 the third and fourth stage are 0.3 and 1.2 GFLOP of dense convolution, and their
+    maps (128 x 128 x 64, 64 x 64 x 256) 2 MB each in half precision, which stay in the L2 cache. So
+    the library's implicit GEMM is used, and norm and GELU in place save a launch and a round trip
+    of the map for each stage.
+    """
+    settings = choose(weights.proj_weight.dtype, logits.device)
+    if not logits.is_floating_point():
+        logits = (logits if logits.dtype == torch.bool else logits != 0).view(torch.uint8)
+    first, second = (
+        DownsampleStage(*(getattr(stage, field.name).contiguous() for field in fields(stage)))
+        for stage in weights.stages[:2]
+    )
+    x = launch_two_stages(
+        logits.contiguous(), scale, bias, first, second, settings,
+        upsample=upsample, binarize=binarize,
+    )  # fmt: skip
+    for stage in weights.stages[2:]:
+        x = convolve(x, stage.weight, stage.bias)
+        launch_norm_gelu(
+            x, stage.norm_weight.contiguous(), stage.norm_bias.contiguous(), settings, out=x
+        )
+    return project(x, weights)
+
+
+def launch_two_stages(
     logits: Tensor,
     scale: float,
     bias: float,

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from fastsam2_kernels.dispatch import Impl, uses_triton
-from fastsam2_kernels.launch_config import on_its_device
+from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.mask_downsample.reference import (
-    DownsampleStage,
     MaskDownsampleWeights,
-    convolve,
     mask_downsample_reference,
-    project,
 )
-from fastsam2_kernels.mask_downsample.tuning import choose
+from fastsam2_kernels.registration import dtype_misfit, register_op
 
 __all__ = ["mask_downsample"]
-
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def mask_downsample(
@@ -62,99 +54,7 @@ def mask_downsample(
     Source: `MaskDownSampler` and `_encode_new_memory` of `sam2`.
     """
     _validate(logits, weights, upsample)
-    arguments = (logits, weights.flat(), scale, bias, upsample, binarize)
-    if impl == "auto":
-        return _registered(*arguments)
-    return (_triton if uses_triton(impl, logits) else _plain)(*arguments)
-
-
-@torch.library.custom_op("fastsam2::mask_downsample", mutates_args=(), device_types="cuda")
-def _registered(
-    logits: Tensor,
-    weights: list[Tensor],
-    scale: float,
-    bias: float,
-    upsample: int,
-    binarize: bool,
-) -> Tensor:
-    if not uses_triton("auto", logits) or weights[0].dtype not in _DTYPES:
-        return _plain(logits, weights, scale, bias, upsample, binarize)
-    return _triton(logits, weights, scale, bias, upsample, binarize)
-
-
-@_registered.register_kernel("cpu")
-def _plain(
-    logits: Tensor,
-    weights: list[Tensor],
-    scale: float,
-    bias: float,
-    upsample: int,
-    binarize: bool,
-) -> Tensor:
-    named = MaskDownsampleWeights.from_flat(weights)
-    return mask_downsample_reference(
-        logits, scale, bias, named, upsample=upsample, binarize=binarize
-    )
-
-
-@_registered.register_fake
-def _fake(
-    logits: Tensor,
-    weights: list[Tensor],
-    scale: float,
-    bias: float,
-    upsample: int,
-    binarize: bool,
-) -> Tensor:
-    n, height, width = logits.shape
-    height, width = height * upsample, width * upsample
-    for _ in range(len(weights) // 4):
-        height, width = (height + 1) // 2, (width + 1) // 2
-    out = weights[-1].new_empty(n, height, width, weights[-1].shape[0])
-    return out.permute(0, 3, 1, 2)
-
-
-@on_its_device
-def _triton(
-    logits: Tensor,
-    weights: list[Tensor],
-    scale: float,
-    bias: float,
-    upsample: int,
-    binarize: bool,
-) -> Tensor:
-    """Two stages in one kernel, then a library convolution and a fused norm a stage.
-
-    At S = 1024 the third and fourth stage are 0.3 and 1.2 GFLOP of dense convolution, and their
-    maps (128 x 128 x 64, 64 x 64 x 256) 2 MB each in half precision, which stay in the L2 cache. So
-    the library's implicit GEMM is kept, and what is saved is a launch and a round trip of the map a
-    stage: norm and GELU in place, in one kernel.
-    """
-    from fastsam2_kernels.mask_downsample.kernel import launch, launch_norm_gelu
-
-    named = MaskDownsampleWeights.from_flat(weights)
-    first, second = (
-        DownsampleStage(*(weight.contiguous() for weight in weights[i : i + 4])) for i in (0, 4)
-    )
-    if not logits.is_floating_point():
-        logits = (logits if logits.dtype == torch.bool else logits != 0).view(torch.uint8)
-    settings = choose(weights[0].dtype, logits.device)
-    x = launch(
-        logits.contiguous(),
-        scale,
-        bias,
-        first,
-        second,
-        settings,
-        upsample=upsample,
-        binarize=binarize,
-    )
-    for stage in named.stages[2:]:
-        x = convolve(x, stage.weight, stage.bias)
-        launch_norm_gelu(
-            x, stage.norm_weight.contiguous(), stage.norm_bias.contiguous(), settings, out=x
-        )
-    return project(x, named)
+    return _run(impl, logits, scale, bias, weights, upsample, binarize)
 
 
 def _validate(logits: Tensor, weights: MaskDownsampleWeights, upsample: int) -> None:
@@ -193,17 +93,27 @@ def _validate(logits: Tensor, weights: MaskDownsampleWeights, upsample: int) -> 
             raise ValueError(f"weights must be on {logits.device} as logits are: {weight.device}")
 
 
-@register_flop_formula(torch.ops.fastsam2.mask_downsample)
+def _fake(
+    logits: Tensor, scale: float, bias: float, weights: list[Tensor], upsample: int, *_rest: object
+) -> Tensor:
+    n, height, width = logits.shape
+    height, width = height * upsample, width * upsample
+    for _ in range(len(weights) // 4):
+        height, width = (height + 1) // 2, (width + 1) // 2
+    out = weights[-1].new_empty(n, height, width, weights[-1].shape[0])
+    return out.permute(0, 3, 1, 2)
+
+
 def _flops(
     logits: tuple[int, ...],
-    weights: list[tuple[int, ...]],
     scale: float,
     bias: float,
+    weights: list[tuple[int, ...]],
     upsample: int,
     *_rest: object,
     **_options: object,
 ) -> int:
-    """Of the convolutions."""
+    """Count the convolutions."""
     n, height, width = logits
     height, width = height * upsample, width * upsample
     total = 0
@@ -212,3 +122,16 @@ def _flops(
         total += 9 * c_in * c_out * height * width
     c_out, c_in, *_kernel = weights[-2]
     return 2 * n * (total + c_in * c_out * height * width)
+
+
+_run = register_op(
+    "mask_downsample",
+    "(Tensor logits, float scale, float bias, Tensor[] weights, SymInt upsample, bool binarize) "
+    "-> Tensor",
+    fake=_fake,
+    reference=mask_downsample_reference,
+    kernel="mask_downsample.kernel:launch",
+    misfit=lambda logits, scale, bias, weights, *_: dtype_misfit(weights.proj_weight.dtype),
+    record=MaskDownsampleWeights,
+    flops=_flops,
+)

@@ -52,7 +52,6 @@ def mask_downsample_reference(
     scale: float,
     bias: float,
     weights: MaskDownsampleWeights,
-    *,
     upsample: int = 4,
     binarize: bool = False,
 ) -> Tensor:

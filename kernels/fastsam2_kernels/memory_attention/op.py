@@ -96,7 +96,7 @@ def _check(q: Tensor, memory: PagedMemory, cos: Tensor, sin: Tensor) -> None:
     )
 
 
-def _fake(q: Tensor, memory: list[Tensor], cos: Tensor, sin: Tensor, scale: float) -> Tensor:
+def _fake(q: Tensor, memory: list[Tensor], *_rest: object) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[1], memory[1].shape[2])
 
 
@@ -119,6 +119,7 @@ def _flops(
 
 _run = register_op(
     "memory_attention",
+    "(Tensor q, Tensor[] memory, Tensor cos, Tensor sin, float scale) -> Tensor",
     fake=_fake,
     reference=memory_attention_reference,
     kernel="memory_attention.kernel:launch",

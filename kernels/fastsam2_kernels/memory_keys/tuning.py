@@ -9,7 +9,10 @@ import torch
 
 from fastsam2_kernels.launch_config import capability_of, measured
 
-__all__ = ["Launch", "choose", "tuned"]
+__all__ = ["DIMS", "WIDTHS", "Launch", "choose", "tuned"]
+
+DIMS = (32, 64, 128, 256)  #: widths D of keys that the kernel takes
+WIDTHS = (16, 32, 64, 128)  #: widths M of latents
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from fastsam2_kernels.dispatch import Impl, uses_triton
-from fastsam2_kernels.launch_config import on_its_device
+from fastsam2_kernels.dispatch import Impl
+from fastsam2_kernels.launch_config import HALF
+from fastsam2_kernels.registration import dtype_misfit, register_op
 from fastsam2_kernels.rope_attention.reference import rope_attention_reference
 from fastsam2_kernels.rope_attention.tuning import DIMS
 
 __all__ = ["rope_attention"]
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def rope_attention(
@@ -49,13 +47,7 @@ def rope_attention(
     Source: `RoPEAttention` of `sam2`; RoPE: arXiv 2104.09864; flash attention: arXiv 2307.08691.
     """
     _check(q, k, v, cos, sin, scale)
-    if impl == "auto":
-        return _rope_attention(q, k, v, cos, sin, scale)
-    if not uses_triton(impl, q):
-        return rope_attention_reference(q, k, v, cos, sin, scale)
-    if q.dtype not in (*_HALF, torch.float32):
-        raise TypeError(f"impl='triton' takes float16, bfloat16 or float32, not {q.dtype}")
-    return _launch(q, k, v, cos, sin, scale)
+    return _run(impl, q, k, v, cos, sin, scale)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> None:
@@ -84,33 +76,18 @@ def _check(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: flo
         raise ValueError(f"scale must be positive and finite, got {scale}")
 
 
-@on_its_device
-def _launch(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-    from fastsam2_kernels.rope_attention.kernel import launch
-
-    return launch(q, k, v, cos, sin, scale)
-
-
-@torch.library.custom_op("fastsam2::rope_attention", mutates_args=(), device_types="cuda")
-def _rope_attention(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float
-) -> Tensor:
-    if q.dtype in _HALF and uses_triton("auto", q):
-        return _launch(q, k, v, cos, sin, scale)
-    return rope_attention_reference(q, k, v, cos, sin, scale)
-
-
-@_rope_attention.register_kernel("cpu")
-def _(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-    return rope_attention_reference(q, k, v, cos, sin, scale)
-
-
-@_rope_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-    return torch.empty_like(q, memory_format=torch.contiguous_format)
-
-
-@register_flop_formula(torch.ops.fastsam2.rope_attention)
 def _flops(q: tuple[int, ...], *_rest: object, **_options: object) -> int:
     n, length, dim = q
     return 4 * n * length * length * dim
+
+
+_run = register_op(
+    "rope_attention",
+    "(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, float scale) -> Tensor",
+    fake=lambda q, *_: torch.empty_like(q, memory_format=torch.contiguous_format),
+    reference=rope_attention_reference,
+    kernel="rope_attention.kernel:launch",
+    misfit=lambda q, *_: dtype_misfit(q.dtype),
+    prefers=lambda q, *_: q.dtype in HALF,
+    flops=_flops,
+)
