@@ -1,4 +1,4 @@
-"""Formulas of the ops' work against what PyTorch counts of their references."""
+"""FLOP formulas of the ops against PyTorch's count of their references."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def mask_downsample_call(impl: str) -> Any:
         mask_downsample_call,
     ],
 )
-def test_formula_counts_what_the_reference_does(call: Callable[[str], Any]) -> None:
+def test_formula_equals_the_count_of_the_reference(call: Callable[[str], Any]) -> None:
     counts = {}
     for impl in ("auto", "reference"):
-        # PyTorch counts nothing for its fused attention on the CPU.
+        # PyTorch does not count its fused attention on the CPU.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             call(impl)
         counts[impl] = counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""memory_attention: kernel and CPU schedule against the float64 reference, that against sam2."""
+"""memory_attention: the kernels and the other paths against the float64 reference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastsam2_kernels import dispatch
 from fastsam2_kernels.memory_attention import PagedMemory, memory_attention
 from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
 from fastsam2_kernels.memory_attention.reference import memory_attention_reference
@@ -34,14 +33,6 @@ PATHS: list[Callable[..., Tensor]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _bfloat16() -> None:
-    if dispatch.interpreting():
-        from tests.kernels.interpreter_bf16 import install
-
-        install()
-
-
 def inputs(
     num_reads: Sequence[int],
     num_pointers: Sequence[int],
@@ -53,7 +44,7 @@ def inputs(
     width: int = 16,
     size: float = 1.0,
 ) -> Inputs:
-    """Random arguments; everything that no object reads is NaN."""
+    """Return random arguments; everything that no object reads is NaN."""
     objects, most = len(num_reads), max([*num_reads, 1])
     pointers = max([*num_pointers, 0])
 
@@ -108,7 +99,7 @@ RAGGED = ([3, 0, 1, 2, 0], [4, 5, 0, 33, 0])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("splits", [1, 3])
 def test_ragged(dtype: torch.dtype, splits: int) -> None:
-    """Different memories; pointers alone; memory alone; neither."""
+    """Objects with both, with pointers alone, with memory alone, and with neither."""
     arguments = inputs(*RAGGED, dtype)
     check(arguments, splits)
     assert not exact(arguments)[-1].any(), "no memory gives zeros"
@@ -123,7 +114,7 @@ def test_without_triton(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 16, 45, 64])
 @pytest.mark.parametrize("splits", [1, 2, 32])
-def test_grids_and_parts(tokens: int, splits: int) -> None:
+def test_grids_and_splits(tokens: int, splits: int) -> None:
     check(inputs([2, 1], [0, 4], torch.float32, tokens=tokens, queries=tokens), splits)
 
 
@@ -142,7 +133,7 @@ def test_large_logits(dtype: torch.dtype, splits: int) -> None:
     arguments: Inputs = (*tensors, 1e4 / largest)
     plain = memory_attention_reference(*arguments)
     out = launch(*arguments, out=poisoned(plain), params=TILE, splits=splits)
-    # A float32 logit is rounded by this much, and its weight changes by the exponential of it.
+    # Rounding of a float32 logit of 1e4; the weight changes by its exponential.
     rounding = torch.finfo(torch.float32).eps / 2 * 1e4
     expected = exact(arguments)
     assert error(out, expected) <= max(2 * error(plain, expected), rounding)
@@ -163,7 +154,7 @@ def test_schedule_for_the_cpu(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("stored", [*DTYPES, torch.float64], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> None:
-    """Every path converts a latent to the dtype of the queries before it multiplies."""
+    """Every path converts latents to the dtype of the queries before anything else."""
     q, memory, *rest = inputs(*RAGGED, dtype)
     latents = memory.latents.to(stored)
     for path in PATHS:
@@ -177,7 +168,7 @@ def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> No
 
 
 def test_offsets_into_a_large_pool() -> None:
-    """Offsets of slots past 2^31 elements; pages that nothing touches take no memory."""
+    """Slots past 2^31 elements; untouched pages of the pool take no physical memory."""
     q, memory, *rest = inputs(*RAGGED, torch.float32)
     latents = memory.latents.bfloat16()
     pool = latents.new_empty(2**31 // latents[0].numel() + 7, *latents.shape[1:])
@@ -227,7 +218,7 @@ def test_compiles_once_as_memory_and_objects_grow() -> None:
 
 
 def test_builds_its_memory_in_a_compiled_graph() -> None:
-    """The engine makes the record inside of the step that is compiled."""
+    """The engine constructs the record within its compiled step."""
     q, memory, *rest = inputs([2, 1], [4, 0], torch.float32)
 
     def step(q: Tensor, tensors: list[Tensor], *rest: Tensor | float) -> Tensor:
@@ -289,7 +280,7 @@ def test_scale_must_be_positive(scale: float) -> None:
         memory_attention(*tensors, scale)
 
 
-def test_parts_fill_the_gpu() -> None:
+def test_splits_fill_the_gpu() -> None:
     assert choose_splits(32, 449, 132) >= 4
     assert choose_splits(132 * 8, 449, 132) == 1
     assert choose_splits(1, 1, 132) == 1

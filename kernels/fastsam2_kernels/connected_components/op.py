@@ -1,4 +1,4 @@
-"""The public function: validation, registration and choice of implementation."""
+"""Public function: validation and registration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastsam2_kernels.registration import register_op
 
 __all__ = ["connected_components"]
 
-#: Kernels number the pixels of an image, and those of the program that ends after it, in int32.
+#: Kernels index the pixels of an image in int32, including a last program that exceeds it.
 _MAX_PIXELS = 2**30
 
 
@@ -31,7 +31,7 @@ def connected_components(mask: Tensor, *, impl: Impl = "auto") -> tuple[Tensor, 
     Raises:
         TypeError: `mask` is a floating-point or complex tensor.
         ValueError: `mask` has fewer than two dimensions or too many pixels, or `impl` is unknown.
-        RuntimeError: `impl="triton"` where it cannot run.
+        RuntimeError: `impl="triton"` cannot run here.
 
     Source: `get_connected_componnets` of the CUDA extension of `sam2`; block-based union-find,
     Allegretti, Bolelli and Grana, "Optimized Block-Based Algorithms to Label Connected Components

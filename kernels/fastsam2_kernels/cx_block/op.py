@@ -1,4 +1,4 @@
-"""The public function: validation, choice of implementation, registration with PyTorch."""
+"""Public function: validation and registration."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def cx_block(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    """`x + w2 gelu(w1 norm(conv(x)) + b1) + b2` in each pixel, `conv` depthwise.
+    """Compute `x + w2 gelu(w1 norm(conv(x)) + b1) + b2` in each pixel, with a depthwise `conv`.
 
-    The scale that ConvNeXt applies to its branch (gamma) is to be folded into `w2` and `b2`.
+    ConvNeXt's layer scale (gamma) must be folded into `w2` and `b2`.
 
     Args:
         x: [N, H, W, C], contiguous: channels last in memory, C = 128 or 256. An NCHW tensor in
@@ -41,16 +41,16 @@ def cx_block(
         dw_bias, norm_weight, norm_bias, b2: [C].
         eps: added to the variance over the channels.
         w1: [4 C, C]; b1: [4 C]; w2: [C, 4 C]: as in `torch.nn.Linear`.
-        impl: "auto" takes the kernels on a GPU for float16 and bfloat16, which its tensor cores
-            multiply, and PyTorch's layers for the rest. "triton" also takes float32.
+        impl: "auto" selects the kernels on a GPU for float16 and bfloat16, and PyTorch's layers
+            otherwise. "triton" also supports float32.
 
     Returns:
-        [N, H, W, C], contiguous, in the dtype of `x`, which is that of all arguments.
+        [N, H, W, C], contiguous, in the dtype of `x`, which all arguments share.
 
     Raises:
         TypeError: dtypes differ or are not supported.
-        ValueError: shapes, strides, devices or `impl` do not fit.
-        RuntimeError: `impl="triton"` cannot run there.
+        ValueError: shapes, strides, devices or `impl` are not valid.
+        RuntimeError: `impl="triton"` cannot run here.
 
     Source: `CXBlock` of `sam2`; ConvNeXt: arXiv 2201.03545.
     """

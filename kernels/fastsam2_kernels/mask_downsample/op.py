@@ -1,4 +1,4 @@
-"""The public function: validation, registration and choice of implementation."""
+"""Public function: validation and registration."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ def mask_downsample(
     binarize: bool = False,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Features of a mask: upsample, sigmoid, scale, then strided convolutions with norm and GELU.
+    """Compute features of a mask: upsample, sigmoid, scale, then convolutions with norm and GELU.
 
-    The mask at full size S = `upsample` * h, the stages 1 -> 4 -> 16 on it and what lies between
-    are one kernel on a GPU: nothing of width S or S / 2 is ever stored.
+    On a GPU one kernel goes from the logits to the output of the second stage (1 -> 4 -> 16
+    channels): no map of the full size S = `upsample` * h or of S / 2 is stored.
 
     Args:
-        logits: [N, h, w] of any float dtype; or, with `upsample=1`, a mask [N, S_h, S_w] of bool or
-            integers, non-zero inside, whose values 0 and 1 are taken as they are.
+        logits: [N, h, w] of any float dtype; or, with `upsample=1`, a bool or integer mask
+            [N, S_h, S_w], non-zero in the foreground, used as 0 and 1 without a sigmoid.
         scale, bias: applied to the mask in 0..1 before the first convolution, which pads the result
             with zeros (not with `bias`).
-        weights: all of one dtype, which is that of the features and of the arithmetic. Convolution
-            weights from the third stage on are best stored in `torch.channels_last`.
+        weights: all of one dtype, in which the features are computed and returned. Convolution
+            weights from the third stage on are fastest in `torch.channels_last`.
         upsample: 4 (bilinear, `align_corners=False`) or 1.
-        binarize: 1 where the upsampled logits are above 0 instead of their sigmoid.
+        binarize: use 1 where the upsampled logits are above 0, instead of their sigmoid.
         impl: "auto", "triton" or "reference".
 
     Returns:
-        [N, C, H, W] in the dtype of the weights, stored channels last; H and W are S halved once a
-        stage, rounded up.
+        [N, C, H, W] in the dtype of the weights, stored channels last; H and W are S_h and S_w
+        halved in each stage, rounded up.
 
     Raises:
-        TypeError: a dtype that cannot be used, or weights of several dtypes.
-        ValueError: a shape, a device, `upsample` or `impl` that cannot be used.
-        RuntimeError: `impl="triton"` where it cannot run.
+        TypeError: a dtype is not supported, or weights have several dtypes.
+        ValueError: a shape, a device, `upsample` or `impl` is not valid.
+        RuntimeError: `impl="triton"` cannot run here.
 
     Source: `MaskDownSampler` and `_encode_new_memory` of `sam2`.
     """
@@ -80,7 +80,7 @@ def _validate(logits: Tensor, weights: MaskDownsampleWeights, upsample: int) -> 
         raise ValueError(
             f"proj_weight must be [C, {channels[-1]}, 1, 1], got {tuple(weights.proj_weight.shape)}"
         )
-    # The kernels read as many values as there are channels, whatever a vector holds.
+    # The kernels read one value per channel without a check of bounds.
     vectors = [t for s in weights.stages for t in (s.bias, s.norm_weight, s.norm_bias)]
     widths = [width for width in channels[1:] for _ in range(3)] + [weights.proj_weight.shape[0]]
     for vector, width in zip([*vectors, weights.proj_bias], widths, strict=True):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2_kernels.memory_attention.paged_memory import PagedMemory
-from fastsam2_kernels.rotary import turn
+from fastsam2_kernels.rotary import rotate
 
 __all__ = ["memory_attention_cpu"]
 
@@ -20,7 +20,7 @@ def memory_attention_cpu(
 ) -> Tensor:
     """Compute `op.memory_attention` with schedules that suit a CPU."""
     out = q.new_zeros(*q.shape[:2], memory.latents.shape[2])
-    rotated = turn(q, cos, sin)
+    rotated = rotate(q, cos, sin)
     for i in range(len(q)):
         if q.dtype in (torch.float32, torch.float64):
             _attend_in_blocks(rotated[i] * scale, memory.pieces(i), out[i])

@@ -1,4 +1,4 @@
-"""Triton kernels: attention over tiles of a paged memory, and the sum of its parts."""
+"""Triton kernels: attention over tiles of a paged memory, and the combine step of its splits."""
 
 import math
 
@@ -25,8 +25,8 @@ _LOG2_E = math.log2(math.e)
 
 @triton.jit
 def attend_tile(
-    b_q1,  # [BM, D/2], turned
-    b_q2,  # [BM, D/2], turned
+    b_q1,  # [BM, D/2], rotated
+    b_q2,  # [BM, D/2], rotated
     p_keys,  # [rows, D]
     p_latents,  # [rows, M], any floating dtype
     start,  # first row of the tile
@@ -62,7 +62,7 @@ def attend_tile(
     b_s = tl.dot(b_q2, b_k2, b_s, input_precision=PRECISION)
     if MASKED:
         b_s = tl.where(o_n[None, :] < rows, b_s, float("-inf"))
-    # A tile has at least one row, so the largest is finite.
+    # A tile has at least one row, so the maximum is finite.
     b_new = tl.maximum(b_max, tl.max(b_s, 1) * scale)
     b_alpha = tl.exp2(b_max - b_new)
     b_p = tl.exp2(b_s * scale - b_new[:, None])
@@ -72,7 +72,7 @@ def attend_tile(
     return b_new, b_sum, b_acc
 
 
-# How many memories and pointers there are changes from frame to frame, and is to recompile nothing.
+# The numbers of objects, memories and pointers change between frames and must not recompile.
 @triton.jit(do_not_specialize=["N", "K", "P"])
 def memory_attention_kernel(
     q,  # [N, Lq, D], objects stride_q apart
@@ -125,7 +125,7 @@ def memory_attention_kernel(
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, M], tl.float32)
 
-    # Tiles of an object: those of its first read, of its second, ..., then of its pointers.
+    # Order of an object's tiles: its first memory, its second, ..., then its pointers.
     n_read = tl.minimum(tl.load(num_reads + i_n), K)
     n_pointers = tl.minimum(tl.load(num_pointers + i_n), P)
     per_read = tl.cdiv(HW, BLOCK_N)
@@ -157,7 +157,7 @@ def memory_attention_kernel(
             D, M, BLOCK_N, True, PRECISION,
         )  # fmt: skip
 
-    # Of nothing: zeros, and the logarithm of zero.
+    # Without memory: zeros, and the logarithm of zero.
     b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
     i_row = tl.cast(i_n, tl.int64) * Lq
     if SPLIT:
@@ -192,7 +192,7 @@ def combine_kernel(
         # [BR, M]
         b_part = tl.load(partial + i_s * stride * M + o_rm, mask=m_r[:, None], other=0.0)
         b_new = tl.maximum(b_max, b_lse)
-        # While nothing was seen both are -inf, and their difference is to be no NaN.
+        # Before the first non-empty split both are -inf, and their difference would be NaN.
         b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
         b_alpha = tl.exp2(b_max - b_base)
         b_weight = tl.exp2(b_lse - b_base)
@@ -214,12 +214,12 @@ def launch(
     params: Launch | None = None,
     splits: int | None = None,
 ) -> Tensor:
-    """Run the kernels; arguments as `op.memory_attention`, already checked.
+    """Run the kernels on arguments of `op.memory_attention` that have been checked.
 
     Args:
-        out: where the result goes, [N, Lq, M].
-        params: launch parameters in place of the tuned ones.
-        splits: in how many parts each object's memory is cut, in place of the chosen number.
+        out: [N, Lq, M] contiguous, to be written; None allocates it.
+        params: launch parameters; None for the tuned ones.
+        splits: number of splits of each object's memory; None to choose it.
     """
     objects, queries, dim = q.shape
     tokens, width = memory.latents.shape[1:]
@@ -272,7 +272,7 @@ def launch(
 
 
 def variants(capability: int) -> list[Variant]:
-    """Every launch shipped for GPUs of `capability`."""
+    """Return every kernel as it is launched on GPUs of `capability`."""
     found = []
     for dtype in TRITON_NAMES:
         for dim, queries in ((256, 4096), (256, 256), (128, 4096), (128, 256)):

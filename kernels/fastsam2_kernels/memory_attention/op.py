@@ -1,4 +1,4 @@
-"""Public function: validation and choice of implementation."""
+"""Public function: validation and registration."""
 
 from __future__ import annotations
 

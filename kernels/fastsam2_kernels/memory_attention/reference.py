@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastsam2_kernels.memory_attention.paged_memory import PagedMemory
-from fastsam2_kernels.rotary import turn
+from fastsam2_kernels.rotary import rotate
 
 __all__ = ["memory_attention_reference"]
 
@@ -15,7 +15,7 @@ def memory_attention_reference(
     q: Tensor, memory: PagedMemory, cos: Tensor, sin: Tensor, scale: float
 ) -> Tensor:
     """Specification of `op.memory_attention`; same arguments."""
-    rotated = turn(q, cos, sin)
+    rotated = rotate(q, cos, sin)
     out = []
     for i in range(len(q)):
         k, v = memory.of(i)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastsam2_kernels.memory_attention.paged_memory import PagedMemory
-from fastsam2_kernels.rotary import turn
+from fastsam2_kernels.rotary import rotate
 
 __all__ = ["memory_attention_sdpa"]
 
@@ -19,7 +19,7 @@ def memory_attention_sdpa(
 ) -> Tensor:
     """Compute `op.memory_attention` one object after another."""
     out = q.new_zeros(*q.shape[:2], memory.latents.shape[2])
-    rotated = turn(q, cos, sin)
+    rotated = rotate(q, cos, sin)
     for i in range(len(q)):
         k, v = memory.of(i)
         if len(k):

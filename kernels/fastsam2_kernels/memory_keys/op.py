@@ -1,4 +1,4 @@
-"""The public function: validation and choice of implementation."""
+"""Public function: validation and registration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def memory_keys(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Keys of the memories that are read: RoPE(W_l (latents[slot] + pos + tpos[time]) + b_l).
+    """Return the keys of memories: RoPE(W_l (latents[slot] + pos + tpos[time]) + b_l).
 
     Args:
         latents: pool of memories [S, HW, M] in any floating dtype; a memory is converted to the
@@ -38,19 +38,19 @@ def memory_keys(
         pos: spatial positions [HW, M], in the dtype of `weight`, as `tpos` and `bias` are.
         tpos: temporal positions [T, M].
         weight: key projections of L layers [L, D, M], channels in half-split order: channel i is
-            turned with channel i + D/2.
+            rotated with channel i + D/2.
         bias: [L, D].
         cos, sin: rotary tables, float32 [HW, D/2].
-        slots: int32 [R], the memory of each read; -1 is padding.
-        times: int32 [R], the row of `tpos` of each read.
-        impl: "auto" takes the Triton kernel on a GPU it runs on.
+        slots: int32 [R], row of `latents` of each read; -1 is padding.
+        times: int32 [R], row of `tpos` of each read.
+        impl: "auto" selects the Triton kernel on a GPU that can run it.
 
     Returns:
-        [L, R, HW, D] in the dtype of `weight`. Keys of padding are not computed: undefined.
+        [L, R, HW, D] in the dtype of `weight`. Keys of padding are undefined.
 
     Raises:
         TypeError: dtypes differ, tables are not float32, or indices are not int32.
-        ValueError: shapes or devices do not fit, a tensor is not contiguous, or `impl` is unknown.
+        ValueError: shapes or devices differ, a tensor is not contiguous, or `impl` is unknown.
         RuntimeError: `impl="triton"` cannot run here.
 
     Source: `k_proj` and `apply_rotary_enc` of `sam2.modeling.sam.transformer.RoPEAttention` on
@@ -89,7 +89,9 @@ def memory_keys(
 def _fake(*args: Tensor) -> Tensor:
     latents, weight, slots = args[0], args[3], args[7]
     layers, dim, _ = weight.shape
-    return weight.new_empty(layers, slots.shape[0], latents.shape[1], dim)  # len() specialises
+    return weight.new_empty(
+        layers, slots.shape[0], latents.shape[1], dim
+    )  # len() would specialise R
 
 
 def _misfit(

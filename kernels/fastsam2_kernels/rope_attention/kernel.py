@@ -1,9 +1,9 @@
 """Flash attention with RoPE on queries and keys, split over the keys, in Triton.
 
-Three kernels. `_turn_keys_kernel` turns the keys once and writes them down: every query tile reads
-every key, so turning them where they are read would repeat it L / BM times, and would send each
-tile through registers where it is otherwise copied straight into shared memory. `_attend_kernel`
-turns its queries on load and runs over one part of the keys. `_combine_kernel` joins the parts.
+Three kernels. `_rotate_keys_kernel` rotates the keys once and stores them: every query tile reads
+every key, so rotating on load would repeat the work L / BM times and pass each tile through
+registers, where it is otherwise copied straight into shared memory. `_attend_kernel` rotates its
+queries on load and loops over one split of the keys. `_combine_kernel` combines the splits.
 """
 
 import torch
@@ -18,18 +18,18 @@ __all__ = ["launch", "variants"]
 
 _LOG2_E = 1.4426950408889634
 
-#: Rows of a program of the two kernels that only move data, and its warps.
+#: Rows and warps of a program of the two kernels that are bound by memory.
 _ROWS, _ROW_WARPS = 16, 4
 
 
 @triton.jit
-def _turn(low, high, cos, sin):
+def _rotate(low, high, cos, sin):
     return low * cos - high * sin, high * cos + low * sin
 
 
-# L varies from call to call and steers nothing but masks: no version of its own for odd or even L.
+# L affects masks only; specialising on it would compile more versions.
 @triton.jit(do_not_specialize=["L"])
-def _turn_keys_kernel(
+def _rotate_keys_kernel(
     k,  # [N, L, D], of strides s_kn, s_kl, 1
     cos,  # [L, D // 2] float32
     sin,  # [L, D // 2] float32
@@ -53,7 +53,7 @@ def _turn_keys_kernel(
     o_angle = (i_l + o_l) * (D // 2) + o_h
     b_cos = tl.load(cos + o_angle, mask=m_l, other=0.0)
     b_sin = tl.load(sin + o_angle, mask=m_l, other=0.0)
-    b_low, b_high = _turn(b_low, b_high, b_cos, b_sin)
+    b_low, b_high = _rotate(b_low, b_high, b_cos, b_sin)
 
     # [BL, D // 2]
     p_out = out + (i_n * L + i_l) * D + o_l * D + o_h
@@ -64,12 +64,12 @@ def _turn_keys_kernel(
 @triton.jit(do_not_specialize=["L"])
 def _attend_kernel(
     q,  # [N, L, D], of strides s_qn, s_ql, 1
-    k,  # [N, L, D], turned, contiguous
+    k,  # [N, L, D], rotated, contiguous
     v,  # [N, L, D], of strides s_vn, s_vl, 1
     cos,  # [L, D // 2] float32
     sin,  # [L, D // 2] float32
-    out,  # [N, L, D]; or, if SPLIT, parts [S, N, L, D] float32, each of weights that sum to 1
-    lse,  # [S, N, L] float32: log2 of the sum of exponentials of a part; written if SPLIT
+    out,  # [N, L, D]; or, if SPLIT, partial results [S, N, L, D] float32, each normalised
+    lse,  # [S, N, L] float32: log2 of the sum of exponentials of a split; written if SPLIT
     scale,  # times log2(e), positive
     L,
     s_qn,
@@ -98,8 +98,8 @@ def _attend_kernel(
     o_angle = (i_m + o_m)[:, None] * (D // 2) + o_h[None, :]
     b_cos = tl.load(cos + o_angle, mask=m_m[:, None], other=0.0)
     b_sin = tl.load(sin + o_angle, mask=m_m[:, None], other=0.0)
-    b_low, b_high = _turn(b_low, b_high, b_cos, b_sin)
-    # The halves stay apart: two products over D / 2 channels need no shuffle and fewer registers.
+    b_low, b_high = _rotate(b_low, b_high, b_cos, b_sin)
+    # The halves stay separate: two products over D / 2 channels need no shuffle, fewer registers.
     b_low, b_high = b_low.to(k.dtype.element_ty), b_high.to(k.dtype.element_ty)
 
     b_max = tl.full([BM], float("-inf"), tl.float32)
@@ -107,7 +107,7 @@ def _attend_kernel(
     b_acc = tl.zeros([BM, D], tl.float32)
     k += i_n * L * D
     v += i_n * s_vn
-    # There are no more parts than tiles, so that none is empty, and each tile has a key.
+    # There are at most as many splits as tiles, so none is empty, and each tile has a key.
     tiles, parts = tl.cdiv(L, BN), tl.num_programs(1)
     for i_t in range(i_s * tiles // parts, (i_s + 1) * tiles // parts):
         i_k = i_t * BN
@@ -193,41 +193,41 @@ def launch(
     scale: float,
     *,
     out: torch.Tensor | None = None,
-    config: Launch | None = None,
+    params: Launch | None = None,
 ) -> torch.Tensor:
-    """Run the kernels on checked arguments; see `op.rope_attention`.
+    """Run the kernels on arguments of `op.rope_attention` that have been checked.
 
     Args:
-        out: [N, L, D] contiguous, to be written; None: a new one.
-        config: None: as `tuning` chooses.
+        out: [N, L, D] contiguous, to be written; None allocates it.
+        params: launch parameters; None for the tuned ones.
     """
     n, length, dim = q.shape
     if out is None:
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
     if out.numel() == 0:
         return out
-    if config is None:
-        config = launch_for(q.device, n, length, dim, q.dtype)
-    tiles = triton.cdiv(length, config.block_n)
-    splits = min(config.splits, tiles)
+    if params is None:
+        params = launch_for(q.device, n, length, dim, q.dtype)
+    tiles = triton.cdiv(length, params.block_n)
+    splits = min(params.splits, tiles)
 
-    turned = torch.empty_like(out)
-    _turn_keys_kernel[(triton.cdiv(length, _ROWS), n)](
-        k, cos, sin, turned, length, k.stride(0), k.stride(1),
+    rotated = torch.empty_like(out)
+    _rotate_keys_kernel[(triton.cdiv(length, _ROWS), n)](
+        k, cos, sin, rotated, length, k.stride(0), k.stride(1),
         D=dim, BL=_ROWS, num_warps=_ROW_WARPS,
     )  # fmt: skip
     if splits > 1:
         parts = torch.empty((splits, n, length, dim), dtype=torch.float32, device=q.device)
         lse = torch.empty((splits, n, length), dtype=torch.float32, device=q.device)
     else:
-        # Not written to: some pointer has to be there.
+        # Unused, but the kernel needs some pointer.
         parts, lse = out, cos
-    _attend_kernel[(triton.cdiv(length, config.block_m), splits, n)](
-        q, turned, v, cos, sin, parts, lse, scale * _LOG2_E, length,
+    _attend_kernel[(triton.cdiv(length, params.block_m), splits, n)](
+        q, rotated, v, cos, sin, parts, lse, scale * _LOG2_E, length,
         q.stride(0), q.stride(1), v.stride(0), v.stride(1),
-        D=dim, BM=config.block_m, BN=config.block_n,
-        SPLIT=splits > 1, EVEN=length % config.block_n == 0, PRECISION=dot_precision(q.dtype),
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        D=dim, BM=params.block_m, BN=params.block_n,
+        SPLIT=splits > 1, EVEN=length % params.block_n == 0, PRECISION=dot_precision(q.dtype),
+        num_warps=params.num_warps, num_stages=params.num_stages,
     )  # fmt: skip
     if splits > 1:
         _combine_kernel[(triton.cdiv(n * length, _ROWS),)](
@@ -237,7 +237,7 @@ def launch(
 
 
 def variants(capability: int) -> list[Variant]:
-    """Every kernel as it is launched on GPUs of `capability`."""
+    """Return every kernel as it is launched on GPUs of `capability`."""
     found = []
     for dtype, name in TRITON_NAMES.items():
         for dim in DIMS:
@@ -274,7 +274,7 @@ def _variants(capability: int, dtype: torch.dtype, name: str, dim: int) -> list[
     keys = {"k": pointer, **tables, "out": pointer, "L": "i32", "s_kn": "i32", "s_kl": "i32"}
     combine = {"parts": "*fp32", "lse": "*fp32", "out": pointer, "R": "i32", "S": "i32"}
     found = [
-        variant(_turn_keys_kernel, "keys", keys, {"BL": _ROWS}, _ROW_WARPS),
+        variant(_rotate_keys_kernel, "keys", keys, {"BL": _ROWS}, _ROW_WARPS),
         variant(_combine_kernel, "combine", combine, {"BR": _ROWS}, _ROW_WARPS),
     ]
     for split in (True, False):

@@ -1,4 +1,4 @@
-"""The public function: validation, choice of implementation, registration with PyTorch."""
+"""Public function: validation and registration."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def rope_attention(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Self-attention of one head whose queries and keys are turned by their positions.
+    """Self-attention of one head with RoPE on queries and keys.
 
-    Channels are in half-split order: RoPE turns the pair (i, i + D / 2) by the angle of channel i.
-    Where the weights were trained on neighbouring pairs, permute the rows of the projections.
+    Channels are in half-split order: RoPE rotates the pair (i, i + D / 2) by the angle of channel
+    i. For weights that were trained with adjacent pairs, permute the rows of the projections.
 
     Args:
         q, k, v: [N, L, D], D = 128 or 256, rows contiguous; may be views of one [N, L, 3 D].
         cos, sin: [L, D / 2] float32, contiguous.
         scale: positive factor of the logits, usually D ** -0.5.
-        impl: "auto" takes the kernels on a GPU for float16 and bfloat16, which its tensor cores
-            multiply, and PyTorch's attention for the rest. "triton" also takes float32.
+        impl: "auto" selects the kernels on a GPU for float16 and bfloat16, and PyTorch's attention
+            otherwise. "triton" also supports float32.
 
     Returns:
         [N, L, D], contiguous, in the dtype of `q`.
 
     Raises:
         TypeError: dtypes differ or are not supported.
-        ValueError: shapes, strides, devices, `scale` or `impl` do not fit.
-        RuntimeError: `impl="triton"` cannot run there.
+        ValueError: shapes, strides, devices, `scale` or `impl` are not valid.
+        RuntimeError: `impl="triton"` cannot run here.
 
     Source: `RoPEAttention` of `sam2`; RoPE: arXiv 2104.09864; flash attention: arXiv 2307.08691.
     """
