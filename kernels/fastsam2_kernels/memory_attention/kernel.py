@@ -1,4 +1,4 @@
-"""Triton kernels: attention over tiles of a paged memory, and the combine step of its splits."""
+"""Triton kernel: attention over tiles of a paged memory, split over the memory (split-KV)."""
 
 import math
 
@@ -11,12 +11,12 @@ from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision, processors
 from fastsam2_kernels.memory_attention.paged_memory import PagedMemory
 from fastsam2_kernels.memory_attention.tuning import (
-    COMBINE_ROWS,
     Launch,
     choose,
     choose_splits,
     tuned,
 )
+from fastsam2_kernels.split_kv import combine, combine_variant
 
 __all__ = ["launch", "variants"]
 
@@ -168,41 +168,6 @@ def memory_attention_kernel(
     tl.store(p_out, b_out.to(out.dtype.element_ty), mask=m_q)
 
 
-@triton.jit(do_not_specialize=["rows", "splits"])
-def combine_kernel(
-    partial,  # [splits, rows, M] float32
-    logsumexp,  # [splits, rows] float32, in base 2
-    out,  # [rows, M], written
-    rows,
-    splits,
-    M: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-):
-    o_r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    m_r = o_r < rows
-    # [BR, M]
-    o_rm = o_r[:, None] * M + tl.arange(0, M)[None, :]
-    stride = tl.cast(rows, tl.int64)
-    b_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
-    b_sum = tl.zeros([BLOCK_R], tl.float32)
-    b_acc = tl.zeros([BLOCK_R, M], tl.float32)
-    for i_s in range(splits):
-        # [BR]
-        b_lse = tl.load(logsumexp + i_s * stride + o_r, mask=m_r, other=float("-inf"))
-        # [BR, M]
-        b_part = tl.load(partial + i_s * stride * M + o_rm, mask=m_r[:, None], other=0.0)
-        b_new = tl.maximum(b_max, b_lse)
-        # Before the first non-empty split both are -inf, and their difference would be NaN.
-        b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
-        b_alpha = tl.exp2(b_max - b_base)
-        b_weight = tl.exp2(b_lse - b_base)
-        b_sum = b_sum * b_alpha + b_weight
-        b_acc = b_acc * b_alpha[:, None] + b_part * b_weight[:, None]
-        b_max = b_new
-    b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
-    tl.store(out + o_rm, b_out.to(out.dtype.element_ty), mask=m_r[:, None])
-
-
 def launch(
     q: Tensor,
     memory: PagedMemory,
@@ -214,7 +179,7 @@ def launch(
     params: Launch | None = None,
     splits: int | None = None,
 ) -> Tensor:
-    """Run the kernels on arguments of `op.memory_attention` that have been checked.
+    """Run the kernel and the combine step on checked arguments of `op.memory_attention`.
 
     Args:
         out: [N, Lq, M] contiguous, to be written; None allocates it.
@@ -264,10 +229,7 @@ def launch(
         num_stages=params.num_stages,
     )
     if splits > 1:
-        rows = objects * queries
-        combine_kernel[(triton.cdiv(rows, COMBINE_ROWS),)](
-            parts, logsumexp, out, rows, splits, M=width, BLOCK_R=COMBINE_ROWS, num_warps=4
-        )
+        combine(parts, logsumexp, out)
     return out
 
 
@@ -279,7 +241,7 @@ def variants(capability: int) -> list[Variant]:
             found.append(_attention_variant(queries, 4096, dim, True, dtype, capability))
         found.append(_attention_variant(4096, 4096, 256, False, dtype, capability))
         found.append(_attention_variant(4096, 4095, 256, True, dtype, capability))
-        found.append(_combine_variant(dtype, capability))
+        found.append(combine_variant("memory_attention", 64, dtype, capability))
     # Memories are stored in bfloat16 whatever the model computes in.
     for tokens in (4096, 4095):
         found.append(_attention_variant(4096, tokens, 256, True, torch.float32, capability, "bf16"))
@@ -328,20 +290,4 @@ def _attention_variant(
         num_stages=params.num_stages,
         has_dot=True,
         aligned=(*aligned, "HW") if even else tuple(aligned),
-    )
-
-
-def _combine_variant(dtype: torch.dtype, capability: int) -> Variant:
-    name = TRITON_NAMES[dtype]
-    signature = {"partial": "*fp32", "logsumexp": "*fp32", "out": f"*{name}"}
-    return Variant(
-        op="memory_attention",
-        kernel=combine_kernel,
-        label=f"{name} combine",
-        capability=capability,
-        signature=signature | {"rows": "i32", "splits": "i32"},
-        constants={"M": 64, "BLOCK_R": COMBINE_ROWS},
-        num_warps=4,
-        num_stages=3,
-        has_dot=False,
     )

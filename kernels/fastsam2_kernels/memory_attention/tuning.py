@@ -1,4 +1,4 @@
-"""Launch parameters of the kernels, and the number of splits of the memory."""
+"""Launch parameters of the kernel, and the number of splits of the memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import torch
 
 from fastsam2_kernels.launch_config import capability_of, measured
 
-__all__ = ["COMBINE_ROWS", "DIMS", "WIDTHS", "Launch", "choose", "choose_splits", "tuned"]
+__all__ = ["DIMS", "WIDTHS", "Launch", "choose", "choose_splits", "tuned"]
 
 DIMS = (32, 64, 128, 256)  #: widths D of keys that the kernels take
 WIDTHS = (16, 32, 64, 128)  #: widths M of latents
-
-#: Rows of one program of the combine kernel.
-COMBINE_ROWS = 16
 
 _MAX_SPLITS = 32
 

@@ -1,9 +1,9 @@
 """Flash attention with RoPE on queries and keys, split over the keys, in Triton.
 
-Three kernels. `_rotate_keys_kernel` rotates the keys once and stores them: every query tile reads
+`_rotate_keys_kernel` rotates the keys once and stores them: every query tile reads
 every key, so rotating on load would repeat the work L / BM times and pass each tile through
 registers, where it is otherwise copied straight into shared memory. `_attend_kernel` rotates its
-queries on load and loops over one split of the keys. `_combine_kernel` combines the splits.
+queries on load and loops over one split of the keys. `combine` joins the splits.
 """
 
 import torch
@@ -13,12 +13,13 @@ import triton.language as tl
 from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision
 from fastsam2_kernels.rope_attention.tuning import DIMS, Launch, launch_for, tile
+from fastsam2_kernels.split_kv import combine, combine_variant
 
 __all__ = ["launch", "variants"]
 
 _LOG2_E = 1.4426950408889634
 
-#: Rows and warps of a program of the two kernels that are bound by memory.
+#: Rows and warps of a program of the kernel that rotates keys.
 _ROWS, _ROW_WARPS = 16, 4
 
 
@@ -147,43 +148,6 @@ def _attend_kernel(
         tl.store(lse + row + o_m, b_max + tl.log2(b_sum), mask=m_m)
 
 
-@triton.jit(do_not_specialize=["R", "S"])
-def _combine_kernel(
-    parts,  # [S, R, D] float32
-    lse,  # [S, R] float32
-    out,  # [R, D]
-    R,  # N * L
-    S,
-    D: tl.constexpr,
-    BR: tl.constexpr,
-):
-    i_r = tl.program_id(0).to(tl.int64) * BR
-    o_r = tl.arange(0, BR)
-    o_d = tl.arange(0, D)
-    m_r = o_r < R - i_r
-    lse += i_r
-    parts += i_r * D
-    s_s = R.to(tl.int64)
-
-    # [BR]
-    b_max = tl.full([BR], float("-inf"), tl.float32)
-    for i_s in range(S):
-        b_lse = tl.load(lse + i_s * s_s + o_r, mask=m_r, other=0.0)
-        b_max = tl.maximum(b_max, b_lse)
-    b_sum = tl.zeros([BR], tl.float32)
-    b_acc = tl.zeros([BR, D], tl.float32)
-    for i_s in range(S):
-        b_lse = tl.load(lse + i_s * s_s + o_r, mask=m_r, other=0.0)
-        b_weight = tl.exp2(b_lse - b_max)
-        # [BR, D]
-        p_part = parts + i_s * s_s * D + o_r[:, None] * D + o_d[None, :]
-        b_acc += b_weight[:, None] * tl.load(p_part, mask=m_r[:, None], other=0.0)
-        b_sum += b_weight
-    # [BR, D]
-    b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)
-    tl.store(out + i_r * D + o_r[:, None] * D + o_d[None, :], b_out, mask=m_r[:, None])
-
-
 def launch(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -230,9 +194,7 @@ def launch(
         num_warps=params.num_warps, num_stages=params.num_stages,
     )  # fmt: skip
     if splits > 1:
-        _combine_kernel[(triton.cdiv(n * length, _ROWS),)](
-            parts, lse, out, n * length, splits, D=dim, BR=_ROWS, num_warps=_ROW_WARPS
-        )
+        combine(parts, lse, out)
     return out
 
 
@@ -272,10 +234,9 @@ def _variants(capability: int, dtype: torch.dtype, name: str, dim: int) -> list[
         )
 
     keys = {"k": pointer, **tables, "out": pointer, "L": "i32", "s_kn": "i32", "s_kl": "i32"}
-    combine = {"parts": "*fp32", "lse": "*fp32", "out": pointer, "R": "i32", "S": "i32"}
     found = [
         variant(_rotate_keys_kernel, "keys", keys, {"BL": _ROWS}, _ROW_WARPS),
-        variant(_combine_kernel, "combine", combine, {"BR": _ROWS}, _ROW_WARPS),
+        combine_variant("rope_attention", dim, dtype, capability),
     ]
     for split in (True, False):
         for even in (True, False):
