@@ -1,10 +1,10 @@
 """Triton kernels of connected components: union-find over 2x2 blocks of pixels.
 
-Each image holds a forest in one int32 a pixel: `parent[p]` is the index in its image of a
+Each image has a forest in one int32 per pixel: `parent[p]` is the index in its image of a
 foreground pixel of the same component, -1 in the background. All foreground pixels of a 2x2 block
 touch, so `start` gives them one parent, and `join` need only join blocks. A root points at itself;
 a join always hangs the larger root under the smaller, so in the end the root of a component is its
-first pixel in raster order, in whatever order the threads ran. So the labels are deterministic:
+first pixel in raster order, in any order of the threads. So the labels are deterministic:
 only the shape of the trees depends on timing, and `settle` flattens them.
 
 Triton's interpreter runs programs one after the other, so it does not test concurrency (the tests

@@ -242,7 +242,7 @@ def variants(capability: int) -> list[Variant]:
         found.append(_attention_variant(4096, 4096, 256, False, dtype, capability))
         found.append(_attention_variant(4096, 4095, 256, True, dtype, capability))
         found.append(combine_variant("memory_attention", 64, dtype, capability))
-    # Memories are stored in bfloat16 whatever the model computes in.
+    # Memories are stored in bfloat16 even if the model computes in float32.
     for tokens in (4096, 4095):
         found.append(_attention_variant(4096, tokens, 256, True, torch.float32, capability, "bf16"))
     return found

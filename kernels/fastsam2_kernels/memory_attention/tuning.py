@@ -76,7 +76,7 @@ def choose_splits(programs: int, tiles: int, multiprocessors: int) -> int:
 def tuned(
     objects: int, queries: int, tokens: int, dim: int, dtype: torch.dtype, device: torch.device
 ) -> Launch:
-    """Return the parameters measured on this GPU for such a call, or the rule's choice."""
+    """Return the parameters measured on this GPU for this call, or the rule's choice."""
     call = {"objects": objects, "queries": queries, "tokens": tokens, "dim": dim, "dtype": dtype}
     chosen = choose(queries, tokens, dim, dtype, capability_of(device))
     return replace(chosen, **measured("memory_attention", device, **call))

@@ -136,7 +136,7 @@ def variants(capability: int) -> list[Variant]:
     for dtype, name in TRITON_NAMES.items():
         for dim in (256, 128):
             found.append(_variant(dim, dtype, name, capability))
-    # Memories are stored in bfloat16 whatever the model computes in.
+    # Memories are stored in bfloat16 even if the model computes in float32.
     found.append(_variant(256, torch.float32, "bf16", capability))
     return found
 

@@ -44,6 +44,6 @@ def choose(dim: int, dtype: torch.dtype, capability: int) -> Launch:
 
 @functools.cache
 def tuned(dim: int, dtype: torch.dtype, device: torch.device) -> Launch:
-    """Return the parameters measured on this GPU for such a call, or the rule's choice."""
+    """Return the parameters measured on this GPU for this call, or the rule's choice."""
     found = measured("memory_keys", device, dim=dim, dtype=dtype)
     return replace(choose(dim, dtype, capability_of(device)), **found)
