@@ -1,7 +1,7 @@
-"""Compile every kernel for every GPU it ships for, and see that it fits: no GPU is needed.
+"""Compile every kernel for every supported GPU and check its resources; no GPU is needed.
 
-`python -m bench.compile --check` prints a table, and fails when a kernel does not compile, needs
-more shared memory than the chip has, spills registers, or multiplies without the tensor cores.
+`python -m bench.compile --check` prints a table, and fails if a kernel does not compile, exceeds
+the shared memory of the GPU, spills registers, or multiplies without tensor cores.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Result", "compile_variant", "main", "markdown"]
 
 @dataclass(frozen=True)
 class Result:
-    """What the compiler said of one kernel at one launch."""
+    """Resources of one kernel at one launch, as reported by the compiler."""
 
     op: str
     kernel: str
@@ -41,15 +41,15 @@ class Result:
     num_warps: int
     num_stages: int
     has_dot: bool
-    registers: int = 0  #: a thread
-    shared: int = 0  #: bytes a program
+    registers: int = 0  #: per thread
+    shared: int = 0  #: bytes per program
     spills: int = 0  #: bytes stored and loaded
     matrix_instructions: int = 0
     error: str = ""
 
     @property
     def faults(self) -> list[str]:
-        """What stands in the way of shipping it; empty if nothing does."""
+        """Reasons not to ship this launch; empty if there are none."""
         if self.error:
             return [f"does not compile: {self.error}"]
         limit = SHARED_MEMORY[self.capability]
@@ -64,7 +64,7 @@ class Result:
 
 
 def _modules() -> Iterator[str]:
-    """The kernel module of each op."""
+    """Yield the kernel module of each op."""
     for folder in pkgutil.iter_modules(fastsam2_kernels.__path__):
         name = f"fastsam2_kernels.{folder.name}.kernel"
         if folder.ispkg and importlib.util.find_spec(name) is not None:
@@ -73,13 +73,13 @@ def _modules() -> Iterator[str]:
 
 def _compile_module(module: str, capability: int) -> list[Result]:
     variants = importlib.import_module(module).variants(capability)
-    # Several calls may share a launch.
+    # Several sizes may share a launch.
     distinct = {(v.kernel.__name__, v.label): v for v in variants}
     return [compile_variant(variant) for variant in distinct.values()]
 
 
 def compile_variant(variant: Variant) -> Result:
-    """Compile one kernel down to machine code."""
+    """Compile one kernel to machine code and read its resources."""
     import triton
     from triton import knobs
     from triton.backends.compiler import GPUTarget
@@ -98,7 +98,7 @@ def compile_variant(variant: Variant) -> Result:
         "num_stages": variant.num_stages,
         "has_dot": variant.has_dot,
     }
-    # The assembler reports only what it assembles, so nothing may come from the cache.
+    # ptxas reports only what it assembles, so bypass the cache.
     knobs.compilation.always_compile = True
     knobs.nvidia.dump_ptxas_log = True
     log = io.StringIO()
@@ -115,7 +115,7 @@ def compile_variant(variant: Variant) -> Result:
                 target=GPUTarget("cuda", variant.capability, 32),
                 options={"num_warps": variant.num_warps, "num_stages": variant.num_stages},
             )
-    except Exception as error:  # whatever a pass of the compiler raises is the finding
+    except Exception as error:  # any compiler error is a result
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return Result(**seen, error=lines[-1])
     text = log.getvalue()
@@ -129,7 +129,7 @@ def compile_variant(variant: Variant) -> Result:
 
 
 def _matrix_instruction(variant: Variant) -> str:
-    """Instruction that multiplies matrices; on Hopper, half precision must use wgmma."""
+    """Return the pattern of matrix instructions; on Hopper, half precision must use wgmma."""
     half = variant.constants.get("PRECISION") == "ieee"
     return "HGMMA" if variant.capability == 90 and half else r"(?:HMMA|HGMMA|UTC\w*MMA)"
 
@@ -148,7 +148,7 @@ def _count_instructions(cubin: bytes, name: str) -> int:
 
 
 def markdown(results: Iterable[Result]) -> str:
-    """The results as a table."""
+    """Return the results as a Markdown table."""
     lines = [
         "| op | kernel | launch | GPU | warps, stages | registers | shared KB | spills | matrix |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -163,10 +163,10 @@ def markdown(results: Iterable[Result]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile and report; the exit status is 1 when `--check` finds a fault."""
+    """Compile and report; return 1 if `--check` finds a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit with 1 if anything falls short")
-    parser.add_argument("--write", type=Path, help="put the table into this file")
+    parser.add_argument("--check", action="store_true", help="exit with 1 on any fault")
+    parser.add_argument("--write", type=Path, help="write the table to this file")
     parser.add_argument("--op", help="only this op")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args(arguments)
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"{r.op}/{r.kernel} {r.label} sm_{r.capability}: {'; '.join(r.faults)}", file=sys.stderr
         )
-    print(f"{len(results)} compiled, {len(faulty)} at fault")
+    print(f"{len(results)} compiled, {len(faulty)} with faults")
     if args.write:
         version = importlib.metadata.version("triton")
         args.write.write_text(_README.format(version=version, table=table))
@@ -193,12 +193,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 _README = """# The kernels, compiled
 
-Made by `python -m bench.compile --write kernels/README.md` with Triton {version}: every kernel at
-every launch it ships with, compiled ahead of time. Registers are a thread's, shared memory a
-program's; spills are bytes; the last column counts tensor-core instructions.
+Generated by `python -m bench.compile --write kernels/README.md` with Triton {version}: every kernel
+with every set of launch parameters that is shipped, compiled ahead of time. Registers are per
+thread, shared memory per program, spills in bytes; the last column counts tensor-core instructions.
 
-This is what the compiler says. The kernels have been run in Triton's interpreter, which checks
-their numbers; no GPU has run them yet, so there is no time and no speed-up here.
+These numbers come from the compiler. Tests check the results of the kernels in Triton's
+interpreter; no GPU has run them yet, so there are no times and no speed-ups here.
 
 {table}
 """

@@ -1,4 +1,4 @@
-"""Times of the ops, without pytest's plugins: rows of the cases in `bench/kernels`."""
+"""Times of the ops, without pytest: rows of the cases in `bench/kernels`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def op_rows(
     objects: Sequence[int],
     impls: Sequence[str] = ("kernel", "reference", "sam2"),
 ) -> Iterator[Row]:
-    """Each op by each of `impls` that can do it, against the least time for its work."""
+    """Yield the time of each op with each of `impls` that is available, and its roofline share."""
     limits = measure_limits(device, NAMES[dtype])
     for name, make in CASES.items():
         for count in objects:
@@ -34,7 +34,7 @@ def op_rows(
                 case = make(device, NAMES[dtype], image_size // 16, count)
                 flops, moved = case.work()
                 calls = case.calls()
-            except Exception as error:  # one op that fails must not lose the others
+            except Exception as error:  # a failing op must not lose the others
                 yield Row("op", name, "kernel", note=failed(error), **about)
                 continue
             least = 1e3 * limits.least_seconds(flops, moved)

@@ -1,8 +1,8 @@
 """Launch parameters by measurement: `python -m bench.tune --out DIR` on the GPU they are for.
 
-Each candidate is first run against the reference, in processes of their own, which also fill the
-compiler's cache; what is right is timed. What beats the rule by more than noise is written as
-`<gpu>.json`, for a person to look at and put into `fastsam2_kernels/configs`.
+Each candidate is first compared with the reference, in worker processes, which also fill the
+compiler's cache; correct ones are timed. Those that beat the rule by more than noise are written to
+`<gpu>.json`, to be reviewed and copied to `fastsam2_kernels/configs`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from fastsam2_kernels.launch_config import gpu_slug
 __all__ = ["CANDIDATES", "main", "tune"]
 
 _TILES = {"block_m": (64, 128), "block_n": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)}
-#: Of each case, the most valuable first: parameters that are tried with each other. Those of
-#: several groups belong to different kernels, so that each group is tried alone.
+#: Candidates of each case, the most valuable case first: all combinations of a group are tried.
+#: Groups belong to different kernels and are tried independently.
 CANDIDATES: dict[str, tuple[Mapping[str, Sequence[int]], ...]] = {
     "memory_attention": (_TILES,),
     "rope_attention": (_TILES,),
@@ -56,7 +56,7 @@ CANDIDATES: dict[str, tuple[Mapping[str, Sequence[int]], ...]] = {
         {"pixels": (512, 1024, 2048)},
     ),
 }
-#: A launch must be that much faster than the rule's.
+#: Maximum time of a launch, relative to the rule's, to replace it.
 _GAIN = 0.97
 _ERROR = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 2e-2}
 Launch = dict[str, int]
@@ -64,7 +64,7 @@ Launch = dict[str, int]
 
 @contextlib.contextmanager
 def launching(op: str, launch: Launch, asked: list[dict[str, Any]]) -> Iterator[None]:
-    """Have an op launched so, as if that had been measured; `asked`: for which calls."""
+    """Launch an op with these parameters, as if measured; `asked` collects the calls."""
     tuning = importlib.import_module(f"fastsam2_kernels.{op}.tuning")
 
     def measured(_: str, device: torch.device, **call: Any) -> Launch:
@@ -95,12 +95,12 @@ def tune(
     workers: int = 8,
     most: int | None = None,
 ) -> tuple[dict[str, list[dict[str, Any]]], list[Row]]:
-    """Tables as `fastsam2_kernels.launch_config` reads them, and the rows of what was timed.
+    """Return tables as `fastsam2_kernels.launch_config` reads them, and rows of the timings.
 
     Args:
-        seconds: what all ops share.
+        seconds: time limit of all ops together.
         workers: processes that check candidates.
-        most: candidates of a group.
+        most: maximum number of candidates of a group; None for all.
     """
     end = time.monotonic() + seconds
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -118,13 +118,13 @@ def tune(
             wrong = {key: fault for key, fault in wrong.items() if fault}
             try:
                 tables |= _time(about, objects, tries, wrong, now + share, rows)
-            except Exception as error:  # one op that fails must not lose the others
+            except Exception as error:  # a failing op must not lose the others
                 rows.append(Row("tuning", name, "none", note=failed(error)))
     return tables, rows
 
 
 def _fault(job: Future[str], until: float) -> str:
-    """What a check has found. What kills its process ends the pool, not the tuning."""
+    """Return the result of a check; a crash ends the pool but not the tuning."""
     try:
         return job.result(timeout=max(0.1, until - time.monotonic()))
     except Exception as error:
@@ -143,20 +143,20 @@ def _key(launch: Launch) -> str:
 
 @torch.inference_mode()
 def _check(about: tuple[str, str, str, int], launch: Launch, objects: int) -> str:
-    """What is wrong with a launch; empty if nothing is."""
+    """Return the fault of a launch; empty if there is none."""
     name, device, dtype, image_size = about
     case = CASES[name](torch.device(device), NAMES[dtype], image_size // 16, objects)
     try:
         with launching(case.op, launch, []):
             found = case.run("triton")
-    except Exception as error:  # too much shared memory, or whatever else the compiler says
+    except Exception as error:  # too much shared memory, or another compiler error
         return failed(error)
     distance = _distance(found, case.run("reference"))
     return "" if distance <= _ERROR[dtype] else f"wrong: relative error {distance:.1e}"
 
 
 def _distance(found: Any, expected: Any) -> float:
-    """Of tensors or tuples of them, the largest relative distance."""
+    """Return the largest relative distance of tensors or tuples of tensors."""
     if isinstance(found, Tensor):
         a, b = found.double(), expected.double()
         return float((a - b).norm() / b.norm().clamp(min=1e-30)) if a.isfinite().all() else math.inf
@@ -172,7 +172,7 @@ def _time(
     deadline: float,
     rows: list[Row],
 ) -> dict[str, list[dict[str, Any]]]:
-    """The table of an op."""
+    """Time the candidates of an op and return its table."""
     name, where, dtype, image_size = about
     device = torch.device(where)
     cases = {n: CASES[name](device, NAMES[dtype], image_size // 16, n) for n in objects}
@@ -181,7 +181,7 @@ def _time(
     times: dict[tuple[str, str], list[float]] = {}
 
     def measure(launch: Launch, kind: str) -> None:
-        """Time it for all numbers of objects; those that are told apart count apart."""
+        """Time a launch for all numbers of objects, grouped by the call that `tuned` sees."""
         if _key(launch) in wrong:
             rows.append(Row("tuning", name, kind, note=f"{_key(launch)} {wrong[_key(launch)]}"))
             return
@@ -209,7 +209,7 @@ def _time(
             fastest = min(known, key=lambda x: _mean(times[when, _key(x)]), default=None)
             if fastest is not None and _mean(times[when, _key(fastest)]) < _GAIN * rule:
                 best[when] = best.get(when, {}) | fastest
-    # Groups were tried alone, and checked with few objects.
+    # Check the combination of the groups, with all numbers of objects.
     right = {
         when: launch
         for when, launch in best.items()
@@ -219,7 +219,7 @@ def _time(
 
 
 def _mean(times: Sequence[float]) -> float:
-    """The geometric mean, in which every number of objects weighs alike."""
+    """Return the geometric mean, in which every number of objects has the same weight."""
     return math.exp(sum(map(math.log, times)) / len(times))
 
 
@@ -232,12 +232,14 @@ def main() -> None:
     parser.add_argument("--dtype", default="bf16", choices=NAMES)
     parser.add_argument("--image-size", type=int, default=1024, help="pixels, a multiple of 64")
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 8, 16])
-    parser.add_argument("--seconds", type=float, default=300.0, help="what all ops share")
+    parser.add_argument(
+        "--seconds", type=float, default=300.0, help="time limit of all ops together"
+    )
     parser.add_argument("--workers", type=int, default=8, help="processes that check candidates")
-    parser.add_argument("--most", type=int, help="candidates of a group; by default all")
+    parser.add_argument("--most", type=int, help="maximum candidates of a group (default: all)")
     args = parser.parse_args()
     if not torch.cuda.is_available() and not interpreting():
-        parser.error("there is no GPU; TRITON_INTERPRET=1 goes through the motions without one")
+        parser.error("there is no GPU; set TRITON_INTERPRET=1 for a dry run without one")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.out.mkdir(parents=True, exist_ok=True)
     tables, rows = tune(

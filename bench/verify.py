@@ -1,7 +1,7 @@
-"""Whether an op does what it must: `python -m bench.verify memory_attention`.
+"""Run the tests of an op before its speed is reported: `python -m bench.verify memory_attention`.
 
-Runs the op's tests, on a GPU those at real sizes there, and remembers the verdict for as long as
-the sources of the op and of its tests stay as they are. Unless it says so, no speed-up is shown.
+On a GPU these are the tests at real sizes. Verdicts are stored and stay valid until the sources of
+the op or of its tests change. Speed-ups are shown only for ops that passed.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ OPS = tuple(sorted(path.parent.name for path in _KERNELS.glob("*/kernel.py")))
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the tests of an op said."""
+    """Result of the tests of an op."""
 
     op: str
     passed: bool
-    summary: str  #: the last line of pytest
-    sources: str  #: a digest of what was tested
+    summary: str  #: last line of pytest's output
+    sources: str  #: digest of the tested sources
     device: str
 
 
 def ops_of(kind: str, name: str) -> tuple[str, ...]:
-    """The ops that a row of this kind rests on: its own, or all of them."""
+    """Return the ops that a row of this kind depends on: its own, or all of them."""
     return (name.partition("-")[0],) if kind in ("op", "tuning") else OPS
 
 
 def read_verdicts(folder: Path, device: str) -> dict[str, Verdict]:
-    """The verdicts in a folder that still hold, for a kind of device, `cpu` or `cuda`."""
+    """Return the valid verdicts in a folder for a type of device, `cpu` or `cuda`."""
     known = [Verdict(**entry) for entry in read_state(folder, "verdicts").values()]
     return {v.op: v for v in known if v.device == device and v.sources == _digest(v.op)}
 
@@ -55,15 +55,15 @@ def read_verdicts(folder: Path, device: str) -> dict[str, Verdict]:
 def verify(
     ops: Iterable[str], folder: Path, device: str, limit: float = 600.0
 ) -> dict[str, Verdict]:
-    """Run the tests of those ops that have no verdict in `folder`, and keep what they said there.
+    """Run the tests of ops without a valid verdict in `folder`, and store the verdicts there.
 
     Args:
         device: `cpu`, where kernels are interpreted, or `cuda`.
-        limit: seconds; tests that are not done by then have not passed.
+        limit: seconds; tests that take longer have failed.
     """
     verdicts = read_verdicts(folder, device)
     missing = [op for op in ops if op not in verdicts]
-    # On a GPU it is mostly the compiler that works; on a CPU others may want a core.
+    # On a GPU, most of the time is compilation, which runs in parallel.
     with ThreadPoolExecutor(8 if device == "cuda" else 1) as pool:
         for verdict in pool.map(lambda op: _run(op, device, limit), missing):
             verdicts[verdict.op] = verdict
@@ -87,7 +87,7 @@ def _run(op: str, device: str, limit: float) -> Verdict:
     except subprocess.TimeoutExpired:
         return Verdict(op, False, f"not done after {limit:.0f} s", sources, device)
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
-    # Tests that were all skipped show nothing.
+    # A run in which every test is skipped does not pass.
     passed = done.returncode == 0 and " passed" in lines[-1]
     return Verdict(op, passed, lines[-1].strip("= "), sources, device)
 
@@ -101,7 +101,7 @@ def _environment(device: str) -> Mapping[str, str]:
 
 
 def _digest(op: str) -> str:
-    """Of the op, of what all ops share, and of the tests."""
+    """Return the digest of the op, of the shared modules, and of the tests."""
     files = [*(_KERNELS / op).glob("*.py"), *_KERNELS.glob("*.py"), *_TESTS.glob("*.py")]
     digest = hashlib.sha256()
     for path in sorted(files):
@@ -110,12 +110,14 @@ def _digest(op: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the tests and say what they said; 1 where an op has not passed."""
+    """Run the tests and print the verdicts; return 1 if an op has not passed."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0], prog="python -m bench.verify"
     )
     parser.add_argument("op", nargs="*", help=f"by default all: {', '.join(OPS)}")
-    parser.add_argument("--out", type=Path, default=Path("bench_out"), help="where verdicts are")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench_out"), help="folder of the verdicts"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds (default: 600)")
     args = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
-"""One call of each op at the size it has while tracking, and what `sam2` does in its place.
+"""One call of each op at the size it has during tracking, and the equivalent in `sam2`.
 
-pytest runs them (`test_ops.py`), and so do plain loops where it has no plugins (`bench.ops`).
+Run by pytest (`test_ops.py`) or, without its plugins, by `bench.ops`.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from fastsam2_kernels.mask_downsample import (
     mask_downsample,
 )
 from fastsam2_kernels.mask_output import mask_output
-from fastsam2_kernels.memory_attention import memory_attention
+from fastsam2_kernels.memory_attention import PagedMemory, memory_attention
 from fastsam2_kernels.memory_keys import memory_keys
 from fastsam2_kernels.rope_attention import rope_attention
 
 __all__ = ["CASES", "Case"]
 
 DIM, WIDTH, LAYERS, MEMORIES, POINTERS = 256, 64, 4, 7, 64
-STORED = torch.bfloat16  #: dtype of memories in their pool, whatever the model computes in
+STORED = torch.bfloat16  #: dtype of the memories in their pool, for any dtype of the model
 SCALE, BIAS = 20.0, -10.0
 VIDEO = (1080, 1920)
 _IMPLS: dict[str, Impl] = {"kernel": "auto", "reference": "reference"}
 
 
 class Case(NamedTuple):
-    """A call of an op."""
+    """One call of an op."""
 
     op: str
     run: Callable[[Impl], Any]
-    moved: Sequence[Tensor]  #: what is read at least once
-    theirs: Callable[[], Any] | None = None  #: None where `sam2` is missing, or has no such thing
-    compiles: bool = True  #: whether `torch.compile` can take the reference whole
+    moved: Sequence[Tensor]  #: tensors that are read at least once
+    theirs: Callable[[], Any] | None = None  #: equivalent in `sam2`, None if there is none
+    compiles: bool = True  #: True if `torch.compile` supports the reference
 
     def calls(self) -> dict[str, Callable[[], Any]]:
-        """Who can do it here: the kernel, the reference, that compiled, and `sam2`."""
+        """Return the available implementations: kernel, reference, compiled reference, `sam2`."""
         calls: dict[str, Callable[[], Any]] = {
             name: partial(self.run, impl) for name, impl in _IMPLS.items()
         }
@@ -62,7 +62,7 @@ class Case(NamedTuple):
         return calls
 
     def work(self) -> tuple[int, int]:
-        """Operations, by the op's own formula, and bytes that are read or written at least."""
+        """Return the FLOPs, by the formula of the op, and the least bytes read and written."""
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             out = self.run("auto")
         tensors = [*self.moved, *(out if isinstance(out, tuple) else (out,))]
@@ -71,7 +71,7 @@ class Case(NamedTuple):
 
 
 class _Make:
-    """Random tensors of one kind."""
+    """Factory of random tensors of one device and dtype."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         torch.manual_seed(0)
@@ -81,7 +81,7 @@ class _Make:
         return torch.randn(shape, device=self.device).to(self.dtype)
 
     def tables(self, tokens: int) -> tuple[Tensor, Tensor]:
-        """Rotary tables: cosines and sines."""
+        """Return rotary tables: cosines and sines."""
         angle = 100 * torch.randn(tokens, DIM // 2, device=self.device)
         return angle.cos(), angle.sin()
 
@@ -92,12 +92,12 @@ class _Make:
 def _official(name: str) -> Any:
     try:
         return importlib.import_module(f"sam2.modeling.{name}")
-    except Exception:  # whatever a missing or broken installation raises
+    except Exception:  # any error of a missing or broken installation
         return None
 
 
 def _rope_attention(make: _Make, grid: int, objects: int) -> Case:
-    """Self-attention of a frame; after the first layer there is one for each object."""
+    """Self-attention of a frame, for each object."""
     q, k, v = make(3, objects, grid * grid, DIM)
     cos, sin = make.tables(grid * grid)
     theirs = _official("position_encoding")
@@ -113,7 +113,7 @@ def _rope_attention(make: _Make, grid: int, objects: int) -> Case:
 
 
 def _memory_attention(make: _Make, grid: int, objects: int) -> Case:
-    """Cross-attention of all objects to full memories; in `sam2`, values are as wide as keys."""
+    """Cross-attention of all objects to full memories; `sam2` has values as wide as keys."""
     tokens, reads = grid * grid, objects * MEMORIES
     q, keys = make(objects, tokens, DIM), make(reads, tokens, DIM)
     latents = make(reads, tokens, WIDTH).to(STORED)
@@ -123,10 +123,8 @@ def _memory_attention(make: _Make, grid: int, objects: int) -> Case:
     cos, sin = make.tables(tokens)
     k = torch.cat([keys.view(objects, -1, DIM), pointer_keys], dim=1)[:, None]
     v = make(*k.shape)
-    run = partial(
-        memory_attention, q, keys, latents, slots, slots, full[0], pointer_keys, pointers, full[1],
-        cos, sin, DIM**-0.5,
-    )  # fmt: skip
+    memory = PagedMemory(keys, latents, slots, slots, full[0], pointer_keys, pointers, full[1])
+    run = partial(memory_attention, q, memory, cos, sin, DIM**-0.5)
     return Case(
         "memory_attention",
         _by(run),
@@ -152,7 +150,7 @@ def _memory_keys(make: _Make, grid: int, objects: int) -> Case:
         memory = memory.view(objects, 1, -1, WIDTH)
         for layer in range(LAYERS):
             k = F.linear(memory, weight[layer], bias[layer])
-            # It turns queries too; one is the least it takes.
+            # It rotates queries, too; these are the fewest that it accepts.
             _, k = theirs.apply_rotary_enc(k[:, :, :tokens], k, freqs_cis=turn, repeat_freqs_k=True)
         return k
 
@@ -186,7 +184,7 @@ def _cx_block(make: _Make, grid: int, objects: int) -> Case:
 
 
 def _mask_downsample(make: _Make, grid: int, objects: int) -> Case:
-    """From mask logits at a quarter of the image's size to features of the mask."""
+    """Mask features from logits at a quarter of the image size."""
     ours = MaskDownSampler(DIM, MaskDownSamplerConfig()).to(make.device, make.dtype)
     layers: list[Any] = list(ours.encoder)
     last = layers.pop()
@@ -213,7 +211,7 @@ def _mask_downsample(make: _Make, grid: int, objects: int) -> Case:
 
 
 def _mask_output(form: Any, make: _Make, grid: int, objects: int) -> Case:
-    """Masks of a Full HD video from logits; `sam2` makes bool masks, here they are packed too."""
+    """Masks of a Full HD video from logits; `sam2` returns bool masks only."""
     coarse = torch.randn(objects, 1, 6, 6, device=make.device)
     logits = F.interpolate(coarse, (4 * grid, 4 * grid), mode="bicubic")[:, 0]
 
@@ -227,7 +225,7 @@ def _mask_output(form: Any, make: _Make, grid: int, objects: int) -> Case:
 
 
 def _connected_components(make: _Make, grid: int, objects: int) -> Case:
-    """Labels and areas of the components of a mask; `sam2` needs its compiled extension for it."""
+    """Labels and areas of the components of a mask; `sam2` needs its compiled extension."""
     coarse = torch.randn(objects, 1, 24, 24, device=make.device)
     mask = F.interpolate(coarse, (4 * grid, 4 * grid), mode="bicubic") > 0
     try:
@@ -235,7 +233,7 @@ def _connected_components(make: _Make, grid: int, objects: int) -> Case:
     except ImportError:
         ndimage = None
 
-    def scipy() -> None:  # what stands in for the extension on a CPU
+    def scipy() -> None:  # in place of the extension on a CPU
         for image in mask[:, 0].cpu().numpy():
             labels, n = ndimage.label(image, np.ones((3, 3)))
             np.bincount(labels.ravel(), minlength=n + 1)[labels]
@@ -249,7 +247,7 @@ def _by(run: Callable[..., Any]) -> Callable[[Impl], Any]:
     return lambda impl: run(impl=impl)
 
 
-#: By name, what makes a case of device, dtype, side of the feature map, and number of objects.
+#: Constructors of cases, from device, dtype, side of the feature map and number of objects.
 CASES: dict[str, Callable[[torch.device, torch.dtype, int, int], Case]] = {
     name: lambda device, dtype, grid, objects, build=build: build(  # type: ignore[misc]
         _Make(device, dtype), grid, objects

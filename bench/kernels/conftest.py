@@ -1,6 +1,6 @@
 """Options and fixtures of the micro-benchmarks: `python -m pytest bench/kernels --benchmark-only`.
 
-Beside the times, each is held against the least time that this machine needs for the work.
+Each time is compared with the least time that this machine needs for the work (roofline).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def dtype(request: pytest.FixtureRequest, device: torch.device) -> torch.dtype:
 
 @pytest.fixture(scope="session")
 def grid(request: pytest.FixtureRequest) -> int:
-    """Side of the image's feature map."""
+    """Side of the feature map of the image."""
     return int(request.config.getoption("--image-size")) // 16
 
 
@@ -55,13 +55,13 @@ _ROWS: list[tuple[str, float, float]] = []
 
 @pytest.fixture(scope="session")
 def report() -> list[tuple[str, float, float]]:
-    """Rows for the end: name, milliseconds, and how much of that the machine needs, in percent."""
+    """Rows of the summary: name, milliseconds, least time as a percentage of it."""
     return _ROWS
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _ROWS:
         width = max(len(name) for name, _, _ in _ROWS)
-        terminalreporter.section("median time, and the least the machine needs for the work")
+        terminalreporter.section("median time, and the least time as a percentage of it")
         for name, milliseconds, percent in _ROWS:
             terminalreporter.write_line(f"{name:{width}} {milliseconds:10.3f} ms {percent:6.1f} %")

@@ -1,4 +1,4 @@
-"""Every op at the size it has while tracking: `python -m pytest bench/kernels --benchmark-only`."""
+"""Every op at its size during tracking: `python -m pytest bench/kernels --benchmark-only`."""
 
 from __future__ import annotations
 

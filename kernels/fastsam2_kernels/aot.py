@@ -1,4 +1,4 @@
-"""What of each op is compiled ahead of time to see that it fits every GPU."""
+"""Description of kernels that are compiled ahead of time, to check that they fit every GPU."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ __all__ = ["Variant"]
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel at one launch, as the op would launch it on GPUs of one capability.
+    """One kernel with one set of launch parameters, as the op launches it on a GPU.
 
     Attributes:
         op: folder name of the op.
         kernel: the `@triton.jit` function.
-        label: what distinguishes it in a table, such as `bf16 128x64`.
-        capability: 80, 86, 89, 90 or 100.
-        signature: Triton type of each argument that is not constant, such as `*bf16` or `i32`.
+        label: name of the variant in a table, such as `bf16 128x64`.
+        capability: compute capability of the GPU: 80, 86, 89, 90 or 100.
+        signature: Triton type of each non-constant argument, such as `*bf16` or `i32`.
         constants: values of the `tl.constexpr` arguments.
         num_warps, num_stages: launch options.
-        has_dot: it multiplies matrices, so tensor-core instructions are expected.
-        aligned: arguments that are divisible by 16 at run time, pointers included; None: all
-            pointers.
+        has_dot: True if it multiplies matrices, so that tensor-core instructions are expected.
+        aligned: arguments divisible by 16 at run time, pointers included; None for all pointers.
     """
 
     op: str

@@ -1,4 +1,4 @@
-"""Which implementation of an op runs."""
+"""Choice of the implementation of an op."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fastsam2_kernels.launch_config import capability_of
 
 __all__ = ["Impl", "interpreting", "uses_triton"]
 
-#: `auto` takes the Triton kernel on a GPU that has tensor cores for it and the reference, or its
-#: schedule for the CPU, elsewhere. One that is named runs or raises.
+#: "auto" selects the Triton kernel on GPUs of compute capability 8.0 and newer, otherwise the
+#: reference or an equivalent schedule for the CPU. "triton" and "reference" run or raise.
 Impl = Literal["auto", "triton", "reference"]
 
 
 def interpreting() -> bool:
-    """Whether Triton interprets kernels, which runs them on the CPU, slowly, to test them."""
+    """True if Triton interprets kernels: they run on the CPU, slowly, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -29,11 +29,11 @@ def _has_triton() -> bool:
 
 
 def uses_triton(impl: str, tensor: Tensor) -> bool:
-    """Whether the Triton kernel is to run on `tensor`'s device.
+    """True if `impl` selects the Triton kernel on the device of `tensor`.
 
     Raises:
-        ValueError: `impl` is none of `auto`, `triton`, `reference`.
-        RuntimeError: `triton` was asked for and cannot run there; the message says why.
+        ValueError: `impl` is not "auto", "triton" or "reference".
+        RuntimeError: `impl` is "triton", and Triton or a CUDA device is missing.
     """
     if impl not in ("auto", "triton", "reference"):
         raise ValueError(f"impl must be 'auto', 'triton' or 'reference', not {impl!r}")

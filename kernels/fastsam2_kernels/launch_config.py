@@ -1,7 +1,7 @@
-"""Launch parameters as data: what each op chooses by rule, and what was measured on a GPU.
+"""GPU properties, and launch parameters that were measured on a GPU.
 
 `configs/<gpu>.json` maps an op to a list of `{"when": {...}, "launch": {...}}`; the first entry
-whose `when` holds for the call overrides the op's own choice.
+whose `when` matches the call overrides the rule of the op.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 __all__ = [
     "CAPABILITIES",
+    "HALF",
     "SHARED_MEMORY",
     "TRITON_NAMES",
     "capability_of",
@@ -32,19 +33,21 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: GPUs whose launches are checked ahead of time.
+#: Compute capabilities that kernels are compiled for ahead of time.
 CAPABILITIES = (80, 86, 89, 90, 100)
 
-#: Largest shared memory of one program, in bytes, by compute capability.
+#: Maximum shared memory of one program, in bytes, by compute capability.
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 
-#: What Triton calls the types that kernels take.
+HALF = (torch.float16, torch.bfloat16)
+
+#: Triton names of the dtypes that kernels compute in.
 TRITON_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 @functools.cache
 def capability_of(device: torch.device) -> int:
-    """Compute capability as 10 * major + minor; 90 in the interpreter."""
+    """Return the compute capability as 10 * major + minor; 90 in the interpreter."""
     if device.type != "cuda":
         return 90
     major, minor = torch.cuda.get_device_capability(device)
@@ -53,14 +56,14 @@ def capability_of(device: torch.device) -> int:
 
 @functools.cache
 def processors(device: torch.device) -> int:
-    """Streaming multiprocessors of the GPU; 1 in the interpreter."""
+    """Return the number of streaming multiprocessors; 1 in the interpreter."""
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def on_its_device(function: Callable[P, T]) -> Callable[P, T]:
-    """`function` on the GPU of its first argument: Triton launches on the current one."""
+    """Run `function` with the GPU of its first argument current: Triton launches there."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,7 +77,7 @@ def on_its_device(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def family(capability: int) -> int:
-    """80, 89, 90 or 100: a capability with the same shared memory and matrix instructions."""
+    """Return 80, 89, 90 or 100: the capability with like shared memory and matrix instructions."""
     if capability in (80, 87):
         return 80
     if 90 <= capability < 100:
@@ -85,15 +88,15 @@ def family(capability: int) -> int:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How `tl.dot` multiplies.
+    """Return the `input_precision` of `tl.dot`.
 
-    Three products of TF32 parts keep float32's accuracy and run on tensor cores.
+    In float32, three TF32 products keep the accuracy and run on tensor cores.
     """
     return "tf32x3" if dtype == torch.float32 else "ieee"
 
 
 def gpu_slug(name: str) -> str:
-    """File name of a GPU's measurements: `NVIDIA H200` is `nvidia-h200`."""
+    """Return the file name of a GPU's measurements: `nvidia-h200` for `NVIDIA H200`."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -107,9 +110,10 @@ def _file(slug: str) -> Mapping[str, list[dict[str, Any]]]:
 
 
 def measured(op: str, device: torch.device, **call: Any) -> Mapping[str, Any]:
-    """Launch parameters measured for such a call of `op` on this GPU; empty if there are none.
+    """Return launch parameters measured for a call of `op` on this GPU; empty if there are none.
 
-    A dtype in `call` is named as in `torch`, such as `bfloat16`.
+    Args:
+        call: properties that a `when` may name; dtypes are named as in `torch`: `bfloat16`.
     """
     if device.type != "cuda":
         return {}

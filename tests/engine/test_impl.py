@@ -12,12 +12,12 @@ from fastsam2.engine.plan import Plan
 from fastsam2.engine.track_step import track_step
 from fastsam2_kernels import dispatch
 from fastsam2_kernels.dispatch import Impl
-from fastsam2_kernels.rope_attention import op
 from tests.engine.memories import features, selection
 from tests.reference import randomise_
 from tests.support import relative_error
 
 pytest.importorskip("triton")
+from fastsam2_kernels.rope_attention import kernel
 
 
 @torch.inference_mode()
@@ -25,8 +25,8 @@ def test_kernels_give_what_the_reference_gives(monkeypatch: pytest.MonkeyPatch) 
     if not dispatch.interpreting():
         pytest.skip("needs Triton's interpreter")
     launched = []
-    launch = op._launch
-    monkeypatch.setattr(op, "_launch", lambda *args: launched.append(1) or launch(*args))
+    launch = kernel.launch
+    monkeypatch.setattr(kernel, "launch", lambda *args: launched.append(1) or launch(*args))
     with torch.inference_mode(False):
         model = build_sam2_video_predictor(
             "nano", device="cpu", hydra_overrides_extra=["++model.image_size=128"]

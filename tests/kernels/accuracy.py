@@ -1,4 +1,4 @@
-"""How kernels are compared with the float64 reference."""
+"""Comparison of kernels with the float64 reference."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def poisoned(like: Tensor) -> Tensor:
-    """An output buffer that shows what was not written."""
+    """Return an output buffer of NaN, which reveals elements that are not written."""
     return torch.full_like(like, float("nan"))
 
 
 def error(out: Tensor, exact: Tensor) -> float:
-    """Largest difference over the largest magnitude of the exact result."""
+    """Return the largest difference, relative to the largest magnitude of the exact result."""
     assert out.shape == exact.shape, (out.shape, exact.shape)
     if exact.numel() == 0:
         return 0.0
@@ -24,7 +24,7 @@ def error(out: Tensor, exact: Tensor) -> float:
 
 
 def assert_accurate(out: Tensor, exact: Tensor, plain: Tensor | None = None) -> None:
-    """float32 within 1e-5; half precision within twice the error of PyTorch's `plain` result.
+    """Assert an error of 1e-5 in float32, and in half precision twice that of PyTorch's `plain`.
 
     Args:
         exact: the reference in float64 on the same (already rounded) inputs.
@@ -34,6 +34,6 @@ def assert_accurate(out: Tensor, exact: Tensor, plain: Tensor | None = None) -> 
         assert error(out, exact) <= 1e-5
         return
     assert plain is not None
-    # One rounding of the output cannot be avoided, whatever the path.
+    # Every path rounds its output once.
     rounding = torch.finfo(out.dtype).eps / 2
     assert error(out, exact) <= 2 * max(error(plain, exact), rounding)

@@ -1,6 +1,6 @@
-"""Stands in for what a machine with a GPU may lack: hypothesis and scipy.
+"""Stand-ins for hypothesis and scipy, which a machine with a GPU may lack.
 
-Properties are skipped there; components are compared with PyTorch's own instead of scipy's.
+Property tests are skipped there; components are compared with the reference instead of scipy.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+from fastsam2_kernels.dispatch import interpreting
+
 
 class _Anything:
-    """A strategy, and whatever is made of one."""
+    """Stand-in for strategies and everything derived from them."""
 
     def __getattr__(self, name: str) -> _Anything:
         return self
@@ -61,3 +63,11 @@ if importlib.util.find_spec("hypothesis") is None:
     )
 if importlib.util.find_spec("scipy") is None:
     _module("scipy", ndimage=types.SimpleNamespace(label=_label))
+
+
+@pytest.fixture(autouse=True)
+def _bfloat16() -> None:
+    if interpreting() and importlib.util.find_spec("triton") is not None:
+        from tests.kernels.interpreter_bf16 import install
+
+        install()

@@ -1,8 +1,8 @@
-"""Run the programs of a kernel together in Triton's interpreter, which runs them one by one.
+"""Interleave the programs of a kernel in Triton's interpreter, which runs them one by one.
 
-Programs take turns: before each access to memory another one may go on, chosen at random. A load
-may also return what a place held before, since the kernel began, as weakly ordered memory may. Only
-one program runs at a time, so runs with the same seed are the same.
+Before each memory access execution may switch to another program, chosen at random. A load may also
+return an earlier value that the address held since the kernel began, as weakly ordered memory may.
+Only one program runs at a time, so runs with the same seed are identical.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["interleave"]
 
 
 class _Programs:
-    """Stands for a kernel: programs are collected as they are called, and the last starts all."""
+    """Replacement of a kernel: collects the calls of its programs; the last call runs them all."""
 
     def __init__(self, kernel: Callable[..., None], seed: int) -> None:
         self.kernel = kernel
@@ -33,7 +33,7 @@ class _Programs:
         self.turns: dict[int, threading.Semaphore] = {}
         self.this = threading.local()
         self.errors: list[Exception] = []
-        # What the interpreter asks of a kernel.
+        # Attributes that the interpreter reads.
         self.__signature__ = inspect.signature(kernel)
         self.__annotations__ = kernel.__annotations__
         self.__globals__ = kernel.__globals__
@@ -71,10 +71,10 @@ class _Programs:
             self._next().release()
 
     def switch(self) -> None:
-        """Let another program go on, or this one."""
+        """Continue with a random program, possibly this one."""
         following = self._next()
         if following is not self.this.turn:
-            # Programs ask for their index at any time.
+            # The index is global state of the interpreter.
             index = interpreter.interpreter_builder.grid_idx
             following.release()
             self.this.turn.acquire()
@@ -82,7 +82,7 @@ class _Programs:
 
 
 def interleave(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """From here on, kernels launched in the interpreter run like this."""
+    """Patch the interpreter to interleave the programs of kernels launched from here on."""
     builder = interpreter.interpreter_builder
     running: list[_Programs] = []
     init = interpreter.GridExecutor.__init__

@@ -1,8 +1,8 @@
-"""Make Triton's interpreter compute in bfloat16.
+"""Patch Triton's interpreter to compute in bfloat16.
 
-It holds bfloat16 as the bit patterns in uint16 and lets numpy add, multiply and compare those. This
-replaces casts, dots and binary operations (verified with Triton 3.7.1); reductions must be in
-float32, which is good practice anyway.
+The interpreter stores bfloat16 as bit patterns in uint16, on which numpy adds, multiplies and
+compares. The patch replaces casts, dots and binary operations (verified with Triton 3.7.1);
+reductions must be in float32.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ def _to_float(bits: np.ndarray) -> np.ndarray:
 
 
 def _to_bits(values: np.ndarray) -> np.ndarray:
-    """Rounded to nearest, ties to even, as the hardware does."""
+    """Round to nearest, ties to even, as the hardware does."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
     return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
 
 
 def install() -> None:
-    """Patch the interpreter; doing so again changes nothing."""
+    """Patch the interpreter, once."""
     builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
     if getattr(builder, "knows_bfloat16", False):
         return

@@ -1,4 +1,4 @@
-"""Connected components against scipy's labelling: the CPU's path and the kernels."""
+"""Connected components: the reference and the kernels against scipy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from scipy import ndimage
 from fastsam2_kernels.connected_components import connected_components
 from fastsam2_kernels.connected_components.tuning import Launch
 from fastsam2_kernels.dispatch import Impl, interpreting
-from fastsam2_kernels.launch_config import CAPABILITIES
 
 pytest.importorskip("triton")
-from fastsam2_kernels.connected_components.kernel import launch, variants
+from fastsam2_kernels.connected_components.kernel import launch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EIGHT = np.ones((3, 3), dtype=int)
@@ -24,7 +23,7 @@ IMPLS: list[Impl] = ["auto", "triton", "reference"]
 
 
 def check(mask: np.ndarray, impl: Impl = "auto") -> None:
-    """`mask` [..., H, W] bool: labels equal to scipy's up to their names, areas equal."""
+    """Compare with scipy on a bool mask [..., H, W]: labels up to renumbering, and areas."""
     found = connected_components(torch.from_numpy(mask).to(DEVICE), impl=impl)
     check_found(mask, *(x.cpu() for x in found))
 
@@ -54,7 +53,7 @@ def spiral(size: int) -> np.ndarray:
         mask[y, x] = True
         ny, nx = y + dy, x + dx
         if not (low[0] <= ny <= high[0] and low[1] <= nx <= high[1]):
-            # The arm just drawn and a gap of one pixel leave the free square.
+            # Remove the arm just drawn and a gap of one pixel from the free square.
             if dx == 1:
                 low[0] += 2
             elif dy == 1:
@@ -109,24 +108,24 @@ def test_shape(name: str, impl: Impl) -> None:
 @pytest.mark.parametrize("name", ["snake", "spiral", "chessboard", "diagonals"])
 @pytest.mark.parametrize("settings", [Launch(16, 1, 8, 1, 16, 1), Launch(64, 2, 64, 1, 32, 1)])
 def test_programs_of_any_size(name: str, settings: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With many programs on an image, components cross from one to the next.
+    """With many programs on an image, components cross their borders.
 
-    All memory that the launch takes held something else before.
+    All memory that the launch allocates is filled with garbage first.
     """
     empty_like = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(77))
     mask = torch.from_numpy(shapes()[name])[None].to(DEVICE)
     garbage = torch.full_like(mask, -7, dtype=torch.int32)
     out = (garbage, garbage.clone())
-    labels, areas = launch(mask.view(torch.uint8), settings, out=out)
+    labels, areas = launch(mask, params=settings, out=out)
     check_found(mask.cpu().numpy(), labels.cpu(), areas.cpu())
 
 
 @pytest.mark.parametrize("name", ["snake", "spiral", "half", "most"])
-def test_programs_at_the_same_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter runs one program after the other: let them interrupt each other."""
+def test_concurrent_programs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interleave programs, which the interpreter would run one after the other."""
     if not interpreting():
-        pytest.skip("on a GPU they do so anyway")
+        pytest.skip("on a GPU they run concurrently anyway")
     from tests.kernels.interleaving import interleave
 
     random = np.random.default_rng(0).random((2, 9, 10))
@@ -136,7 +135,7 @@ def test_programs_at_the_same_time(name: str, monkeypatch: pytest.MonkeyPatch) -
     for seed in range(4):
         with monkeypatch.context() as patch:
             interleave(patch, seed)
-            found = launch(torch.from_numpy(mask[name].copy()).view(torch.uint8), small)
+            found = launch(torch.from_numpy(mask[name].copy()), params=small)
         check_found(mask[name], *found)
 
 
@@ -201,16 +200,10 @@ def test_compiles_whole() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_variants_name_every_argument(capability: int) -> None:
-    for variant in variants(capability):
-        assert {*variant.signature, *variant.constants} == set(variant.kernel.arg_names)
-
-
 @pytest.mark.cuda
 @pytest.mark.parametrize("density", [0.3, 0.41, 0.5, 0.95])
 def test_real_size(density: float) -> None:
-    """Many threads at once on one component, several times over: the result never changes."""
+    """Many threads join one component; repeated runs give the same result."""
     if DEVICE.type != "cuda":
         pytest.skip("needs a GPU")
     mask = np.random.default_rng(0).random((2, 1, 1024, 1023)) < density

@@ -13,27 +13,18 @@ from fastsam2_kernels import dispatch
 from fastsam2_kernels.cx_block import CHANNELS, cx_block
 from fastsam2_kernels.cx_block.reference import cx_block_reference
 from fastsam2_kernels.cx_block.tuning import Launch, choose
-from fastsam2_kernels.launch_config import CAPABILITIES
 from tests.kernels.accuracy import DTYPES, assert_accurate, poisoned
 
 pytest.importorskip("triton")
-from fastsam2_kernels.cx_block.kernel import launch, variants
+from fastsam2_kernels.cx_block.kernel import launch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EPS = 1e-6
 NAMES = ("dw_weight", "dw_bias", "norm_weight", "norm_bias", "w1", "b1", "w2", "b2")
 
 
-@pytest.fixture(autouse=True)
-def _bfloat16() -> None:
-    if dispatch.interpreting():
-        from tests.kernels.interpreter_bf16 import install
-
-        install()
-
-
 def inputs(n: int, height: int, width: int, c: int, dtype: torch.dtype) -> list[Tensor]:
-    """x and the eight parameters, of a size that keeps activations around 1."""
+    """Return x and the eight parameters, scaled to keep activations around 1."""
     shapes = [(n, height, width, c), (c, 7, 7), (c,), (c,), (c,), (4 * c, c), (4 * c,), (c, 4 * c)]
     scales = [1, 0.2, 0.5, 0.5, 0.5, c**-0.5, 0.5, c**-0.5, 0.5]
     made = [s * torch.randn(shape) for s, shape in zip(scales, [*shapes, (c,)], strict=True)]
@@ -41,14 +32,14 @@ def inputs(n: int, height: int, width: int, c: int, dtype: torch.dtype) -> list[
 
 
 def call(function: object, arguments: list[Tensor], **options: object) -> Tensor:
-    """With eps in its place."""
+    """Insert eps in its position."""
     out = function(*arguments[:5], EPS, *arguments[5:], **options)  # type: ignore[operator]
     assert isinstance(out, Tensor)
     return out
 
 
 def check(arguments: list[Tensor], config: Launch | None = None) -> None:
-    out = call(launch, arguments, out=poisoned(arguments[0]), config=config)
+    out = call(launch, arguments, out=poisoned(arguments[0]), params=config)
     expected = call(cx_block_reference, [x.double() for x in arguments])
     assert_accurate(out, expected, call(cx_block_reference, arguments))
 
@@ -62,7 +53,7 @@ def test_kernels(dtype: torch.dtype, c: int, n: int, height: int, width: int) ->
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_shipped_tiles(dtype: torch.dtype) -> None:
-    """More programs than one in each direction, as launched on a GPU."""
+    """Several programs in each direction, as launched on a GPU."""
     check(inputs(1, 9, 10, 128, dtype), choose(128, dtype, 90))
 
 
@@ -85,8 +76,8 @@ def test_extreme_activations(scale: float) -> None:
     check(arguments)
 
 
-def test_images_of_a_batch_do_not_touch() -> None:
-    """What lies above and below a row in memory belongs to another image."""
+def test_images_of_a_batch_are_independent() -> None:
+    """Rows beyond the border of an image belong to its neighbours in memory."""
     arguments = inputs(3, 5, 6, 128, torch.float32)
     arguments[0][0], arguments[0][2] = float("nan"), float("nan")
     out = call(launch, arguments)
@@ -120,7 +111,7 @@ def test_compiles_whole_and_once() -> None:
     assert counter.frame_count == 1
 
 
-def test_reference_is_that_of_sam2() -> None:
+def test_reference_equals_sam2() -> None:
     pytest.importorskip("sam2")
     from sam2.modeling.memory_encoder import CXBlock
 
@@ -146,7 +137,7 @@ def test_reference_is_that_of_sam2() -> None:
     torch.testing.assert_close(out.permute(0, 3, 1, 2), expected, atol=1e-9, rtol=1e-9)
 
 
-def test_float64_takes_the_layers() -> None:
+def test_float64_uses_the_reference() -> None:
     arguments = inputs(1, 4, 4, 128, torch.float64)
     assert call(cx_block, arguments).dtype == torch.float64
     with pytest.raises(TypeError, match="float64"):
@@ -179,14 +170,6 @@ def test_bad_input(name: str) -> None:
 def test_unknown_impl() -> None:
     with pytest.raises(ValueError, match="'cuda'"):
         call(cx_block, inputs(1, 4, 4, 128, torch.float32), impl="cuda")
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_variants_name_every_argument(capability: int) -> None:
-    found = variants(capability)
-    assert len({(v.kernel.__name__, v.label) for v in found}) == len(found)
-    for variant in found:
-        assert {*variant.signature, *variant.constants} == set(variant.kernel.arg_names)
 
 
 @pytest.mark.cuda

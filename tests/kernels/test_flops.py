@@ -1,4 +1,4 @@
-"""Formulas of the ops' work against what PyTorch counts of their references."""
+"""FLOP formulas of the ops against PyTorch's count of their references."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastsam2_kernels.mask_downsample import (
     MaskDownsampleWeights,
     mask_downsample,
 )
-from fastsam2_kernels.memory_attention import memory_attention
+from fastsam2_kernels.memory_attention import PagedMemory, memory_attention
 from fastsam2_kernels.memory_keys import memory_keys
 from fastsam2_kernels.rope_attention import rope_attention
 
@@ -31,8 +31,7 @@ def _ints(*values: int) -> Tensor:
 def memory_attention_call(impl: str) -> Any:
     n, k, p = 2, 3, 5
     reads = torch.arange(n * k, dtype=torch.int32).view(n, k)
-    return memory_attention(
-        torch.randn(n, TOKENS, DIM),
+    memory = PagedMemory(
         torch.randn(n * k, TOKENS, DIM),
         torch.randn(n * k, TOKENS, WIDTH),
         reads,
@@ -41,10 +40,9 @@ def memory_attention_call(impl: str) -> Any:
         torch.randn(n, p, DIM),
         torch.randn(n, p, WIDTH),
         _ints(p, p),
-        *torch.randn(2, TOKENS, DIM // 2),
-        DIM**-0.5,
-        impl=impl,  # type: ignore[arg-type]
     )
+    q, (cos, sin) = torch.randn(n, TOKENS, DIM), torch.randn(2, TOKENS, DIM // 2)
+    return memory_attention(q, memory, cos, sin, DIM**-0.5, impl=impl)  # type: ignore[arg-type]
 
 
 def memory_keys_call(impl: str) -> Any:
@@ -97,10 +95,10 @@ def mask_downsample_call(impl: str) -> Any:
         mask_downsample_call,
     ],
 )
-def test_formula_counts_what_the_reference_does(call: Callable[[str], Any]) -> None:
+def test_formula_equals_the_count_of_the_reference(call: Callable[[str], Any]) -> None:
     counts = {}
     for impl in ("auto", "reference"):
-        # PyTorch counts nothing for its fused attention on the CPU.
+        # PyTorch does not count its fused attention on the CPU.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             call(impl)
         counts[impl] = counter.get_total_flops()

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from fastsam2_kernels import dispatch
-from fastsam2_kernels.launch_config import CAPABILITIES
 from fastsam2_kernels.mask_downsample import (
     DownsampleStage,
     MaskDownsampleWeights,
@@ -22,19 +21,11 @@ from fastsam2_kernels.mask_downsample.tuning import Launch
 from tests.kernels.accuracy import DTYPES, assert_accurate, error, poisoned
 
 pytest.importorskip("triton")
-from fastsam2_kernels.mask_downsample.kernel import launch, launch_norm_gelu, variants
+from fastsam2_kernels.mask_downsample.kernel import launch_norm_gelu, launch_two_stages
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SCALE, BIAS = 20.0, -10.0
 SMALL = Launch(block=32, num_warps=4)
-
-
-@pytest.fixture(autouse=True)
-def _bfloat16() -> None:
-    if dispatch.interpreting():
-        from tests.kernels.interpreter_bf16 import install
-
-        install()
 
 
 def random_weights(dtype: torch.dtype, stages: int = 4, out: int = 24) -> MaskDownsampleWeights:
@@ -54,22 +45,22 @@ def cast(weights: MaskDownsampleWeights, dtype: torch.dtype) -> MaskDownsampleWe
 
 
 def two_stages(weights: MaskDownsampleWeights, mask: Tensor, **options: bool | int) -> Tensor:
-    """What the first kernel makes: the first two stages without the rest, channels last."""
+    """Return the reference result of the first two stages, channels last."""
     eye = torch.eye(16, dtype=weights.proj_weight.dtype, device=DEVICE)[..., None, None]
     first = MaskDownsampleWeights(weights.stages[:2], eye, torch.zeros_like(eye[:, 0, 0, 0]))
-    out = mask_downsample_reference(mask, SCALE, BIAS, first, **options)  # type: ignore[arg-type]
+    out = mask_downsample_reference(mask, SCALE, BIAS, first, **options)
     return out.permute(0, 2, 3, 1)
 
 
 def check(mask: Tensor, dtype: torch.dtype, upsample: int = 4, binarize: bool = False) -> None:
-    """The kernel of the first two stages."""
+    """Compare the kernel of the first two stages with the reference."""
     weights = random_weights(dtype, stages=2)
     options: dict[str, int | bool] = {"upsample": upsample, "binarize": binarize}
     exact_mask = mask.double() if mask.is_floating_point() else mask
     expected = two_stages(cast(weights, torch.float64), exact_mask, **options)
     plain = two_stages(weights, mask, **options)
     given = mask if mask.is_floating_point() else mask.view(torch.uint8)
-    out = launch(
+    out = launch_two_stages(
         given, SCALE, BIAS, *weights.stages, SMALL,
         upsample=upsample, binarize=binarize, out=poisoned(plain.contiguous()),
     )  # fmt: skip
@@ -109,7 +100,7 @@ def test_large_logits(largest: float) -> None:
 def test_tensor_cores_lose_nothing_of_a_logit(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    """The interpreter, which multiplies in full, is made to drop what TF32 does not hold."""
+    """The interpreter multiplies in float32; here it rounds operands to TF32."""
     from triton.runtime import interpreter
 
     builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
@@ -126,8 +117,8 @@ def test_tensor_cores_lose_nothing_of_a_logit(
     assert rounded
 
 
-def test_infinite_logits_are_sure() -> None:
-    """As very large ones; plain interpolation would make NaN of their neighbours."""
+def test_infinite_logits() -> None:
+    """Like very large ones; plain interpolation would turn their neighbours into NaN."""
     weights = random_weights(torch.float32)
     mask = torch.randn(1, 8, 8, device=DEVICE)
     mask[0, 2, 3], mask[0, 6, 5] = float("inf"), float("-inf")
@@ -148,7 +139,7 @@ def test_infinite_logits_are_sure() -> None:
 def test_any_shape(
     n: int, height: int, width: int, dtype: torch.dtype, upsample: int, binarize: bool
 ) -> None:
-    # Of a map 2 wide PyTorch's own bfloat16 convolution reads memory that was never written.
+    # On maps 2 wide, PyTorch's bfloat16 convolution reads uninitialised memory.
     assume(dtype == torch.float32 or width * upsample >= 8)
     check(torch.randn(n, height, width, device=DEVICE), dtype, upsample, binarize)
 
@@ -178,15 +169,15 @@ def test_whole(dtype: torch.dtype, stages: int) -> None:
     assert_accurate(out, expected, plain)
 
 
-def test_views_are_taken() -> None:
+def test_views() -> None:
     weights = random_weights(torch.float32)
     mask = torch.randn(3, 12, 32, device=DEVICE)[::2, 2:10, ::2]
     out = mask_downsample(mask, SCALE, BIAS, weights, impl="triton")
     assert_accurate(out, mask_downsample(mask.contiguous(), SCALE, BIAS, weights))
 
 
-def test_reference_is_that_of_sam2() -> None:
-    """With what `_encode_new_memory` does before, in float64."""
+def test_reference_equals_sam2() -> None:
+    """In float64, with the preprocessing of `_encode_new_memory`."""
     pytest.importorskip("sam2")
     from sam2.modeling.memory_encoder import MaskDownSampler
 
@@ -210,8 +201,8 @@ def test_reference_is_that_of_sam2() -> None:
 def test_registration() -> None:
     weights, mask = random_weights(torch.float32), torch.randn(2, 8, 8, device=DEVICE)
     op = torch.ops.fastsam2.mask_downsample.default
-    torch.library.opcheck(op, (mask, weights.flat(), SCALE, BIAS, 4, False))
-    torch.library.opcheck(op, (mask > 0, weights.flat(), SCALE, BIAS, 1, False))
+    torch.library.opcheck(op, (mask, SCALE, BIAS, weights.flat(), 4, False))
+    torch.library.opcheck(op, (mask > 0, SCALE, BIAS, weights.flat(), 1, False))
 
 
 def test_compiles_whole_and_once() -> None:
@@ -256,14 +247,6 @@ def test_bad_input() -> None:
             mask_downsample(mask, SCALE, BIAS, MaskDownsampleWeights.from_flat(flat))
     with pytest.raises(ValueError, match="'cuda'"):
         mask_downsample(mask, SCALE, BIAS, weights, impl="cuda")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_variants_name_every_argument(capability: int) -> None:
-    found = variants(capability)
-    assert len({(v.kernel.__name__, v.label) for v in found}) == len(found)
-    for variant in found:
-        assert {*variant.signature, *variant.constants} == set(variant.kernel.arg_names)
 
 
 @pytest.mark.cuda

@@ -1,8 +1,9 @@
-"""memory_attention: kernel and CPU schedule against the float64 reference, that against sam2."""
+"""memory_attention: the kernels and the other paths against the float64 reference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastsam2_kernels import dispatch
-from fastsam2_kernels.memory_attention import memory_attention
+from fastsam2_kernels.memory_attention import PagedMemory, memory_attention
 from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
 from fastsam2_kernels.memory_attention.reference import memory_attention_reference
 from fastsam2_kernels.memory_attention.sdpa import memory_attention_sdpa
@@ -24,20 +24,13 @@ from fastsam2_kernels.memory_attention.tuning import Launch, choose_splits
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TILE = Launch(32, 32, 4, 2)
+Inputs = tuple[Tensor, PagedMemory, Tensor, Tensor, float]
 PATHS: list[Callable[..., Tensor]] = [
     memory_attention_reference,
     memory_attention_cpu,
     memory_attention_sdpa,
     partial(launch, params=TILE, splits=2),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _bfloat16() -> None:
-    if dispatch.interpreting():
-        from tests.kernels.interpreter_bf16 import install
-
-        install()
 
 
 def inputs(
@@ -50,8 +43,8 @@ def inputs(
     dim: int = 64,
     width: int = 16,
     size: float = 1.0,
-) -> tuple[Tensor, ...]:
-    """Random arguments but the scale. All that no object reads is NaN."""
+) -> Inputs:
+    """Return random arguments; everything that no object reads is NaN."""
     objects, most = len(num_reads), max([*num_reads, 1])
     pointers = max([*num_pointers, 0])
 
@@ -70,8 +63,7 @@ def inputs(
         reads[n, read:], slots[n, read:] = objects * most, 5
         pointer_keys[n, pointer:], pointer_latents[n, pointer:] = float("nan"), float("nan")
     angle = 100 * torch.randn(queries, dim // 2, device=DEVICE)
-    return (
-        random(objects, queries, dim),
+    memory = PagedMemory(
         keys,
         latents,
         slots.to(DEVICE),
@@ -80,21 +72,25 @@ def inputs(
         pointer_keys,
         pointer_latents,
         index(num_pointers),
-        angle.cos(),
-        angle.sin(),
     )
+    return random(objects, queries, dim), memory, angle.cos(), angle.sin(), dim**-0.5
 
 
-def exact(arguments: tuple[Tensor, ...], scale: float) -> Tensor:
-    wide = (x.double() if x.is_floating_point() else x for x in arguments)
-    return memory_attention_reference(*wide, scale)  # type: ignore[call-arg, misc]
+def mapped(arguments: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    q, memory, cos, sin, scale = arguments
+    paged = PagedMemory.from_flat([change(x) for x in memory.flat()])
+    return change(q), paged, change(cos), change(sin), scale
 
 
-def check(arguments: tuple[Tensor, ...], splits: int = 1, params: Launch = TILE) -> None:
-    scale = arguments[0].shape[2] ** -0.5
-    plain = memory_attention_reference(*arguments, scale)  # type: ignore[call-arg, misc]
-    out = launch(*arguments, scale, out=poisoned(plain), params=params, splits=splits)  # type: ignore[call-arg, misc]
-    assert_accurate(out, exact(arguments, scale), plain)
+def exact(arguments: Inputs) -> Tensor:
+    wide = mapped(arguments, lambda x: x.double() if x.is_floating_point() else x)
+    return memory_attention_reference(*wide)
+
+
+def check(arguments: Inputs, splits: int = 1, params: Launch = TILE) -> None:
+    plain = memory_attention_reference(*arguments)
+    out = launch(*arguments, out=poisoned(plain), params=params, splits=splits)
+    assert_accurate(out, exact(arguments), plain)
 
 
 RAGGED = ([3, 0, 1, 2, 0], [4, 5, 0, 33, 0])
@@ -103,24 +99,22 @@ RAGGED = ([3, 0, 1, 2, 0], [4, 5, 0, 33, 0])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("splits", [1, 3])
 def test_ragged(dtype: torch.dtype, splits: int) -> None:
-    """Different memories; pointers alone; memory alone; neither."""
+    """Objects with both, with pointers alone, with memory alone, and with neither."""
     arguments = inputs(*RAGGED, dtype)
     check(arguments, splits)
-    assert not exact(arguments, 0.1)[-1].any(), "of no memory: zeros"
+    assert not exact(arguments)[-1].any(), "no memory gives zeros"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_without_triton(dtype: torch.dtype) -> None:
     arguments = inputs(*RAGGED, dtype)
-    scale = arguments[0].shape[2] ** -0.5
-    out = memory_attention_sdpa(*arguments, scale)  # type: ignore[call-arg, misc]
-    plain = memory_attention_reference(*arguments, scale)  # type: ignore[call-arg, misc]
-    assert_accurate(out, exact(arguments, scale), plain)
+    plain = memory_attention_reference(*arguments)
+    assert_accurate(memory_attention_sdpa(*arguments), exact(arguments), plain)
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 45, 64])
 @pytest.mark.parametrize("splits", [1, 2, 32])
-def test_grids_and_parts(tokens: int, splits: int) -> None:
+def test_grids_and_splits(tokens: int, splits: int) -> None:
     check(inputs([2, 1], [0, 4], torch.float32, tokens=tokens, queries=tokens), splits)
 
 
@@ -133,41 +127,40 @@ def test_widths_of_the_models(dim: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("splits", [1, 3])
 def test_large_logits(dtype: torch.dtype, splits: int) -> None:
-    arguments = inputs([2, 1], [4, 0], dtype, size=40.0)
-    largest = float(0.25 * arguments[0].double().flatten(0, 1).norm(dim=1).max() ** 2)
+    *tensors, _ = inputs([2, 1], [4, 0], dtype, size=40.0)
+    largest = float(0.25 * tensors[0].double().flatten(0, 1).norm(dim=1).max() ** 2)
     assert largest > 1e4
-    scale = 1e4 / largest
-    plain = memory_attention_reference(*arguments, scale)  # type: ignore[call-arg, misc]
-    out = launch(*arguments, scale, out=poisoned(plain), params=TILE, splits=splits)  # type: ignore[call-arg, misc]
-    # A float32 logit is rounded by this much, and its weight changes by the exponential of it.
+    arguments: Inputs = (*tensors, 1e4 / largest)
+    plain = memory_attention_reference(*arguments)
+    out = launch(*arguments, out=poisoned(plain), params=TILE, splits=splits)
+    # Rounding of a float32 logit of 1e4; the weight changes by its exponential.
     rounding = torch.finfo(torch.float32).eps / 2 * 1e4
-    expected = exact(arguments, scale)
+    expected = exact(arguments)
     assert error(out, expected) <= max(2 * error(plain, expected), rounding)
 
 
 def test_queries_shared_by_the_objects() -> None:
-    q, *memory = inputs([2, 1, 3], [4, 0, 2], torch.float32)
-    check((q[:1].expand(3, -1, -1), *memory), 2)
+    q, *rest = inputs([2, 1, 3], [4, 0, 2], torch.float32)
+    check((q[:1].expand(3, -1, -1), *rest), 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_schedule_for_the_cpu(dtype: torch.dtype) -> None:
-    arguments = tuple(x.cpu() for x in inputs(*RAGGED, dtype, queries=600, tokens=1100))
-    out = memory_attention_cpu(*arguments, 0.125)  # type: ignore[call-arg, misc]
-    plain = memory_attention_reference(*arguments, 0.125)  # type: ignore[call-arg, misc]
-    assert_accurate(out, exact(arguments, 0.125), plain)
+    arguments = mapped(inputs(*RAGGED, dtype, queries=600, tokens=1100), Tensor.cpu)
+    plain = memory_attention_reference(*arguments)
+    assert_accurate(memory_attention_cpu(*arguments), exact(arguments), plain)
 
 
 @pytest.mark.parametrize("stored", [*DTYPES, torch.float64], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> None:
-    """Every path converts a latent to the dtype of the queries before it multiplies."""
-    q, keys, latents, *rest = inputs(*RAGGED, dtype)
-    latents = latents.to(stored)
+    """Every path converts latents to the dtype of the queries before anything else."""
+    q, memory, *rest = inputs(*RAGGED, dtype)
+    latents = memory.latents.to(stored)
     for path in PATHS:
-        device = "cpu" if path is memory_attention_cpu else DEVICE
+        there = partial(Tensor.to, device="cpu" if path is memory_attention_cpu else DEVICE)
         out, expected = (
-            path(*(x.to(device) for x in (q, keys, values, *rest)), 0.125)
+            path(*mapped((q, replace(memory, latents=values), *rest), there))
             for values in (latents, latents.to(dtype))
         )
         assert out.dtype == dtype
@@ -175,15 +168,15 @@ def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> No
 
 
 def test_offsets_into_a_large_pool() -> None:
-    """Offsets of slots past 2^31 elements; pages that nothing touches take no memory."""
-    q, keys, latents, slots, *rest = inputs(*RAGGED, torch.float32)
-    pool = torch.empty(
-        2**31 // latents[0].numel() + 7, *latents.shape[1:], dtype=torch.bfloat16, device=DEVICE
-    )
+    """Slots past 2^31 elements; untouched pages of the pool take no physical memory."""
+    q, memory, *rest = inputs(*RAGGED, torch.float32)
+    latents = memory.latents.bfloat16()
+    pool = latents.new_empty(2**31 // latents[0].numel() + 7, *latents.shape[1:])
     pool[-len(latents) :] = latents
-    moved = slots + len(pool) - len(latents)
-    out = launch(q, keys, pool, moved, *rest, 0.125, params=TILE)  # type: ignore[call-arg]
-    expected = launch(q, keys, latents.bfloat16(), slots, *rest, 0.125, params=TILE)  # type: ignore[call-arg]
+    far = replace(memory, latents=pool, slots=memory.slots + len(pool) - len(latents))
+    out, expected = (
+        launch(q, x, *rest, params=TILE) for x in (far, replace(memory, latents=latents))
+    )
     assert torch.equal(out, expected)
 
 
@@ -209,8 +202,8 @@ def test_any_shape(
 
 
 def test_registered_op() -> None:
-    arguments = inputs([2, 1], [4, 0], torch.float32)
-    torch.library.opcheck(torch.ops.fastsam2.memory_attention, (*arguments, 0.125))
+    q, memory, *rest = inputs([2, 1], [4, 0], torch.float32)
+    torch.library.opcheck(torch.ops.fastsam2.memory_attention, (q, memory.flat(), *rest))
 
 
 def test_compiles_once_as_memory_and_objects_grow() -> None:
@@ -220,8 +213,37 @@ def test_compiles_once_as_memory_and_objects_grow() -> None:
     ):
         arguments = inputs(reads, pointers, torch.float32)
         with torch._dynamo.config.patch(error_on_recompile=step > 0):
-            out = compiled(*arguments, 0.125)
-        torch.testing.assert_close(out, memory_attention_reference(*arguments, 0.125))  # type: ignore[call-arg, misc]
+            out = compiled(*arguments)
+        torch.testing.assert_close(out, memory_attention_reference(*arguments))
+
+
+def test_builds_its_memory_in_a_compiled_graph() -> None:
+    """The engine constructs the record within its compiled step."""
+    q, memory, *rest = inputs([2, 1], [4, 0], torch.float32)
+
+    def step(q: Tensor, tensors: list[Tensor], *rest: Tensor | float) -> Tensor:
+        return memory_attention(q, PagedMemory(*tensors), *rest)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    expected = memory_attention(q, memory, *rest)
+    torch.testing.assert_close(compiled(q, memory.flat(), *rest), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "kind", "match"),
+    [
+        ("keys", lambda x: x.half(), TypeError, "float16"),
+        ("latents", lambda x: x[:, :5], ValueError, "keys"),
+        ("latents", lambda x: x.int(), TypeError, "floating"),
+        ("slots", lambda x: x.long(), TypeError, "int64"),
+        ("num_reads", lambda x: x[:1], ValueError, r"\(1,\)"),
+        ("pointer_keys", lambda x: x[..., :32], ValueError, "pointer_keys"),
+    ],
+)
+def test_bad_memory(name, change, kind, match) -> None:  # type: ignore[no-untyped-def]
+    q, memory, *rest = inputs([2, 1], [4, 0], torch.float32)
+    with pytest.raises(kind, match=match):
+        memory_attention(q, replace(memory, **{name: change(getattr(memory, name))}), *rest)
 
 
 @pytest.mark.parametrize(
@@ -229,30 +251,36 @@ def test_compiles_once_as_memory_and_objects_grow() -> None:
     [
         (0, lambda x: x[0], ValueError, r"\(40, 64\)"),
         (0, lambda x: x[..., ::2], ValueError, "strides"),
-        (1, lambda x: x.half(), TypeError, "float16"),
-        (2, lambda x: x[:, :5], ValueError, "keys"),
-        (2, lambda x: x.int(), TypeError, "floating"),
-        (3, lambda x: x.long(), TypeError, "int64"),
-        (5, lambda x: x[:1], ValueError, r"\(1,\)"),
-        (6, lambda x: x[..., :32], ValueError, "pointer_keys"),
-        (9, lambda x: x.double(), TypeError, "float64"),
-        (10, lambda x: x.to("meta"), ValueError, "meta"),
+        (2, lambda x: x.double(), TypeError, "float64"),
+        (3, lambda x: x.to("meta"), ValueError, "meta"),
     ],
 )
 def test_bad_input(place, change, kind, match) -> None:  # type: ignore[no-untyped-def]
     arguments = list(inputs([2, 1], [4, 0], torch.float32))
     arguments[place] = change(arguments[place])
     with pytest.raises(kind, match=match):
-        memory_attention(*arguments, 0.125)
+        memory_attention(*arguments)
+
+
+def test_triton_raises_where_the_kernel_does_not_fit() -> None:
+    odd = inputs([2], [4], torch.float32, dim=96)
+    with pytest.raises(ValueError, match="96"):
+        memory_attention(*odd, impl="triton")
+    assert_accurate(memory_attention(*odd), exact(odd))
+    wide = inputs([2], [4], torch.float64)
+    with pytest.raises(TypeError, match="float64"):
+        memory_attention(*wide, impl="triton")
+    assert memory_attention(*wide).dtype == torch.float64
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_scale_must_be_positive(scale: float) -> None:
+    *tensors, _ = inputs([1], [0], torch.float32)
     with pytest.raises(ValueError, match=str(scale)):
-        memory_attention(*inputs([1], [0], torch.float32), scale)  # type: ignore[call-arg, misc]
+        memory_attention(*tensors, scale)
 
 
-def test_parts_fill_the_gpu() -> None:
+def test_splits_fill_the_gpu() -> None:
     assert choose_splits(32, 449, 132) >= 4
     assert choose_splits(132 * 8, 449, 132) == 1
     assert choose_splits(1, 1, 132) == 1
@@ -264,7 +292,5 @@ def test_real_size(dtype: torch.dtype) -> None:
     if DEVICE.type != "cuda":
         pytest.skip("the interpreter would take minutes")
     arguments = inputs([7, 3], [64, 0], dtype, queries=4096, tokens=4096, dim=256, width=64)
-    scale = 256**-0.5
-    out = memory_attention(*arguments, scale, impl="triton")  # type: ignore[call-arg, misc]
-    plain = memory_attention_reference(*arguments, scale)  # type: ignore[call-arg, misc]
-    assert_accurate(out, exact(arguments, scale), plain)
+    out = memory_attention(*arguments, impl="triton")
+    assert_accurate(out, exact(arguments), memory_attention_reference(*arguments))

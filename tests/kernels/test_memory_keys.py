@@ -1,4 +1,4 @@
-"""memory_keys: the kernel against the float64 reference, and that against the module of sam2."""
+"""memory_keys: the kernel against the float64 reference, the reference against `sam2`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastsam2_kernels import dispatch
 from fastsam2_kernels.memory_keys import memory_keys
 from fastsam2_kernels.memory_keys.cpu import memory_keys_cpu
 from fastsam2_kernels.memory_keys.reference import memory_keys_reference
@@ -21,18 +20,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-@pytest.fixture(autouse=True)
-def _bfloat16() -> None:
-    if dispatch.interpreting():
-        from tests.kernels.interpreter_bf16 import install
-
-        install()
-
-
 def inputs(
     reads: int, tokens: int, dtype: torch.dtype, *, layers: int = 2, dim: int = 64, width: int = 16
 ) -> Inputs:
-    """Random arguments; the second read, if there is one, is padding."""
+    """Return random arguments; the second read, if any, is padding."""
     slots = torch.randint(0, 5, (reads,), dtype=torch.int32, device=DEVICE)
     slots[1:2] = -1
     times = torch.randint(0, 7, (reads,), dtype=torch.int32, device=DEVICE)
@@ -62,7 +53,7 @@ def check(arguments: Inputs) -> None:
     plain = memory_keys_reference(*arguments)
     out = launch(*arguments, out=poisoned(plain))
     read = arguments[7] >= 0
-    assert out[:, ~read].isnan().all(), "padding is not worth computing"
+    assert out[:, ~read].isnan().all(), "padding is not written"
     exact = memory_keys_reference(*double(arguments))
     assert_accurate(out[:, read], exact[:, read], plain[:, read])
 
@@ -81,7 +72,7 @@ def test_widths_of_the_models(dim: int) -> None:
 @pytest.mark.parametrize("stored", [*DTYPES, torch.float64], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> None:
-    """Every path converts a latent to the dtype of the weights before it adds to it."""
+    """Every path converts latents to the dtype of the weights before anything else."""
     latents, *rest = inputs(3, 49, dtype)
     latents = latents.to(stored)
     converted = latents.to(dtype)
@@ -95,7 +86,7 @@ def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> No
 
 
 def test_offsets_into_a_large_pool() -> None:
-    """Offsets of slots past 2^31 elements; pages that nothing touches take no memory."""
+    """Slots past 2^31 elements; untouched pages of the pool take no physical memory."""
     latents, *parameters, slots, times = inputs(3, 49, torch.float32)
     pool = torch.empty(
         2**31 // latents[0].numel() + 6, *latents.shape[1:], dtype=torch.bfloat16, device=DEVICE
@@ -122,8 +113,8 @@ def test_any_shape(
     check(inputs(reads, tokens, dtype, layers=layers, dim=dim, width=width))
 
 
-def test_reference_is_that_of_sam2() -> None:
-    """Against projection and rotation of neighbouring channel pairs, in float64."""
+def test_reference_equals_sam2() -> None:
+    """In float64, against projection and rotation of adjacent channel pairs."""
     pytest.importorskip("sam2")
     from sam2.modeling.position_encoding import apply_rotary_enc, compute_axial_cis
 
@@ -141,7 +132,7 @@ def test_reference_is_that_of_sam2() -> None:
         tokens = latents[slots[read].long()] + pos + tpos[times[read].long()][:, None]
         projected = tokens @ weight[layer].mT + bias[layer]
         turned, _ = apply_rotary_enc(projected[:, None], projected[:, None], cis)
-        # It rounds the rotation to float32.
+        # sam2 rounds the rotation to float32.
         torch.testing.assert_close(
             out[layer], turned[:, 0].double()[..., halves], atol=1e-5, rtol=1e-6
         )
@@ -153,7 +144,7 @@ def test_registered_op() -> None:
 
 def test_compiles_once_for_any_number_of_reads() -> None:
     compiled = torch.compile(memory_keys, fullgraph=True, backend="aot_eager", dynamic=True)
-    # No two sizes of the first call are equal, which would be taken for a rule.
+    # No two sizes of the first call are equal: dynamo would assume that they stay equal.
     for reads in (6, 7, 10):
         arguments = inputs(reads, 9, torch.float32)
         with torch._dynamo.config.patch(error_on_recompile=reads > 6):
@@ -179,6 +170,13 @@ def test_bad_input(place, change, error, match) -> None:  # type: ignore[no-unty
     arguments[place] = change(arguments[place])
     with pytest.raises(error, match=match):
         memory_keys(*arguments)
+
+
+def test_triton_raises_where_the_kernel_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="96"):
+        memory_keys(*inputs(2, 9, torch.float32, dim=96), impl="triton")
+    with pytest.raises(TypeError, match="float64"):
+        memory_keys(*inputs(2, 9, torch.float64), impl="triton")
 
 
 @pytest.mark.cuda

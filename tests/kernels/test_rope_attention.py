@@ -21,18 +21,10 @@ from fastsam2_kernels.rope_attention.tuning import (
 from tests.kernels.accuracy import DTYPES, assert_accurate, error, poisoned
 
 pytest.importorskip("triton")
-from fastsam2_kernels.rope_attention.kernel import launch, variants
+from fastsam2_kernels.rope_attention.kernel import launch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]
-
-
-@pytest.fixture(autouse=True)
-def _bfloat16() -> None:
-    if dispatch.interpreting():
-        from tests.kernels.interpreter_bf16 import install
-
-        install()
 
 
 def inputs(
@@ -44,7 +36,7 @@ def inputs(
     size: float = 1.0,
     packed: bool = False,
 ) -> Inputs:
-    """Random arguments; `packed` rows are thirds of the rows of one projection."""
+    """Return random arguments; `packed` tensors are views of one projection."""
     if packed:
         q, k, v = (size * torch.randn(n, length, 3 * dim)).to(DEVICE, dtype).chunk(3, -1)
     else:
@@ -61,7 +53,7 @@ def exact(arguments: Inputs) -> Tensor:
 def check(arguments: Inputs, config: Launch | None = None) -> float:
     """Compare the kernels with the reference; returns the error."""
     out = poisoned(torch.empty_like(arguments[0].contiguous()))
-    out = launch(*arguments, out=out, config=config)
+    out = launch(*arguments, out=out, params=config)
     expected = exact(arguments)
     assert out.dtype == arguments[0].dtype
     assert_accurate(out, expected, rope_attention_reference(*arguments))
@@ -102,7 +94,7 @@ def test_queries_shared_by_the_batch() -> None:
 
 @pytest.mark.parametrize("config", [WHOLE, THIRDS])
 def test_reads_nothing_past_the_end(config: Launch) -> None:
-    """Rows that follow in memory, of no sequence, are NaN: a sum would show one."""
+    """Rows past the end of the sequence are NaN, which would spread to the result."""
     q, k, v, cos, sin, scale = inputs(1, 256, 128, torch.float32)
     length = 150
     for x in (q, k, v):
@@ -114,22 +106,22 @@ def test_reads_nothing_past_the_end(config: Launch) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("config", [WHOLE, THIRDS])
 def test_large_logits(dtype: torch.dtype, config: Launch) -> None:
-    """Logits of tens of thousands: the exponentials neither overflow nor vanish in any part."""
+    """Logits of tens of thousands: exponentials neither overflow nor vanish in any split."""
     arguments = inputs(1, 192, 256, dtype, size=32.0)
     q, k, _, _, _, scale = arguments
     q.mul_(4.0)
     largest = float((scale * q.double() @ k.double().mT).abs().max())
     assert largest > 1e4
-    out = launch(*arguments, out=poisoned(q), config=config)
+    out = launch(*arguments, out=poisoned(q), params=config)
     expected, plain = exact(arguments), rope_attention_reference(*arguments)
-    # A float32 logit is rounded by this much, and its weight changes by the exponential of it.
+    # Rounding of the largest float32 logit; the weight changes by its exponential.
     rounding = torch.finfo(torch.float32).eps / 2 * largest
     assert error(out, expected) <= max(2 * error(plain, expected), rounding)
 
 
-def test_equal_logits_take_the_mean() -> None:
+def test_equal_logits_give_the_mean() -> None:
     q, k, v, cos, sin, scale = inputs(1, 77, 128, torch.float32)
-    out = launch(torch.zeros_like(q), k, v, cos, sin, scale, config=THIRDS)
+    out = launch(torch.zeros_like(q), k, v, cos, sin, scale, params=THIRDS)
     torch.testing.assert_close(out, v.mean(1, keepdim=True).expand_as(v), atol=1e-6, rtol=1e-5)
 
 
@@ -152,7 +144,7 @@ def test_any_shape(
     block_n: int,
     packed: bool,
 ) -> None:
-    # Exact products of a tile this large would not fit a GPU.
+    # Float32 products of a larger tile would not fit a GPU.
     if DEVICE.type == "cuda" and dtype == torch.float32:
         block_n = 16
     block_m = 32 if DEVICE.type == "cuda" and dtype == torch.float32 else 64
@@ -194,12 +186,12 @@ def test_compiles_whole() -> None:
     torch.testing.assert_close(compiled(*arguments), rope_attention(*arguments))
 
 
-def test_reference_is_that_of_sam2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the module in float64, its neighbouring channel pairs taken apart into halves."""
+def test_reference_equals_sam2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, against the module, with its adjacent channel pairs reordered into halves."""
     pytest.importorskip("sam2")
     from sam2.modeling.sam.transformer import RoPEAttention
 
-    # Its rotation rounds to float32 whatever the inputs.
+    # sam2 rounds the rotation to float32 for any input.
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     dim, side = 256, 6
     module = RoPEAttention(dim, num_heads=1, feat_sizes=(side, side))
@@ -262,7 +254,7 @@ def test_unknown_impl() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dim", DIMS)
 def test_choice(capability: int, dtype: torch.dtype, dim: int) -> None:
-    assert choose(64, 4096, dim, dtype, capability).splits == 1, "a large batch fills a GPU"
+    assert choose(64, 4096, dim, dtype, capability).splits == 1, "a large batch fills the GPU"
     assert choose(1, 1, dim, dtype, capability).splits == 1
 
 
@@ -272,18 +264,9 @@ def test_one_sequence_fills_a_large_gpu() -> None:
     assert chosen.splits * 4096 // chosen.block_m == 128
 
 
-def test_launch_without_a_gpu_is_for_the_interpreter() -> None:
+def test_launch_in_the_interpreter() -> None:
     chosen = launch_for(torch.device("cpu"), 1, 4096, 256, torch.bfloat16)
-    assert chosen.splits > 1, "so that the parts are joined in tests"
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-def test_variants_name_every_argument(capability: int) -> None:
-    found = variants(capability)
-    assert len({x.label for x in found}) == len(found)
-    for variant in found:
-        assert {*variant.signature, *variant.constants} == set(variant.kernel.arg_names)
-        assert {*(variant.aligned or ())} <= {*variant.signature}
+    assert chosen.splits > 1, "so that tests run the combine kernel"
 
 
 @pytest.mark.cuda

@@ -18,7 +18,7 @@ from fastsam2.engine.fused.cpu_tiling import by_rows, in_pieces, objects_in_cach
 from fastsam2.engine.fused.folding import FoldedLayer, fold_memory_attention
 from fastsam2.engine.memory_pool import Pages
 from fastsam2.modeling.sam2_base import SAM2Base
-from fastsam2_kernels.memory_attention import memory_attention
+from fastsam2_kernels.memory_attention import PagedMemory, memory_attention
 from fastsam2_kernels.memory_keys import memory_keys
 from fastsam2_kernels.rope_attention import rope_attention
 
@@ -118,8 +118,7 @@ class FusedMemoryAttention:
                     tables.times,
                     impl=self.impl,
                 )
-            y = memory_attention(
-                q,
+            memory = PagedMemory(
                 keys[i % at_once],
                 pages.latents,
                 object_slots,
@@ -128,10 +127,8 @@ class FusedMemoryAttention:
                 F.linear(pointer_inputs, folded.k_weight, folded.k_bias),
                 pointers,
                 tables.num_pointer_tokens,
-                *rope,
-                scale,
-                impl=self.impl,
             )
+            y = memory_attention(q, memory, *rope, scale, impl=self.impl)
             x = x + F.linear(y, folded.out_weight, folded.out_bias)
             x = by_rows(folded.feed, x)
         return self.norm(x)

@@ -1,8 +1,8 @@
 """Connected components in plain PyTorch: a union of horizontal runs.
 
-A snake that crosses the image is a chain of pixels, along which labels spread one pixel a step.
-Taking runs for nodes, hooking roots to smaller roots and compressing the paths halves the number of
-open roots at least every second round, whatever the shape.
+Iteration over pixels would need as many steps as the longest path within a component. With runs as
+nodes, hooking roots to smaller roots and compressing paths halves the number of open roots at least
+every second round, for any shape.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ __all__ = ["connected_components_reference"]
 
 
 def connected_components_reference(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The specification of `op.connected_components`; same arguments and results."""
+    """Specification of `op.connected_components`; same arguments and results."""
     shape = mask.shape
     n_images, height, width = shape[:-2].numel(), *shape[-2:]
     if mask.numel() == 0:
         empty = torch.zeros(shape, dtype=torch.int32, device=mask.device)
         return empty, empty.clone()
-    # With a background pixel after each row, and one before all, runs begin and end in turns.
+    # With a background pixel after each row and one at the start, starts and ends alternate.
     padded = F.pad((mask != 0).reshape(-1, width), (1, 0)).flatten()
     padded = F.pad(padded, (0, 1))
     changes = (padded[1:] != padded[:-1]).nonzero()[:, 0]
@@ -29,7 +29,7 @@ def connected_components_reference(mask: torch.Tensor) -> tuple[torch.Tensor, to
     image = row // height
     length = end - start
 
-    # A row between images keeps them apart, as the pixel between rows does those.
+    # An empty row separates images, as the extra pixel separates rows.
     above = _touching_runs(start + image * (width + 1), end + image * (width + 1), width + 1)
     root = _union(len(start), *above)
 
@@ -56,11 +56,11 @@ def connected_components_reference(mask: torch.Tensor) -> tuple[torch.Tensor, to
 def _touching_runs(
     start: torch.Tensor, end: torch.Tensor, stride: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pairs of runs of neighbouring rows that share an edge or a corner, each pair once.
+    """Return the pairs of runs in adjacent rows that share an edge or a corner, each pair once.
 
     Runs are sorted; `stride` is the distance between a pixel and the one below it.
     """
-    # Those above run i that end no earlier than it starts, less a corner, and start accordingly.
+    # Runs above run i that overlap it, corners included, are consecutive.
     first = torch.searchsorted(end, start - stride)
     last = torch.searchsorted(start, end - stride, right=True)
     n = last - first
@@ -71,7 +71,7 @@ def _touching_runs(
 
 
 def _union(n: int, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The smallest node connected to each of the nodes 0..n-1 by the edges (a, b)."""
+    """Return the smallest node connected to each of the nodes 0..n-1 by the edges (a, b)."""
     root = torch.arange(n, device=a.device)
     while True:
         a, b = root[a], root[b]

@@ -13,18 +13,13 @@ __all__ = ["Launch", "choose"]
 
 @dataclass(frozen=True)
 class Launch:
-    """How the kernels of the op are launched.
-
-    The kernels are bound by the latency of memory, alike on every GPU.
+    """Launch parameters of the kernels; bound by memory latency, they are alike on every GPU.
 
     Attributes:
-        blocks: 2x2 blocks of pixels of a program that prepares them, which joins rows of them.
-        block_warps: its warps.
-        join_blocks: 2x2 blocks of a program that joins them. Its threads wait for the one with the
-            longest path, and one warp waits without a barrier.
-        join_warps: its warps.
-        pixels: pixels of a program of the other kernels.
-        pixel_warps: its warps.
+        blocks, block_warps: 2x2 blocks of pixels and warps of a program of `start_kernel`.
+        join_blocks, join_warps: the same of `join_kernel`. Threads wait for the one with the
+            longest path; a single warp does so without a barrier.
+        pixels, pixel_warps: pixels and warps of a program of the other kernels.
     """
 
     blocks: int = 512
@@ -36,5 +31,5 @@ class Launch:
 
 
 def choose(device: torch.device) -> Launch:
-    """The launch on `device`."""
+    """Return the launch measured on `device`, or the default."""
     return replace(Launch(), **measured("connected_components", device))

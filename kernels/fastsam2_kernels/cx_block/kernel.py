@@ -1,7 +1,7 @@
 """Triton kernels of a ConvNeXt block: depthwise convolution with norm, then the two linear layers.
 
-The hidden channels, four times as many, stay in registers; what passes between the two kernels is
-one map of the image's size.
+The 4 C hidden channels stay in registers; between the two kernels there is one map of the size of
+the image.
 """
 
 from typing import Any
@@ -18,11 +18,11 @@ from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision
 __all__ = ["launch", "variants"]
 
 
-# How many pixels there are steers masks only: no version of its own for another number of objects.
+# The number of pixels affects masks only; specialising on it would compile more versions.
 @triton.jit(do_not_specialize=["M"])
 def _conv_norm_kernel(
     x,  # [N, H, W, C]
-    weight,  # [C, 7, 7], of strides s_wc, 7 * s_wt, s_wt
+    weight,  # [C, 7, 7] with strides s_wc, 7 * s_wt, s_wt
     bias,  # [C]
     norm_weight,  # [C]
     norm_bias,  # [C]
@@ -87,8 +87,7 @@ def _mlp_kernel(
     o_m = tl.arange(0, BM)
     o_c = tl.arange(0, C)
     o_h = tl.arange(0, BH)
-    # A scalar base and small offsets within the tile: 64-bit offsets would hold registers through
-    # the loop.
+    # A scalar base and small offsets: 64-bit offsets would occupy registers through the loop.
     i_m = tl.program_id(0) * BM
     base = i_m.to(tl.int64) * C
     m_m = (o_m < M - i_m)[:, None]
@@ -96,7 +95,7 @@ def _mlp_kernel(
     # [BM, C]
     o_mc = o_m[:, None] * C + o_c[None, :]
     b_y = tl.load(y + base + o_mc, mask=m_m, other=0.0)
-    # The sum starts from the residual, so that nothing is left to load after the loop.
+    # The sum starts from the residual, so that nothing is loaded after the loop.
     b_acc = tl.load(x + base + o_mc, mask=m_m, other=0.0).to(tl.float32)
     b_acc += tl.load(b2 + o_c).to(tl.float32)[None, :]
     for i_h in range(0, 4 * C, BH):
@@ -127,13 +126,13 @@ def launch(
     b2: Tensor,
     *,
     out: Tensor | None = None,
-    config: Launch | None = None,
+    params: Launch | None = None,
 ) -> Tensor:
-    """Run the kernels on checked arguments; see `op.cx_block`.
+    """Run the kernels on arguments of `op.cx_block` that have been checked.
 
     Args:
-        out: [N, H, W, C] contiguous, to be written; None: a new one.
-        config: None: as `tuning` chooses.
+        out: [N, H, W, C] contiguous, to be written; None allocates it.
+        params: launch parameters; None for the tuned ones.
     """
     n, height, width, channels = x.shape
     pixels = n * height * width
@@ -141,24 +140,24 @@ def launch(
         out = torch.empty_like(x)
     if pixels == 0:
         return out
-    if config is None:
-        config = launch_for(x.device, pixels, channels, x.dtype)
+    if params is None:
+        params = launch_for(x.device, pixels, channels, x.dtype)
     y = torch.empty_like(x)
-    _conv_norm_kernel[(triton.cdiv(pixels, config.pixels),)](
+    _conv_norm_kernel[(triton.cdiv(pixels, params.pixels),)](
         x, dw_weight, dw_bias, norm_weight, norm_bias, y, eps, pixels, height, width,
         dw_weight.stride(0), dw_weight.stride(2),
-        C=channels, BP=config.pixels, num_warps=config.conv_warps,
+        C=channels, BP=params.pixels, num_warps=params.conv_warps,
     )  # fmt: skip
-    _mlp_kernel[(triton.cdiv(pixels, config.block_m),)](
+    _mlp_kernel[(triton.cdiv(pixels, params.block_m),)](
         y, x, w1, b1, w2, b2, out, pixels,
-        C=channels, BM=config.block_m, BH=config.block_h, PRECISION=dot_precision(x.dtype),
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        C=channels, BM=params.block_m, BH=params.block_h, PRECISION=dot_precision(x.dtype),
+        num_warps=params.num_warps, num_stages=params.num_stages,
     )  # fmt: skip
     return out
 
 
 def variants(capability: int) -> list[Variant]:
-    """Every kernel as it is launched on GPUs of `capability`."""
+    """Return every kernel as it is launched on GPUs of `capability`."""
     found = []
     for dtype, name in TRITON_NAMES.items():
         for channels in CHANNELS:
@@ -179,7 +178,7 @@ def _conv_variant(config: Launch, channels: int, pointer: str, capability: int) 
         label=f"{pointer[1:]} C{channels} {config.pixels}",
         capability=capability,
         signature=tensors | {"eps": "fp32"} | sizes,
-        # The layout that loads fastest: a stride of one is a constant to the compiler.
+        # Weights in the layout [7, 7, C]: a stride of one is a constant to the compiler.
         constants={"C": channels, "BP": config.pixels, "s_wc": 1},
         num_warps=config.conv_warps,
         num_stages=3,

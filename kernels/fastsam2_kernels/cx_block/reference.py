@@ -20,11 +20,11 @@ def cx_block_reference(
     w2: Tensor,
     b2: Tensor,
 ) -> Tensor:
-    """The specification of `op.cx_block`, and its path on the CPU: any floating dtype."""
+    """Specification of `op.cx_block`, and its path on the CPU, in any floating dtype."""
     channels = x.shape[-1]
     if x.numel() == 0:
         return x.clone()
-    # A view: in NCHW terms the memory is channels last.
+    # A view of NCHW shape, in channels-last memory.
     y = x.permute(0, 3, 1, 2)
     y = F.conv2d(y, dw_weight[:, None], dw_bias, padding=3, groups=channels)
     y = F.layer_norm(y.permute(0, 2, 3, 1), (channels,), norm_weight, norm_bias, eps)

@@ -1,4 +1,4 @@
-"""Launch parameters: a pure rule on shape, dtype and GPU, which measurements override."""
+"""Launch parameters: a rule on shape, dtype and GPU, which measurements override."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHANNELS = (128, 256)
 
 @dataclass(frozen=True)
 class Launch:
-    """How the two kernels run.
+    """Launch parameters of the two kernels.
 
     Attributes:
         pixels, conv_warps: pixels and warps of a program of the convolution.
         block_m, block_h: pixels and hidden channels of a tile of the linear layers.
-        num_warps, num_stages: of a program of the linear layers.
+        num_warps, num_stages: launch options of the linear layers.
     """
 
     pixels: int
@@ -33,8 +33,8 @@ class Launch:
     num_stages: int
 
 
-# Compiled for each GPU without spills and within its shared memory. 64 rows: every program reads
-# both weight matrices, and Hopper's matrix instruction takes no fewer.
+# Each compiles without spills and within the shared memory of its GPU. 64 rows: every program
+# reads both weight matrices, and wgmma takes at least 64.
 _HALF = {
     (80, 256): Launch(16, 8, 64, 64, 8, 2),
     (89, 256): Launch(16, 8, 64, 32, 8, 2),
@@ -45,20 +45,20 @@ _HALF = {
     (90, 128): Launch(16, 4, 64, 64, 8, 3),
     (100, 128): Launch(16, 4, 64, 64, 8, 2),
 }
-# Float32 is multiplied as three products of parts, whose registers bound the tile.
+# Float32 takes three TF32 products, whose registers limit the tile.
 _SINGLE = {256: Launch(8, 8, 16, 16, 8, 2), 128: Launch(8, 4, 32, 32, 8, 2)}
 
 
 def choose(channels: int, dtype: torch.dtype, capability: int) -> Launch:
-    """The tiles for `channels`, which do not depend on the number of pixels."""
+    """Return the tiles for `channels`, independent of the number of pixels."""
     return _SINGLE[channels] if dtype == torch.float32 else _HALF[family(capability), channels]
 
 
 @functools.cache
 def launch_for(device: torch.device, pixels: int, channels: int, dtype: torch.dtype) -> Launch:
-    """The launch on `device`: measured on that GPU, or chosen."""
+    """Return the launch measured on `device`, or the rule's choice."""
     if device.type != "cuda":
-        # Interpreted: larger tiles are fewer steps.
+        # In the interpreter, larger tiles take fewer steps.
         return Launch(128, 4, 128, 256, 8, 2)
     chosen = choose(channels, dtype, capability_of(device))
     found = measured("cx_block", device, pixels=pixels, channels=channels, dtype=dtype)

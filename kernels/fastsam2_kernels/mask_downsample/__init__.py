@@ -1,4 +1,4 @@
-"""Downsample a mask to the features that the memory is made of."""
+"""Downsample a mask to the features that the memory encoder adds to the image features."""
 
 from __future__ import annotations
 

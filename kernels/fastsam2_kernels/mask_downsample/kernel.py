@@ -1,5 +1,7 @@
 """Triton kernels of mask downsampling."""
 
+from dataclasses import fields
+
 import torch
 import triton
 import triton.language as tl
@@ -7,18 +9,24 @@ from torch import Tensor
 
 from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision
-from fastsam2_kernels.mask_downsample.reference import EPS, DownsampleStage
-from fastsam2_kernels.mask_downsample.tuning import Launch
+from fastsam2_kernels.mask_downsample.reference import (
+    EPS,
+    DownsampleStage,
+    MaskDownsampleWeights,
+    convolve,
+    project,
+)
+from fastsam2_kernels.mask_downsample.tuning import Launch, choose
 
-__all__ = ["launch", "launch_norm_gelu", "variants"]
+__all__ = ["launch", "launch_norm_gelu", "launch_two_stages", "variants"]
 
-# How a mask value comes from what is read.
+# Modes: the function from input to mask value.
 SIGMOID = tl.constexpr(0)
 POSITIVE = tl.constexpr(1)
 NON_ZERO = tl.constexpr(2)
 
 C1 = tl.constexpr(4)  # channels after the first stage
-C2 = tl.constexpr(16)  # and after the second
+C2 = tl.constexpr(16)  # channels after the second stage
 
 
 @triton.jit
@@ -26,7 +34,7 @@ def _gelu(x):
     return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
 
 
-# How many pixels there are steers masks only: no version of its own for another number of objects.
+# The number of pixels affects masks only; specialising on it would compile more versions.
 @triton.jit(do_not_specialize=["n_out"])
 def mask_downsample_kernel(
     p_logits,  # [N, h, w]
@@ -52,11 +60,11 @@ def mask_downsample_kernel(
     BLOCK_P: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Two stages at once, for BLOCK_P pixels of the second one's output.
+    """Compute the first two stages, for BLOCK_P output pixels of the second.
 
-    Such a pixel sees 3x3 pixels of the first stage and, through them, 7x7 of the mask at full size.
-    Both convolutions are matrix products with a Toeplitz matrix made of the few weights; patches
-    overlap and are recomputed, which costs less than keeping a tensor of the full size would.
+    An output pixel depends on 3x3 pixels of the first stage and on 7x7 of the mask at full size.
+    Both convolutions are matrix products with a Toeplitz matrix of the few weights. Overlapping
+    patches are recomputed, which costs less than storing a map of the full size.
     """
     dtype = p_w1.dtype.element_ty
     # Sizes of the mask and of the first stage's output.
@@ -83,9 +91,9 @@ def mask_downsample_kernel(
         b_low = tl.load(p_image[:, None] + i_my * w + i_mx, mask=m_inside, other=0)
         b_mask = b_low.to(tl.float32)
     else:
-        # Mask pixel 4 y - 3 + jy lies at logit row y + (jy - 2.5) / 4 - 0.5, so 4x4 logits from
-        # (y - 2, x - 2) on hold all that a patch needs, and interpolating is a matrix product.
-        # Repeating the border is what clamping the coordinate amounts to.
+        # Mask pixel 4 y - 3 + jy lies at logit row y + (jy - 2.5) / 4 - 0.5, so a patch needs the
+        # 4x4 logits from (y - 2, x - 2) on, and interpolation is a matrix product. Repeating the
+        # border is equivalent to clamping the coordinates.
         # [16]
         o_k = tl.arange(0, 16)
         ky, kx = o_k // 4, o_k % 4
@@ -99,8 +107,8 @@ def mask_downsample_kernel(
         b_wy = 1.0 - tl.abs((jy[None, :] - 2.5) * 0.25 - 0.5 - (ky[:, None] - 2))
         b_wx = 1.0 - tl.abs((jx[None, :] - 2.5) * 0.25 - 0.5 - (kx[:, None] - 2))
         b_weight = tl.maximum(b_wy, 0.0) * tl.maximum(b_wx, 0.0)
-        # The weights, products of eighths, are exact in tf32 (11 bits); so are a half-precision
-        # logit and each of three parts of a float32 one. Nothing is lost to tensor cores.
+        # The weights, products of eighths, are exact in TF32 (11 bits), and so are a half-precision
+        # logit and each of three parts of a float32 logit: TF32 products lose nothing.
         b_mask = tl.zeros((BLOCK_P, 64), tl.float32)
         if p_logits.dtype.element_ty.primitive_bitwidth > 16:
             for _ in tl.static_range(2):
@@ -139,7 +147,7 @@ def mask_downsample_kernel(
     # [P, 64]
     b_1 *= tl.load(p_norm1_w + o_c).to(tl.float32)[None, :]
     b_1 += tl.load(p_norm1_b + o_c).to(tl.float32)[None, :]
-    # The second stage pads with zeros, so its padding is cleared last.
+    # The second stage pads with zeros: clear the outside after the norm and GELU.
     i_1y, i_1x = 2 * i_y[:, None] - 1 + sy[None, :], 2 * i_x[:, None] - 1 + sx[None, :]
     m_1 = (i_1y >= 0) & (i_1y < H1) & (i_1x >= 0) & (i_1x < W1) & (o_s < 9)[None, :]
     b_1 = tl.where(m_1, _gelu(b_1), 0.0)
@@ -173,7 +181,7 @@ def norm_gelu_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Norm over the channels and GELU."""
+    """Apply the norm over the channels and GELU."""
     # [BM]
     o_m = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     # [BC]
@@ -194,15 +202,52 @@ def launch(
     logits: Tensor,
     scale: float,
     bias: float,
+    weights: MaskDownsampleWeights,
+    upsample: int,
+    binarize: bool,
+) -> Tensor:
+    """Run the kernels on arguments of `op.mask_downsample` that have been checked.
+
+    Two stages are one kernel; each further stage is a convolution of PyTorch and a kernel of norm
+    and GELU.
+
+    At S = 1024 the third and fourth stage are 0.3 and 1.2 GFLOP of dense convolution, and their
+    maps (128 x 128 x 64, 64 x 64 x 256) 2 MB each in half precision, which stay in the L2 cache. So
+    the library's implicit GEMM is used, and norm and GELU in place save a launch and a round trip
+    of the map for each stage.
+    """
+    params = choose(weights.proj_weight.dtype, logits.device)
+    if not logits.is_floating_point():
+        logits = (logits if logits.dtype == torch.bool else logits != 0).view(torch.uint8)
+    first, second = (
+        DownsampleStage(*(getattr(stage, field.name).contiguous() for field in fields(stage)))
+        for stage in weights.stages[:2]
+    )
+    x = launch_two_stages(
+        logits.contiguous(), scale, bias, first, second, params,
+        upsample=upsample, binarize=binarize,
+    )  # fmt: skip
+    for stage in weights.stages[2:]:
+        x = convolve(x, stage.weight, stage.bias)
+        launch_norm_gelu(
+            x, stage.norm_weight.contiguous(), stage.norm_bias.contiguous(), params, out=x
+        )
+    return project(x, weights)
+
+
+def launch_two_stages(
+    logits: Tensor,
+    scale: float,
+    bias: float,
     first: DownsampleStage,
     second: DownsampleStage,
-    settings: Launch,
+    params: Launch,
     *,
     upsample: int,
     binarize: bool,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The first two stages: [N, h, w] (uint8 for a mask) to [N, ceil(S_h/4), ceil(S_w/4), 16]."""
+    """Run the first two stages: [N, h, w] (uint8 masks) to [N, ceil(S_h/4), ceil(S_w/4), 16]."""
     n, h, w = logits.shape
     h2, w2 = -(-h * upsample // 4), -(-w * upsample // 4)
     if out is None:
@@ -211,7 +256,7 @@ def launch(
     if n_out == 0:
         return out
     mode = NON_ZERO if not logits.is_floating_point() else POSITIVE if binarize else SIGMOID
-    mask_downsample_kernel[(triton.cdiv(n_out, settings.block),)](
+    mask_downsample_kernel[(triton.cdiv(n_out, params.block),)](
         logits,
         first.weight,
         first.bias,
@@ -232,29 +277,29 @@ def launch(
         eps=EPS,
         UPSAMPLE=upsample,
         MODE=mode.value,
-        BLOCK_P=settings.block,
+        BLOCK_P=params.block,
         PRECISION=dot_precision(first.weight.dtype),
-        num_warps=settings.num_warps,
+        num_warps=params.num_warps,
     )
     return out
 
 
-def _norm_blocks(channels: int, settings: Launch) -> tuple[int, int]:
+def _norm_blocks(channels: int, params: Launch) -> tuple[int, int]:
     block_c = triton.next_power_of_2(channels)
-    return max(1, settings.norm_elements // block_c), block_c
+    return max(1, params.norm_elements // block_c), block_c
 
 
 def launch_norm_gelu(
-    x_nhwc: Tensor, weight: Tensor, bias: Tensor, settings: Launch, *, out: Tensor | None = None
+    x_nhwc: Tensor, weight: Tensor, bias: Tensor, params: Launch, *, out: Tensor | None = None
 ) -> Tensor:
-    """Norm and GELU over the last dimension of a contiguous tensor; `out` may be the input."""
+    """Apply the norm over the last dimension and GELU; `out` may be the contiguous input."""
     if out is None:
         out = torch.empty_like(x_nhwc)
     channels = x_nhwc.shape[-1]
     rows = x_nhwc.numel() // channels
     if rows == 0:
         return out
-    block_m, block_c = _norm_blocks(channels, settings)
+    block_m, block_c = _norm_blocks(channels, params)
     norm_gelu_kernel[(triton.cdiv(rows, block_m),)](
         x_nhwc,
         weight,
@@ -265,7 +310,7 @@ def launch_norm_gelu(
         eps=EPS,
         BLOCK_M=block_m,
         BLOCK_C=block_c,
-        num_warps=settings.norm_warps,
+        num_warps=params.norm_warps,
     )
     return out
 
@@ -274,10 +319,10 @@ _WEIGHTS = ("w1", "b1", "norm1_w", "norm1_b", "w2", "b2", "norm2_w", "norm2_b")
 
 
 def variants(capability: int) -> list[Variant]:
-    """Every kernel at every launch, as compiled for GPUs of `capability`."""
+    """Return every kernel as it is launched on GPUs of `capability`."""
     found = []
     for dtype, name in TRITON_NAMES.items():
-        settings = Launch()
+        params = Launch()
         for label, read, upsample, mode in (
             ("logits", "*fp32", 4, SIGMOID),
             ("binarized", "*fp32", 4, POSITIVE),
@@ -293,24 +338,24 @@ def variants(capability: int) -> list[Variant]:
                 Variant(
                     op="mask_downsample",
                     kernel=mask_downsample_kernel,
-                    label=f"{name} {label} {settings.block}",
+                    label=f"{name} {label} {params.block}",
                     capability=capability,
                     signature=signature,
                     constants={
                         "eps": EPS,
                         "UPSAMPLE": upsample,
                         "MODE": mode.value,
-                        "BLOCK_P": settings.block,
+                        "BLOCK_P": params.block,
                         "PRECISION": dot_precision(dtype),
                     },
-                    num_warps=settings.num_warps,
+                    num_warps=params.num_warps,
                     num_stages=3,
                     has_dot=True,
                     aligned=(*pointers, "h", "w", "H2", "W2"),
                 )
             )
         for channels in (64, 256):
-            block_m, block_c = _norm_blocks(channels, settings)
+            block_m, block_c = _norm_blocks(channels, params)
             found.append(
                 Variant(
                     op="mask_downsample",
@@ -330,7 +375,7 @@ def variants(capability: int) -> list[Variant]:
                         "BLOCK_M": block_m,
                         "BLOCK_C": block_c,
                     },
-                    num_warps=settings.norm_warps,
+                    num_warps=params.norm_warps,
                     num_stages=3,
                     has_dot=False,
                     aligned=("p_x", "p_weight", "p_bias", "p_out"),

@@ -1,27 +1,19 @@
-"""The public function: validation, registration and choice of implementation."""
+"""Public function: validation and registration."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from fastsam2_kernels.dispatch import Impl, uses_triton
-from fastsam2_kernels.launch_config import on_its_device
+from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.mask_downsample.reference import (
-    DownsampleStage,
     MaskDownsampleWeights,
-    convolve,
     mask_downsample_reference,
-    project,
 )
-from fastsam2_kernels.mask_downsample.tuning import choose
+from fastsam2_kernels.registration import dtype_misfit, register_op
 
 __all__ = ["mask_downsample"]
-
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def mask_downsample(
@@ -34,127 +26,35 @@ def mask_downsample(
     binarize: bool = False,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Features of a mask: upsample, sigmoid, scale, then strided convolutions with norm and GELU.
+    """Compute features of a mask: upsample, sigmoid, scale, then convolutions with norm and GELU.
 
-    The mask at full size S = `upsample` * h, the stages 1 -> 4 -> 16 on it and what lies between
-    are one kernel on a GPU: nothing of width S or S / 2 is ever stored.
+    On a GPU one kernel goes from the logits to the output of the second stage (1 -> 4 -> 16
+    channels): no map of the full size S = `upsample` * h or of S / 2 is stored.
 
     Args:
-        logits: [N, h, w] of any float dtype; or, with `upsample=1`, a mask [N, S_h, S_w] of bool or
-            integers, non-zero inside, whose values 0 and 1 are taken as they are.
+        logits: [N, h, w] of any float dtype; or, with `upsample=1`, a bool or integer mask
+            [N, S_h, S_w], non-zero in the foreground, used as 0 and 1 without a sigmoid.
         scale, bias: applied to the mask in 0..1 before the first convolution, which pads the result
             with zeros (not with `bias`).
-        weights: all of one dtype, which is that of the features and of the arithmetic. Convolution
-            weights from the third stage on are best stored in `torch.channels_last`.
+        weights: all of one dtype, in which the features are computed and returned. Convolution
+            weights from the third stage on are fastest in `torch.channels_last`.
         upsample: 4 (bilinear, `align_corners=False`) or 1.
-        binarize: 1 where the upsampled logits are above 0 instead of their sigmoid.
+        binarize: use 1 where the upsampled logits are above 0, instead of their sigmoid.
         impl: "auto", "triton" or "reference".
 
     Returns:
-        [N, C, H, W] in the dtype of the weights, stored channels last; H and W are S halved once a
-        stage, rounded up.
+        [N, C, H, W] in the dtype of the weights, stored channels last; H and W are S_h and S_w
+        halved in each stage, rounded up.
 
     Raises:
-        TypeError: a dtype that cannot be used, or weights of several dtypes.
-        ValueError: a shape, a device, `upsample` or `impl` that cannot be used.
-        RuntimeError: `impl="triton"` where it cannot run.
+        TypeError: a dtype is not supported, or weights have several dtypes.
+        ValueError: a shape, a device, `upsample` or `impl` is not valid.
+        RuntimeError: `impl="triton"` cannot run here.
 
     Source: `MaskDownSampler` and `_encode_new_memory` of `sam2`.
     """
     _validate(logits, weights, upsample)
-    arguments = (logits, weights.flat(), scale, bias, upsample, binarize)
-    if impl == "auto":
-        return _registered(*arguments)
-    return (_triton if uses_triton(impl, logits) else _plain)(*arguments)
-
-
-@torch.library.custom_op("fastsam2::mask_downsample", mutates_args=(), device_types="cuda")
-def _registered(
-    logits: Tensor,
-    weights: list[Tensor],
-    scale: float,
-    bias: float,
-    upsample: int,
-    binarize: bool,
-) -> Tensor:
-    if not uses_triton("auto", logits) or weights[0].dtype not in _DTYPES:
-        return _plain(logits, weights, scale, bias, upsample, binarize)
-    return _triton(logits, weights, scale, bias, upsample, binarize)
-
-
-@_registered.register_kernel("cpu")
-def _plain(
-    logits: Tensor,
-    weights: list[Tensor],
-    scale: float,
-    bias: float,
-    upsample: int,
-    binarize: bool,
-) -> Tensor:
-    named = MaskDownsampleWeights.from_flat(weights)
-    return mask_downsample_reference(
-        logits, scale, bias, named, upsample=upsample, binarize=binarize
-    )
-
-
-@_registered.register_fake
-def _fake(
-    logits: Tensor,
-    weights: list[Tensor],
-    scale: float,
-    bias: float,
-    upsample: int,
-    binarize: bool,
-) -> Tensor:
-    n, height, width = logits.shape
-    height, width = height * upsample, width * upsample
-    for _ in range(len(weights) // 4):
-        height, width = (height + 1) // 2, (width + 1) // 2
-    out = weights[-1].new_empty(n, height, width, weights[-1].shape[0])
-    return out.permute(0, 3, 1, 2)
-
-
-@on_its_device
-def _triton(
-    logits: Tensor,
-    weights: list[Tensor],
-    scale: float,
-    bias: float,
-    upsample: int,
-    binarize: bool,
-) -> Tensor:
-    """Two stages in one kernel, then a library convolution and a fused norm a stage.
-
-    At S = 1024 the third and fourth stage are 0.3 and 1.2 GFLOP of dense convolution, and their
-    maps (128 x 128 x 64, 64 x 64 x 256) 2 MB each in half precision, which stay in the L2 cache. So
-    the library's implicit GEMM is kept, and what is saved is a launch and a round trip of the map a
-    stage: norm and GELU in place, in one kernel.
-    """
-    from fastsam2_kernels.mask_downsample.kernel import launch, launch_norm_gelu
-
-    named = MaskDownsampleWeights.from_flat(weights)
-    first, second = (
-        DownsampleStage(*(weight.contiguous() for weight in weights[i : i + 4])) for i in (0, 4)
-    )
-    if not logits.is_floating_point():
-        logits = (logits if logits.dtype == torch.bool else logits != 0).view(torch.uint8)
-    settings = choose(weights[0].dtype, logits.device)
-    x = launch(
-        logits.contiguous(),
-        scale,
-        bias,
-        first,
-        second,
-        settings,
-        upsample=upsample,
-        binarize=binarize,
-    )
-    for stage in named.stages[2:]:
-        x = convolve(x, stage.weight, stage.bias)
-        launch_norm_gelu(
-            x, stage.norm_weight.contiguous(), stage.norm_bias.contiguous(), settings, out=x
-        )
-    return project(x, named)
+    return _run(impl, logits, scale, bias, weights, upsample, binarize)
 
 
 def _validate(logits: Tensor, weights: MaskDownsampleWeights, upsample: int) -> None:
@@ -180,7 +80,7 @@ def _validate(logits: Tensor, weights: MaskDownsampleWeights, upsample: int) -> 
         raise ValueError(
             f"proj_weight must be [C, {channels[-1]}, 1, 1], got {tuple(weights.proj_weight.shape)}"
         )
-    # The kernels read as many values as there are channels, whatever a vector holds.
+    # The kernels read one value per channel without a check of bounds.
     vectors = [t for s in weights.stages for t in (s.bias, s.norm_weight, s.norm_bias)]
     widths = [width for width in channels[1:] for _ in range(3)] + [weights.proj_weight.shape[0]]
     for vector, width in zip([*vectors, weights.proj_bias], widths, strict=True):
@@ -193,17 +93,27 @@ def _validate(logits: Tensor, weights: MaskDownsampleWeights, upsample: int) -> 
             raise ValueError(f"weights must be on {logits.device} as logits are: {weight.device}")
 
 
-@register_flop_formula(torch.ops.fastsam2.mask_downsample)
+def _fake(
+    logits: Tensor, scale: float, bias: float, weights: list[Tensor], upsample: int, *_rest: object
+) -> Tensor:
+    n, height, width = logits.shape
+    height, width = height * upsample, width * upsample
+    for _ in range(len(weights) // 4):
+        height, width = (height + 1) // 2, (width + 1) // 2
+    out = weights[-1].new_empty(n, height, width, weights[-1].shape[0])
+    return out.permute(0, 3, 1, 2)
+
+
 def _flops(
     logits: tuple[int, ...],
-    weights: list[tuple[int, ...]],
     scale: float,
     bias: float,
+    weights: list[tuple[int, ...]],
     upsample: int,
     *_rest: object,
     **_options: object,
 ) -> int:
-    """Of the convolutions."""
+    """Count the convolutions."""
     n, height, width = logits
     height, width = height * upsample, width * upsample
     total = 0
@@ -212,3 +122,16 @@ def _flops(
         total += 9 * c_in * c_out * height * width
     c_out, c_in, *_kernel = weights[-2]
     return 2 * n * (total + c_in * c_out * height * width)
+
+
+_run = register_op(
+    "mask_downsample",
+    "(Tensor logits, float scale, float bias, Tensor[] weights, SymInt upsample, bool binarize) "
+    "-> Tensor",
+    fake=_fake,
+    reference=mask_downsample_reference,
+    kernel="mask_downsample.kernel:launch",
+    misfit=lambda logits, scale, bias, weights, *_: dtype_misfit(weights.proj_weight.dtype),
+    record=MaskDownsampleWeights,
+    flops=_flops,
+)

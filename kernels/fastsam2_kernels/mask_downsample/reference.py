@@ -16,7 +16,7 @@ EPS = 1e-6  #: added to the variance in every norm
 
 @dataclass(frozen=True)
 class DownsampleStage:
-    """A 3x3 convolution of stride 2 and padding 1 with the norm over channels that follows it."""
+    """A 3x3 convolution of stride 2 and padding 1, and the norm over channels that follows it."""
 
     weight: Tensor  #: [C_out, C_in, 3, 3]
     bias: Tensor  #: [C_out]
@@ -33,7 +33,7 @@ class MaskDownsampleWeights:
     proj_bias: Tensor  #: [C]
 
     def flat(self) -> list[Tensor]:
-        """The tensors in one list, as the registered op takes them."""
+        """Return the tensors in one list, as the registered op takes them."""
         out = []
         for s in self.stages:
             out += [s.weight, s.bias, s.norm_weight, s.norm_bias]
@@ -41,7 +41,7 @@ class MaskDownsampleWeights:
 
     @staticmethod
     def from_flat(tensors: Sequence[Tensor]) -> MaskDownsampleWeights:
-        """The inverse of `flat`."""
+        """Return the weights from the list that `flat` returns."""
         *stages, proj_weight, proj_bias = tensors
         groups = (DownsampleStage(*stages[i : i + 4]) for i in range(0, len(stages), 4))
         return MaskDownsampleWeights(tuple(groups), proj_weight, proj_bias)
@@ -52,11 +52,10 @@ def mask_downsample_reference(
     scale: float,
     bias: float,
     weights: MaskDownsampleWeights,
-    *,
     upsample: int = 4,
     binarize: bool = False,
 ) -> Tensor:
-    """The specification of `op.mask_downsample`; same arguments and results, differentiable."""
+    """Specification of `op.mask_downsample`; same arguments and results, differentiable."""
     x = mask_values(logits, upsample, binarize, weights.proj_weight.dtype)
     x = (x * scale + bias).to(weights.proj_weight.dtype)[..., None]
     for stage in weights.stages:
@@ -65,7 +64,7 @@ def mask_downsample_reference(
 
 
 def mask_values(logits: Tensor, upsample: int, binarize: bool, dtype: torch.dtype) -> Tensor:
-    """The mask [N, S_h, S_w] in 0..1, before scaling; `dtype` is for masks of no float dtype."""
+    """Return the mask [N, S_h, S_w] in 0..1; `dtype` applies to bool and integer masks."""
     if not logits.is_floating_point():
         return (logits != 0).to(dtype)
     if upsample != 1:
@@ -76,17 +75,17 @@ def mask_values(logits: Tensor, upsample: int, binarize: bool, dtype: torch.dtyp
 
 
 def convolve(x_nhwc: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """One strided convolution, channels last in and out."""
+    """Apply a strided convolution, channels last in and out."""
     out = F.conv2d(x_nhwc.permute(0, 3, 1, 2), weight, bias, stride=2, padding=1)
     return out.permute(0, 2, 3, 1).contiguous()
 
 
 def norm_gelu(x_nhwc: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Norm over the channels, then GELU."""
+    """Apply the norm over the channels, then GELU."""
     return F.gelu(F.layer_norm(x_nhwc, weight.shape, weight, bias, EPS))
 
 
 def project(x_nhwc: Tensor, weights: MaskDownsampleWeights) -> Tensor:
-    """The 1x1 convolution, [N, H, W, C_last] to [N, C, H, W] in channels-last memory."""
+    """Apply the 1x1 convolution: [N, H, W, C_last] to [N, C, H, W] in channels-last memory."""
     out = F.linear(x_nhwc, weights.proj_weight.flatten(1), weights.proj_bias)
     return out.permute(0, 3, 1, 2)

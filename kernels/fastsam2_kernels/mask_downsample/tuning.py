@@ -13,15 +13,13 @@ __all__ = ["Launch", "choose"]
 
 @dataclass(frozen=True)
 class Launch:
-    """How the two kernels of the op are launched.
+    """Launch parameters of the two kernels.
 
-    A pixel holds 64 patch values and 64 of the first stage, which takes 8 warps for 128.
+    A pixel takes 64 values of the patch and 64 of the first stage: 8 warps for 128 pixels.
 
     Attributes:
-        block: output pixels of a program of the first two stages.
-        num_warps: its warps.
-        norm_elements: elements of a program of the norm and GELU, at most.
-        norm_warps: its warps.
+        block, num_warps: output pixels and warps of a program of the first two stages.
+        norm_elements, norm_warps: maximum elements and warps of a program of norm and GELU.
     """
 
     block: int = 128
@@ -31,6 +29,6 @@ class Launch:
 
 
 def choose(dtype: torch.dtype, device: torch.device) -> Launch:
-    """The launch for weights of `dtype` on `device`."""
+    """Return the launch measured on `device` for weights of `dtype`, or the default."""
     found = measured("mask_downsample", device, dtype=dtype)
     return replace(Launch(), **found)

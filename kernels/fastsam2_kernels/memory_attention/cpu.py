@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsam2_kernels.memory_attention.reference import memory_of
-from fastsam2_kernels.rotary import turn
+from fastsam2_kernels.memory_attention.paged_memory import PagedMemory
+from fastsam2_kernels.rotary import rotate
 
 __all__ = ["memory_attention_cpu"]
 
@@ -18,65 +16,38 @@ _BLOCK_K = 1024
 
 
 def memory_attention_cpu(
-    q: Tensor,
-    keys: Tensor,
-    latents: Tensor,
-    slots: Tensor,
-    reads: Tensor,
-    num_reads: Tensor,
-    pointer_keys: Tensor,
-    pointer_latents: Tensor,
-    num_pointers: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    scale: float,
+    q: Tensor, memory: PagedMemory, cos: Tensor, sin: Tensor, scale: float
 ) -> Tensor:
-    """As `op.memory_attention`, in the time a CPU needs."""
-    out = q.new_zeros(*q.shape[:2], latents.shape[2])
-    turned = turn(q, cos, sin)
-    memory = (keys, latents, slots, reads, num_reads, pointer_keys, pointer_latents, num_pointers)
+    """Compute `op.memory_attention` with schedules that suit a CPU."""
+    out = q.new_zeros(*q.shape[:2], memory.latents.shape[2])
+    rotated = rotate(q, cos, sin)
     for i in range(len(q)):
         if q.dtype in (torch.float32, torch.float64):
-            _attend_in_blocks(turned[i] * scale, list(_blocks(i, *memory)), out[i])
+            _attend_in_blocks(rotated[i] * scale, memory.pieces(i), out[i])
         else:
-            k, v = memory_of(i, *memory)
+            k, v = memory.of(i)
             if len(k):
-                out[i] = _flash(turned[i], k, v, scale)
+                out[i] = _flash(rotated[i], k, v, scale)
     return out
 
 
-def _blocks(
-    i: int,
-    keys: Tensor,
-    latents: Tensor,
-    slots: Tensor,
-    reads: Tensor,
-    num_reads: Tensor,
-    pointer_keys: Tensor,
-    pointer_latents: Tensor,
-    num_pointers: Tensor,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Keys and values that object `i` reads, each memory converted once."""
-    read, pointers = int(num_reads[i]), int(num_pointers[i])
-    for row, slot in zip(reads[i, :read].tolist(), slots[i, :read].tolist(), strict=True):
-        values = latents[slot].to(keys.dtype)
-        yield from zip(keys[row].split(_BLOCK_K), values.split(_BLOCK_K), strict=True)
-    if pointers:
-        k, v = pointer_keys[i, :pointers], pointer_latents[i, :pointers]
-        yield from zip(k.split(_BLOCK_K), v.split(_BLOCK_K), strict=True)
+def _attend_in_blocks(q: Tensor, pieces: list[tuple[Tensor, Tensor]], out: Tensor) -> None:
+    """Attend with an online softmax: logits of a block stay in cache, and products are M wide.
 
-
-def _attend_in_blocks(q: Tensor, memory: list[tuple[Tensor, Tensor]], out: Tensor) -> None:
-    """Online softmax: logits of a block stay in cache, and products are M wide.
-
-    `scaled_dot_product_attention` would take values as wide as the keys, or its slow path.
+    `scaled_dot_product_attention` needs values as wide as the keys for its fast path.
     """
-    if not memory:
+    blocks = [
+        block
+        for k, v in pieces
+        if len(k)
+        for block in zip(k.split(_BLOCK_K), v.split(_BLOCK_K), strict=True)
+    ]
+    if not blocks:
         return
     for b_q, b_out in zip(q.split(_BLOCK_Q), out.split(_BLOCK_Q), strict=True):
         largest = b_q.new_full((len(b_q), 1), float("-inf"))
         total = b_q.new_zeros(len(b_q), 1)
-        for k, v in memory:
+        for k, v in blocks:
             weights = b_q @ k.mT
             largest, before = torch.maximum(largest, weights.amax(1, keepdim=True)), largest
             weights.sub_(largest).exp_()
@@ -87,8 +58,11 @@ def _attend_in_blocks(q: Tensor, memory: list[tuple[Tensor, Tensor]], out: Tenso
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Values are padded to the width of the keys: with other widths PyTorch leaves its flash path,
-    and half-precision products in blocks would round the logits."""
+    """Attend through PyTorch's flash attention, with values padded to the width of the keys.
+
+    PyTorch leaves its flash path for other widths, and half-precision products in blocks would
+    round the logits.
+    """
     width = v.shape[1]
     dim = max(q.shape[1], width)
     q, k, v = (F.pad(x, (0, dim - x.shape[1]))[None, None] for x in (q, k, v))

@@ -1,4 +1,4 @@
-"""Triton kernels: attention over tiles of a paged memory, and the sum of its parts."""
+"""Triton kernel: attention over tiles of a paged memory, split over the memory (split-KV)."""
 
 import math
 
@@ -9,13 +9,14 @@ from torch import Tensor
 
 from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision, processors
+from fastsam2_kernels.memory_attention.paged_memory import PagedMemory
 from fastsam2_kernels.memory_attention.tuning import (
-    COMBINE_ROWS,
     Launch,
     choose,
     choose_splits,
     tuned,
 )
+from fastsam2_kernels.split_kv import combine, combine_variant
 
 __all__ = ["launch", "variants"]
 
@@ -24,8 +25,8 @@ _LOG2_E = math.log2(math.e)
 
 @triton.jit
 def attend_tile(
-    b_q1,  # [BM, D/2], turned
-    b_q2,  # [BM, D/2], turned
+    b_q1,  # [BM, D/2], rotated
+    b_q2,  # [BM, D/2], rotated
     p_keys,  # [rows, D]
     p_latents,  # [rows, M], any floating dtype
     start,  # first row of the tile
@@ -61,7 +62,7 @@ def attend_tile(
     b_s = tl.dot(b_q2, b_k2, b_s, input_precision=PRECISION)
     if MASKED:
         b_s = tl.where(o_n[None, :] < rows, b_s, float("-inf"))
-    # A tile has at least one row, so the largest is finite.
+    # A tile has at least one row, so the maximum is finite.
     b_new = tl.maximum(b_max, tl.max(b_s, 1) * scale)
     b_alpha = tl.exp2(b_max - b_new)
     b_p = tl.exp2(b_s * scale - b_new[:, None])
@@ -71,7 +72,7 @@ def attend_tile(
     return b_new, b_sum, b_acc
 
 
-# How many memories and pointers there are changes from frame to frame, and is to recompile nothing.
+# The numbers of objects, memories and pointers change between frames and must not recompile.
 @triton.jit(do_not_specialize=["N", "K", "P"])
 def memory_attention_kernel(
     q,  # [N, Lq, D], objects stride_q apart
@@ -124,7 +125,7 @@ def memory_attention_kernel(
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, M], tl.float32)
 
-    # Tiles of an object: those of its first read, of its second, ..., then of its pointers.
+    # Order of an object's tiles: its first memory, its second, ..., then its pointers.
     n_read = tl.minimum(tl.load(num_reads + i_n), K)
     n_pointers = tl.minimum(tl.load(num_pointers + i_n), P)
     per_read = tl.cdiv(HW, BLOCK_N)
@@ -156,7 +157,7 @@ def memory_attention_kernel(
             D, M, BLOCK_N, True, PRECISION,
         )  # fmt: skip
 
-    # Of nothing: zeros, and the logarithm of zero.
+    # Without memory: zeros, and the logarithm of zero.
     b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
     i_row = tl.cast(i_n, tl.int64) * Lq
     if SPLIT:
@@ -167,51 +168,9 @@ def memory_attention_kernel(
     tl.store(p_out, b_out.to(out.dtype.element_ty), mask=m_q)
 
 
-@triton.jit(do_not_specialize=["rows", "splits"])
-def combine_kernel(
-    partial,  # [splits, rows, M] float32
-    logsumexp,  # [splits, rows] float32, in base 2
-    out,  # [rows, M], written
-    rows,
-    splits,
-    M: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-):
-    o_r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    m_r = o_r < rows
-    # [BR, M]
-    o_rm = o_r[:, None] * M + tl.arange(0, M)[None, :]
-    stride = tl.cast(rows, tl.int64)
-    b_max = tl.full([BLOCK_R], float("-inf"), tl.float32)
-    b_sum = tl.zeros([BLOCK_R], tl.float32)
-    b_acc = tl.zeros([BLOCK_R, M], tl.float32)
-    for i_s in range(splits):
-        # [BR]
-        b_lse = tl.load(logsumexp + i_s * stride + o_r, mask=m_r, other=float("-inf"))
-        # [BR, M]
-        b_part = tl.load(partial + i_s * stride * M + o_rm, mask=m_r[:, None], other=0.0)
-        b_new = tl.maximum(b_max, b_lse)
-        # While nothing was seen both are -inf, and their difference is to be no NaN.
-        b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
-        b_alpha = tl.exp2(b_max - b_base)
-        b_weight = tl.exp2(b_lse - b_base)
-        b_sum = b_sum * b_alpha + b_weight
-        b_acc = b_acc * b_alpha[:, None] + b_part * b_weight[:, None]
-        b_max = b_new
-    b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
-    tl.store(out + o_rm, b_out.to(out.dtype.element_ty), mask=m_r[:, None])
-
-
 def launch(
     q: Tensor,
-    keys: Tensor,
-    latents: Tensor,
-    slots: Tensor,
-    reads: Tensor,
-    num_reads: Tensor,
-    pointer_keys: Tensor,
-    pointer_latents: Tensor,
-    num_pointers: Tensor,
+    memory: PagedMemory,
     cos: Tensor,
     sin: Tensor,
     scale: float,
@@ -220,16 +179,16 @@ def launch(
     params: Launch | None = None,
     splits: int | None = None,
 ) -> Tensor:
-    """Run the kernels; arguments as `op.memory_attention`, already checked.
+    """Run the kernel and the combine step on checked arguments of `op.memory_attention`.
 
     Args:
-        out: where the result goes, [N, Lq, M].
-        params: launch parameters in place of the tuned ones.
-        splits: in how many parts each object's memory is cut, in place of the chosen number.
+        out: [N, Lq, M] contiguous, to be written; None allocates it.
+        params: launch parameters; None for the tuned ones.
+        splits: number of splits of each object's memory; None to choose it.
     """
     objects, queries, dim = q.shape
-    tokens, width = latents.shape[1:]
-    most_reads, most_pointers = reads.shape[1], pointer_keys.shape[1]
+    tokens, width = memory.latents.shape[1:]
+    most_reads, most_pointers = memory.reads.shape[1], memory.pointer_keys.shape[1]
     if out is None:
         out = q.new_empty(objects, queries, width)
     if out.numel() == 0:
@@ -247,14 +206,7 @@ def launch(
         logsumexp = q.new_empty(splits, objects, queries, dtype=torch.float32)
     memory_attention_kernel[(q_tiles, objects, splits)](
         q,
-        keys,
-        latents,
-        slots,
-        reads,
-        num_reads,
-        pointer_keys,
-        pointer_latents,
-        num_pointers,
+        *memory.flat(),
         cos,
         sin,
         parts,
@@ -277,23 +229,20 @@ def launch(
         num_stages=params.num_stages,
     )
     if splits > 1:
-        rows = objects * queries
-        combine_kernel[(triton.cdiv(rows, COMBINE_ROWS),)](
-            parts, logsumexp, out, rows, splits, M=width, BLOCK_R=COMBINE_ROWS, num_warps=4
-        )
+        combine(parts, logsumexp, out)
     return out
 
 
 def variants(capability: int) -> list[Variant]:
-    """Every launch shipped for GPUs of `capability`."""
+    """Return every kernel as it is launched on GPUs of `capability`."""
     found = []
     for dtype in TRITON_NAMES:
         for dim, queries in ((256, 4096), (256, 256), (128, 4096), (128, 256)):
             found.append(_attention_variant(queries, 4096, dim, True, dtype, capability))
         found.append(_attention_variant(4096, 4096, 256, False, dtype, capability))
         found.append(_attention_variant(4096, 4095, 256, True, dtype, capability))
-        found.append(_combine_variant(dtype, capability))
-    # Memories are stored in bfloat16 whatever the model computes in.
+        found.append(combine_variant("memory_attention", 64, dtype, capability))
+    # Memories are stored in bfloat16 even if the model computes in float32.
     for tokens in (4096, 4095):
         found.append(_attention_variant(4096, tokens, 256, True, torch.float32, capability, "bf16"))
     return found
@@ -341,20 +290,4 @@ def _attention_variant(
         num_stages=params.num_stages,
         has_dot=True,
         aligned=(*aligned, "HW") if even else tuple(aligned),
-    )
-
-
-def _combine_variant(dtype: torch.dtype, capability: int) -> Variant:
-    name = TRITON_NAMES[dtype]
-    signature = {"partial": "*fp32", "logsumexp": "*fp32", "out": f"*{name}"}
-    return Variant(
-        op="memory_attention",
-        kernel=combine_kernel,
-        label=f"{name} combine",
-        capability=capability,
-        signature=signature | {"rows": "i32", "splits": "i32"},
-        constants={"M": 64, "BLOCK_R": COMBINE_ROWS},
-        num_warps=4,
-        num_stages=3,
-        has_dot=False,
     )

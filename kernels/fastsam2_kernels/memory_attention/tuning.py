@@ -1,4 +1,4 @@
-"""Launch parameters of the kernels, and how far one object's memory is cut."""
+"""Launch parameters of the kernel, and the number of splits of the memory."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 
 from fastsam2_kernels.launch_config import capability_of, measured
 
-__all__ = ["COMBINE_ROWS", "Launch", "choose", "choose_splits", "tuned"]
+__all__ = ["DIMS", "WIDTHS", "Launch", "choose", "choose_splits", "tuned"]
 
-#: Rows of one program that sums parts.
-COMBINE_ROWS = 16
+DIMS = (32, 64, 128, 256)  #: widths D of keys that the kernels take
+WIDTHS = (16, 32, 64, 128)  #: widths M of latents
 
 _MAX_SPLITS = 32
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One tile: `block_m` queries by `block_n` memory tokens."""
+    """Tile of `block_m` queries by `block_n` memory tokens, and launch options."""
 
     block_m: int
     block_n: int
@@ -28,40 +28,41 @@ class Launch:
 
 
 def choose(queries: int, tokens: int, dim: int, dtype: torch.dtype, capability: int) -> Launch:
-    """Launch parameters by rule: large tiles that fit in shared memory and registers.
+    """Return launch parameters by rule: large tiles that fit in shared memory and registers.
 
     Args:
         queries: Lq.
-        tokens: HW, of one memory.
+        tokens: HW, tokens of one memory.
         dim: width D of queries and keys.
         capability: of the GPU, as 10 * major + minor.
     """
     if dtype == torch.float32:
-        # Three products need both parts of each operand, masks a few registers more.
+        # The three TF32 products need two parts of each operand; masks take more registers.
         if capability in (80, 90) and tokens % 16 == 0:
             return Launch(64, 16, 8 if capability == 80 else 4, 2)
-        return Launch(16, 32, 4, 2)
+        # On 90, 4 warps would spill where latents are stored in bfloat16.
+        return Launch(16, 32, 8 if capability == 90 else 4, 2)
     if capability in (80, 90):
         return Launch(64, 64, 4, 2) if queries <= 512 else Launch(128, 64, 8, 2)
     if capability in (100, 103):
         if queries <= 512:
             return Launch(64, 64, 8, 2)
         return Launch(128, 64 if tokens % 64 == 0 else 32, 8, 2)
-    # 128 x 64 would be over 99 KB at D = 256.
+    # 128 x 64 would need more than 99 KB at D = 256.
     return Launch(64, 64, 4, 2) if queries <= 512 or dim <= 128 else Launch(128, 32, 8, 2)
 
 
 def choose_splits(programs: int, tiles: int, multiprocessors: int) -> int:
-    """In how many parts to cut the memory of each object, so that the GPU is full.
+    """Return the number of splits of each object's memory (split-KV) that fills the GPU.
 
     Args:
-        programs: without cutting, which is objects times tiles of queries.
-        tiles: of memory an object has at most.
-        multiprocessors: of the GPU; each runs one program at a time.
+        programs: programs without splits: objects times tiles of queries.
+        tiles: maximum number of memory tiles of an object.
+        multiprocessors: number of multiprocessors; each runs one program at a time.
 
     Returns:
-        The number of parts that takes least time by the count of rounds over the GPU, each as
-        long as a part and the start of a program, plus the sum of the parts.
+        The number with the least estimated time: waves over the GPU, each as long as a split and
+        the start of a program, plus the combine step.
     """
 
     def time(splits: int) -> float:
@@ -75,7 +76,7 @@ def choose_splits(programs: int, tiles: int, multiprocessors: int) -> int:
 def tuned(
     objects: int, queries: int, tokens: int, dim: int, dtype: torch.dtype, device: torch.device
 ) -> Launch:
-    """What was measured on this GPU for such a call, or else the rule's choice."""
+    """Return the parameters measured on this GPU for this call, or the rule's choice."""
     call = {"objects": objects, "queries": queries, "tokens": tokens, "dim": dim, "dtype": dtype}
     chosen = choose(queries, tokens, dim, dtype, capability_of(device))
     return replace(chosen, **measured("memory_attention", device, **call))

@@ -1,4 +1,4 @@
-"""Turned keys of every memory that is read, for all layers at once."""
+"""Rotated keys of every memory that is read, for all layers at once."""
 
 from __future__ import annotations
 

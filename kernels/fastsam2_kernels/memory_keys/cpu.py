@@ -1,4 +1,4 @@
-"""Schedule for the CPU: a tile at a time, which stays in cache until it has been turned."""
+"""Schedule for the CPU: a tile is projected and rotated while it is in cache."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsam2_kernels.rotary import turn_into
+from fastsam2_kernels.rotary import rotate_into
 
 __all__ = ["memory_keys_cpu"]
 
-_TILE = 512  #: rows that a thread projects and turns in its cache
+_TILE = 512  #: rows that a thread projects and rotates in its cache
 
 
 def memory_keys_cpu(
@@ -24,7 +24,7 @@ def memory_keys_cpu(
     slots: Tensor,
     times: Tensor,
 ) -> Tensor:
-    """As `op.memory_keys`, in the time a CPU needs. Keys of padding are zero here."""
+    """Compute `op.memory_keys` in tiles. Keys of padding are zero here."""
     layers, dim, _ = weight.shape
     keys = weight.new_empty(layers, slots.shape[0], latents.shape[1], dim)
     rows = _TILE * torch.get_num_threads()
@@ -37,5 +37,5 @@ def memory_keys_cpu(
         for layer in range(layers):
             tiles = keys[layer, read].split(rows)
             for out, x, table in zip(tiles, memory, tables, strict=True):
-                turn_into(out, F.linear(x, weight[layer], bias[layer]), *table)
+                rotate_into(out, F.linear(x, weight[layer], bias[layer]), *table)
     return keys

@@ -1,4 +1,4 @@
-"""Triton kernel: project, bias and turn, one tile of latents for all layers."""
+"""Triton kernel: projection, bias and RoPE of one tile of latents for all layers."""
 
 import torch
 import triton
@@ -12,7 +12,7 @@ from fastsam2_kernels.memory_keys.tuning import Launch, choose, tuned
 __all__ = ["launch", "variants"]
 
 
-# How many reads there are changes from frame to frame, and is to recompile nothing.
+# The number of reads changes between frames and must not recompile.
 @triton.jit(do_not_specialize=["R"])
 def memory_keys_kernel(
     latents,  # [S, HW, M], any floating dtype
@@ -91,11 +91,11 @@ def launch(
     out: Tensor | None = None,
     params: Launch | None = None,
 ) -> Tensor:
-    """Run the kernel; arguments as `op.memory_keys`, already checked.
+    """Run the kernel on arguments of `op.memory_keys` that have been checked.
 
     Args:
-        out: where the keys go, [L, R, HW, D]; rows of padding are left as they are.
-        params: launch parameters in place of the tuned ones.
+        out: [L, R, HW, D] contiguous, to be written except for padding; None allocates it.
+        params: launch parameters; None for the tuned ones.
     """
     layers, dim, width = weight.shape
     tokens, reads = latents.shape[1], len(slots)
@@ -131,12 +131,12 @@ def launch(
 
 
 def variants(capability: int) -> list[Variant]:
-    """Every launch shipped for GPUs of `capability`."""
+    """Return every kernel as it is launched on GPUs of `capability`."""
     found = []
     for dtype, name in TRITON_NAMES.items():
         for dim in (256, 128):
             found.append(_variant(dim, dtype, name, capability))
-    # Memories are stored in bfloat16 whatever the model computes in.
+    # Memories are stored in bfloat16 even if the model computes in float32.
     found.append(_variant(256, torch.float32, "bf16", capability))
     return found
 

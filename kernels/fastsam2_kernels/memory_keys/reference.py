@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsam2_kernels.rotary import turn
+from fastsam2_kernels.rotary import rotate
 
 __all__ = ["memory_keys_reference"]
 
@@ -21,13 +21,13 @@ def memory_keys_reference(
     slots: Tensor,
     times: Tensor,
 ) -> Tensor:
-    """The specification of `op.memory_keys`; same arguments. Keys of padding are zero here."""
+    """Specification of `op.memory_keys`; same arguments. Keys of padding are zero here."""
     layers, dim, _ = weight.shape
     valid = slots >= 0
     memory = latents[slots[valid].long()].to(weight.dtype)
     memory = memory + pos + tpos[times[valid].long()].unsqueeze(1)
-    # One product for all layers: [r, HW, L * D].
+    # One matrix product for all layers: [r, HW, L * D].
     projected = F.linear(memory, weight.flatten(0, 1), bias.flatten())
-    turned = turn(projected.unflatten(-1, (layers, dim)).movedim(-2, 0), cos, sin)
-    keys = turned.new_zeros(layers, slots.shape[0], latents.shape[1], dim)
-    return keys.index_copy(1, valid.nonzero()[:, 0], turned)
+    rotated = rotate(projected.unflatten(-1, (layers, dim)).movedim(-2, 0), cos, sin)
+    keys = rotated.new_zeros(layers, slots.shape[0], latents.shape[1], dim)
+    return keys.index_copy(1, valid.nonzero()[:, 0], rotated)

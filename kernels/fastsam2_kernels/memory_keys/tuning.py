@@ -9,12 +9,15 @@ import torch
 
 from fastsam2_kernels.launch_config import capability_of, measured
 
-__all__ = ["Launch", "choose", "tuned"]
+__all__ = ["DIMS", "WIDTHS", "Launch", "choose", "tuned"]
+
+DIMS = (32, 64, 128, 256)  #: widths D of keys that the kernel takes
+WIDTHS = (16, 32, 64, 128)  #: widths M of latents
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One tile: `block_t` tokens by `block_c` channels of each half."""
+    """Tile of `block_t` tokens by `block_c` channels of each half, and launch options."""
 
     block_t: int
     block_c: int
@@ -23,7 +26,7 @@ class Launch:
 
 
 def choose(dim: int, dtype: torch.dtype, capability: int) -> Launch:
-    """Launch parameters by rule.
+    """Return launch parameters by rule.
 
     Args:
         dim: width D of a key.
@@ -34,13 +37,13 @@ def choose(dim: int, dtype: torch.dtype, capability: int) -> Launch:
     elif capability >= 90:
         block_c, num_warps = 32, 8
     else:
-        # The three products of float32 would spill with more channels.
+        # The three TF32 products would spill with more channels.
         block_c, num_warps = 16, 4
     return Launch(block_t=64, block_c=min(block_c, dim // 2), num_warps=num_warps, num_stages=2)
 
 
 @functools.cache
 def tuned(dim: int, dtype: torch.dtype, device: torch.device) -> Launch:
-    """What was measured on this GPU for such a call, or else the rule's choice."""
+    """Return the parameters measured on this GPU for this call, or the rule's choice."""
     found = measured("memory_keys", device, dim=dim, dtype=dtype)
     return replace(choose(dim, dtype, capability_of(device)), **found)

@@ -1,9 +1,9 @@
 """Flash attention with RoPE on queries and keys, split over the keys, in Triton.
 
-Three kernels. `_turn_keys_kernel` turns the keys once and writes them down: every query tile reads
-every key, so turning them where they are read would repeat it L / BM times, and would send each
-tile through registers where it is otherwise copied straight into shared memory. `_attend_kernel`
-turns its queries on load and runs over one part of the keys. `_combine_kernel` joins the parts.
+`_rotate_keys_kernel` rotates the keys once and stores them: every query tile reads
+every key, so rotating on load would repeat the work L / BM times and pass each tile through
+registers, where it is otherwise copied straight into shared memory. `_attend_kernel` rotates its
+queries on load and loops over one split of the keys. `combine` joins the splits.
 """
 
 import torch
@@ -13,23 +13,24 @@ import triton.language as tl
 from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.launch_config import TRITON_NAMES, dot_precision
 from fastsam2_kernels.rope_attention.tuning import DIMS, Launch, launch_for, tile
+from fastsam2_kernels.split_kv import combine, combine_variant
 
 __all__ = ["launch", "variants"]
 
 _LOG2_E = 1.4426950408889634
 
-#: Rows of a program of the two kernels that only move data, and its warps.
+#: Rows and warps of a program of the kernel that rotates keys.
 _ROWS, _ROW_WARPS = 16, 4
 
 
 @triton.jit
-def _turn(low, high, cos, sin):
+def _rotate(low, high, cos, sin):
     return low * cos - high * sin, high * cos + low * sin
 
 
-# L varies from call to call and steers nothing but masks: no version of its own for odd or even L.
+# L affects masks only; specialising on it would compile more versions.
 @triton.jit(do_not_specialize=["L"])
-def _turn_keys_kernel(
+def _rotate_keys_kernel(
     k,  # [N, L, D], of strides s_kn, s_kl, 1
     cos,  # [L, D // 2] float32
     sin,  # [L, D // 2] float32
@@ -53,7 +54,7 @@ def _turn_keys_kernel(
     o_angle = (i_l + o_l) * (D // 2) + o_h
     b_cos = tl.load(cos + o_angle, mask=m_l, other=0.0)
     b_sin = tl.load(sin + o_angle, mask=m_l, other=0.0)
-    b_low, b_high = _turn(b_low, b_high, b_cos, b_sin)
+    b_low, b_high = _rotate(b_low, b_high, b_cos, b_sin)
 
     # [BL, D // 2]
     p_out = out + (i_n * L + i_l) * D + o_l * D + o_h
@@ -64,12 +65,12 @@ def _turn_keys_kernel(
 @triton.jit(do_not_specialize=["L"])
 def _attend_kernel(
     q,  # [N, L, D], of strides s_qn, s_ql, 1
-    k,  # [N, L, D], turned, contiguous
+    k,  # [N, L, D], rotated, contiguous
     v,  # [N, L, D], of strides s_vn, s_vl, 1
     cos,  # [L, D // 2] float32
     sin,  # [L, D // 2] float32
-    out,  # [N, L, D]; or, if SPLIT, parts [S, N, L, D] float32, each of weights that sum to 1
-    lse,  # [S, N, L] float32: log2 of the sum of exponentials of a part; written if SPLIT
+    out,  # [N, L, D]; or, if SPLIT, partial results [S, N, L, D] float32, each normalised
+    lse,  # [S, N, L] float32: log2 of the sum of exponentials of a split; written if SPLIT
     scale,  # times log2(e), positive
     L,
     s_qn,
@@ -98,8 +99,8 @@ def _attend_kernel(
     o_angle = (i_m + o_m)[:, None] * (D // 2) + o_h[None, :]
     b_cos = tl.load(cos + o_angle, mask=m_m[:, None], other=0.0)
     b_sin = tl.load(sin + o_angle, mask=m_m[:, None], other=0.0)
-    b_low, b_high = _turn(b_low, b_high, b_cos, b_sin)
-    # The halves stay apart: two products over D / 2 channels need no shuffle and fewer registers.
+    b_low, b_high = _rotate(b_low, b_high, b_cos, b_sin)
+    # The halves stay separate: two products over D / 2 channels need no shuffle, fewer registers.
     b_low, b_high = b_low.to(k.dtype.element_ty), b_high.to(k.dtype.element_ty)
 
     b_max = tl.full([BM], float("-inf"), tl.float32)
@@ -107,7 +108,7 @@ def _attend_kernel(
     b_acc = tl.zeros([BM, D], tl.float32)
     k += i_n * L * D
     v += i_n * s_vn
-    # There are no more parts than tiles, so that none is empty, and each tile has a key.
+    # There are at most as many splits as tiles, so none is empty, and each tile has a key.
     tiles, parts = tl.cdiv(L, BN), tl.num_programs(1)
     for i_t in range(i_s * tiles // parts, (i_s + 1) * tiles // parts):
         i_k = i_t * BN
@@ -147,43 +148,6 @@ def _attend_kernel(
         tl.store(lse + row + o_m, b_max + tl.log2(b_sum), mask=m_m)
 
 
-@triton.jit(do_not_specialize=["R", "S"])
-def _combine_kernel(
-    parts,  # [S, R, D] float32
-    lse,  # [S, R] float32
-    out,  # [R, D]
-    R,  # N * L
-    S,
-    D: tl.constexpr,
-    BR: tl.constexpr,
-):
-    i_r = tl.program_id(0).to(tl.int64) * BR
-    o_r = tl.arange(0, BR)
-    o_d = tl.arange(0, D)
-    m_r = o_r < R - i_r
-    lse += i_r
-    parts += i_r * D
-    s_s = R.to(tl.int64)
-
-    # [BR]
-    b_max = tl.full([BR], float("-inf"), tl.float32)
-    for i_s in range(S):
-        b_lse = tl.load(lse + i_s * s_s + o_r, mask=m_r, other=0.0)
-        b_max = tl.maximum(b_max, b_lse)
-    b_sum = tl.zeros([BR], tl.float32)
-    b_acc = tl.zeros([BR, D], tl.float32)
-    for i_s in range(S):
-        b_lse = tl.load(lse + i_s * s_s + o_r, mask=m_r, other=0.0)
-        b_weight = tl.exp2(b_lse - b_max)
-        # [BR, D]
-        p_part = parts + i_s * s_s * D + o_r[:, None] * D + o_d[None, :]
-        b_acc += b_weight[:, None] * tl.load(p_part, mask=m_r[:, None], other=0.0)
-        b_sum += b_weight
-    # [BR, D]
-    b_out = (b_acc / b_sum[:, None]).to(out.dtype.element_ty)
-    tl.store(out + i_r * D + o_r[:, None] * D + o_d[None, :], b_out, mask=m_r[:, None])
-
-
 def launch(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -193,51 +157,49 @@ def launch(
     scale: float,
     *,
     out: torch.Tensor | None = None,
-    config: Launch | None = None,
+    params: Launch | None = None,
 ) -> torch.Tensor:
-    """Run the kernels on checked arguments; see `op.rope_attention`.
+    """Run the kernels on arguments of `op.rope_attention` that have been checked.
 
     Args:
-        out: [N, L, D] contiguous, to be written; None: a new one.
-        config: None: as `tuning` chooses.
+        out: [N, L, D] contiguous, to be written; None allocates it.
+        params: launch parameters; None for the tuned ones.
     """
     n, length, dim = q.shape
     if out is None:
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
     if out.numel() == 0:
         return out
-    if config is None:
-        config = launch_for(q.device, n, length, dim, q.dtype)
-    tiles = triton.cdiv(length, config.block_n)
-    splits = min(config.splits, tiles)
+    if params is None:
+        params = launch_for(q.device, n, length, dim, q.dtype)
+    tiles = triton.cdiv(length, params.block_n)
+    splits = min(params.splits, tiles)
 
-    turned = torch.empty_like(out)
-    _turn_keys_kernel[(triton.cdiv(length, _ROWS), n)](
-        k, cos, sin, turned, length, k.stride(0), k.stride(1),
+    rotated = torch.empty_like(out)
+    _rotate_keys_kernel[(triton.cdiv(length, _ROWS), n)](
+        k, cos, sin, rotated, length, k.stride(0), k.stride(1),
         D=dim, BL=_ROWS, num_warps=_ROW_WARPS,
     )  # fmt: skip
     if splits > 1:
         parts = torch.empty((splits, n, length, dim), dtype=torch.float32, device=q.device)
         lse = torch.empty((splits, n, length), dtype=torch.float32, device=q.device)
     else:
-        # Not written to: some pointer has to be there.
+        # Unused, but the kernel needs some pointer.
         parts, lse = out, cos
-    _attend_kernel[(triton.cdiv(length, config.block_m), splits, n)](
-        q, turned, v, cos, sin, parts, lse, scale * _LOG2_E, length,
+    _attend_kernel[(triton.cdiv(length, params.block_m), splits, n)](
+        q, rotated, v, cos, sin, parts, lse, scale * _LOG2_E, length,
         q.stride(0), q.stride(1), v.stride(0), v.stride(1),
-        D=dim, BM=config.block_m, BN=config.block_n,
-        SPLIT=splits > 1, EVEN=length % config.block_n == 0, PRECISION=dot_precision(q.dtype),
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        D=dim, BM=params.block_m, BN=params.block_n,
+        SPLIT=splits > 1, EVEN=length % params.block_n == 0, PRECISION=dot_precision(q.dtype),
+        num_warps=params.num_warps, num_stages=params.num_stages,
     )  # fmt: skip
     if splits > 1:
-        _combine_kernel[(triton.cdiv(n * length, _ROWS),)](
-            parts, lse, out, n * length, splits, D=dim, BR=_ROWS, num_warps=_ROW_WARPS
-        )
+        combine(parts, lse, out)
     return out
 
 
 def variants(capability: int) -> list[Variant]:
-    """Every kernel as it is launched on GPUs of `capability`."""
+    """Return every kernel as it is launched on GPUs of `capability`."""
     found = []
     for dtype, name in TRITON_NAMES.items():
         for dim in DIMS:
@@ -272,10 +234,9 @@ def _variants(capability: int, dtype: torch.dtype, name: str, dim: int) -> list[
         )
 
     keys = {"k": pointer, **tables, "out": pointer, "L": "i32", "s_kn": "i32", "s_kl": "i32"}
-    combine = {"parts": "*fp32", "lse": "*fp32", "out": pointer, "R": "i32", "S": "i32"}
     found = [
-        variant(_turn_keys_kernel, "keys", keys, {"BL": _ROWS}, _ROW_WARPS),
-        variant(_combine_kernel, "combine", combine, {"BR": _ROWS}, _ROW_WARPS),
+        variant(_rotate_keys_kernel, "keys", keys, {"BL": _ROWS}, _ROW_WARPS),
+        combine_variant("rope_attention", dim, dtype, capability),
     ]
     for split in (True, False):
         for even in (True, False):

@@ -1,19 +1,17 @@
-"""The public function: validation, choice of implementation, registration with PyTorch."""
+"""Public function: validation and registration."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from fastsam2_kernels.dispatch import Impl, uses_triton
-from fastsam2_kernels.launch_config import on_its_device
+from fastsam2_kernels.dispatch import Impl
+from fastsam2_kernels.launch_config import HALF
+from fastsam2_kernels.registration import dtype_misfit, register_op
 from fastsam2_kernels.rope_attention.reference import rope_attention_reference
 from fastsam2_kernels.rope_attention.tuning import DIMS
 
 __all__ = ["rope_attention"]
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def rope_attention(
@@ -26,36 +24,30 @@ def rope_attention(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Self-attention of one head whose queries and keys are turned by their positions.
+    """Self-attention of one head with RoPE on queries and keys.
 
-    Channels are in half-split order: RoPE turns the pair (i, i + D / 2) by the angle of channel i.
-    Where the weights were trained on neighbouring pairs, permute the rows of the projections.
+    Channels are in half-split order: RoPE rotates the pair (i, i + D / 2) by the angle of channel
+    i. For weights that were trained with adjacent pairs, permute the rows of the projections.
 
     Args:
         q, k, v: [N, L, D], D = 128 or 256, rows contiguous; may be views of one [N, L, 3 D].
         cos, sin: [L, D / 2] float32, contiguous.
         scale: positive factor of the logits, usually D ** -0.5.
-        impl: "auto" takes the kernels on a GPU for float16 and bfloat16, which its tensor cores
-            multiply, and PyTorch's attention for the rest. "triton" also takes float32.
+        impl: "auto" selects the kernels on a GPU for float16 and bfloat16, and PyTorch's attention
+            otherwise. "triton" also supports float32.
 
     Returns:
         [N, L, D], contiguous, in the dtype of `q`.
 
     Raises:
         TypeError: dtypes differ or are not supported.
-        ValueError: shapes, strides, devices, `scale` or `impl` do not fit.
-        RuntimeError: `impl="triton"` cannot run there.
+        ValueError: shapes, strides, devices, `scale` or `impl` are not valid.
+        RuntimeError: `impl="triton"` cannot run here.
 
     Source: `RoPEAttention` of `sam2`; RoPE: arXiv 2104.09864; flash attention: arXiv 2307.08691.
     """
     _check(q, k, v, cos, sin, scale)
-    if impl == "auto":
-        return _rope_attention(q, k, v, cos, sin, scale)
-    if not uses_triton(impl, q):
-        return rope_attention_reference(q, k, v, cos, sin, scale)
-    if q.dtype not in (*_HALF, torch.float32):
-        raise TypeError(f"impl='triton' takes float16, bfloat16 or float32, not {q.dtype}")
-    return _launch(q, k, v, cos, sin, scale)
+    return _run(impl, q, k, v, cos, sin, scale)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> None:
@@ -84,33 +76,18 @@ def _check(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: flo
         raise ValueError(f"scale must be positive and finite, got {scale}")
 
 
-@on_its_device
-def _launch(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-    from fastsam2_kernels.rope_attention.kernel import launch
-
-    return launch(q, k, v, cos, sin, scale)
-
-
-@torch.library.custom_op("fastsam2::rope_attention", mutates_args=(), device_types="cuda")
-def _rope_attention(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float
-) -> Tensor:
-    if q.dtype in _HALF and uses_triton("auto", q):
-        return _launch(q, k, v, cos, sin, scale)
-    return rope_attention_reference(q, k, v, cos, sin, scale)
-
-
-@_rope_attention.register_kernel("cpu")
-def _(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-    return rope_attention_reference(q, k, v, cos, sin, scale)
-
-
-@_rope_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-    return torch.empty_like(q, memory_format=torch.contiguous_format)
-
-
-@register_flop_formula(torch.ops.fastsam2.rope_attention)
 def _flops(q: tuple[int, ...], *_rest: object, **_options: object) -> int:
     n, length, dim = q
     return 4 * n * length * length * dim
+
+
+_run = register_op(
+    "rope_attention",
+    "(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, float scale) -> Tensor",
+    fake=lambda q, *_: torch.empty_like(q, memory_format=torch.contiguous_format),
+    reference=rope_attention_reference,
+    kernel="rope_attention.kernel:launch",
+    misfit=lambda q, *_: dtype_misfit(q.dtype),
+    prefers=lambda q, *_: q.dtype in HALF,
+    flops=_flops,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsam2_kernels.rotary import turn
+from fastsam2_kernels.rotary import rotate
 
 __all__ = ["rope_attention_reference"]
 
@@ -13,12 +13,11 @@ __all__ = ["rope_attention_reference"]
 def rope_attention_reference(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float
 ) -> Tensor:
-    """The specification of `op.rope_attention`, and its path on the CPU: any floating dtype.
+    """Specification of `op.rope_attention`, and its path on the CPU, in any floating dtype.
 
-    PyTorch's attention is flash attention on the CPU in any of them, as long as queries, keys and
-    values are equally wide.
+    On the CPU, PyTorch uses flash attention as long as queries, keys and values are equally wide.
     """
-    q, k = turn(q, cos, sin), turn(k, cos, sin)
-    # One head: the layout that the fast kernels of PyTorch take has an axis for it.
+    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+    # PyTorch's fused kernels expect an axis of heads; there is one.
     out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=scale)
     return out[:, 0].contiguous()

@@ -1,4 +1,4 @@
-"""Launch parameters: a pure rule on shape, dtype and GPU, which measurements override."""
+"""Launch parameters: a rule on shape, dtype and GPU, which measurements override."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["DIMS", "Launch", "choose", "launch_for", "tile"]
 #: Widths the kernels are compiled for.
 DIMS = (128, 256)
 
-#: Multiprocessors of the usual GPU of a capability, where the GPU itself is not there to ask.
+#: Multiprocessors of a typical GPU of each capability, for use without the GPU.
 _PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148}
 
-#: What a part of the keys costs beyond its tiles, in tiles: its queries are read and turned again,
-#: its float32 result is written and read once more (by arithmetic, not measured).
-_PART_OVERHEAD = 5
+#: Cost of a split of the keys beyond its tiles, in tiles: its queries are read and rotated again,
+#: its float32 result is written and read once more (estimated, not measured).
+_SPLIT_OVERHEAD = 5
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How the attention kernel runs.
+    """Launch parameters of the attention kernel.
 
     Attributes:
         block_m, block_n: queries and keys of a tile.
-        num_warps, num_stages: of a program.
-        splits: parts of the keys that run beside each other.
+        num_warps, num_stages: launch options of a program.
+        splits: number of splits of the keys, which run in parallel.
     """
 
     block_m: int
@@ -39,8 +39,8 @@ class Launch:
     splits: int = 1
 
 
-# Compiled for each GPU without spills and within its shared memory; 128 rows where they fit, since
-# each tile of keys read from the L2 cache then serves more queries.
+# Each compiles without spills and within the shared memory of its GPU; 128 rows where they fit,
+# so that each tile of keys read from the L2 cache serves more queries.
 _HALF = {
     (80, 256): Launch(64, 64, 8, 2),
     (89, 256): Launch(64, 32, 8, 2),
@@ -51,7 +51,7 @@ _HALF = {
     (90, 128): Launch(128, 64, 8, 2),
     (100, 128): Launch(128, 64, 8, 2),
 }
-# Float32 is multiplied as three products of parts, whose registers and copies bound the tile.
+# Float32 takes three TF32 products, whose registers and copies limit the tile.
 _SINGLE = {
     (80, 256): Launch(16, 32, 8, 2),
     (89, 256): Launch(16, 16, 4, 2),
@@ -62,7 +62,7 @@ _SINGLE = {
 
 
 def tile(dim: int, dtype: torch.dtype, capability: int) -> Launch:
-    """The tile for rows of width `dim`, which does not depend on how many there are."""
+    """Return the tile for rows of width `dim`, independent of their number."""
     table = _SINGLE if dtype == torch.float32 else _HALF
     return table[family(capability), dim]
 
@@ -76,14 +76,14 @@ def choose(
     capability: int,
     multiprocessors: int | None = None,
 ) -> Launch:
-    """Tile and number of parts for `n` sequences of `length` rows of width `dim`.
+    """Return tile and number of splits for `n` sequences of `length` rows of width `dim`.
 
-    A tile takes a whole multiprocessor, so the parts are chosen for the fewest rounds of tiles
+    A tile occupies a whole multiprocessor, so the number of splits minimises the waves of tiles
     over the GPU.
 
     Args:
         capability: such as 90.
-        multiprocessors: of the GPU; None: of the usual one of that capability.
+        multiprocessors: number of multiprocessors; None for a typical GPU of that capability.
     """
     launch = tile(dim, dtype, capability)
     if multiprocessors is None:
@@ -93,18 +93,18 @@ def choose(
 
     def cost(splits: int) -> int:
         rounds = -(-query_tiles * splits // multiprocessors)
-        return rounds * (-(-key_tiles // splits) + (_PART_OVERHEAD if splits > 1 else 0))
+        return rounds * (-(-key_tiles // splits) + (_SPLIT_OVERHEAD if splits > 1 else 0))
 
-    # Ties go to fewer parts: less to write and join.
+    # Ties go to fewer splits: less to write and combine.
     best = min(range(1, max(1, min(key_tiles, 16)) + 1), key=cost)
     return replace(launch, splits=best)
 
 
 @functools.lru_cache(maxsize=1024)
 def launch_for(device: torch.device, n: int, length: int, dim: int, dtype: torch.dtype) -> Launch:
-    """The launch on `device`: measured on that GPU, or chosen."""
+    """Return the launch measured on `device`, or the rule's choice."""
     if device.type != "cuda":
-        # Interpreted: larger tiles are fewer steps.
+        # In the interpreter, larger tiles take fewer steps.
         return replace(choose(n, length, dim, dtype, 90), block_m=128, block_n=128, splits=2)
     chosen = choose(n, length, dim, dtype, capability_of(device), processors(device))
     found = measured("rope_attention", device, n=n, length=length, dim=dim, dtype=dtype)
