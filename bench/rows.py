@@ -28,7 +28,7 @@ NAMES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Row:
     """A measurement; None where something does not apply or is not known."""
 
-    kind: str  #: roof, op, stage, track, video, cold, accuracy, memory, tuning or part
+    kind: str  #: roof, op, output, stage, track, video, cold, accuracy, memory, tuning or part
     name: str  #: of the scenario, stage or op
     impl: str  #: who did it
     model: str = ""
