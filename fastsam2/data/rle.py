@@ -86,13 +86,16 @@ class PackedMasks:
         counts, offsets = self.runs.counts.cpu().numpy(), self.runs.offsets.tolist()
         return [rle_from_counts(counts[a:b], self.runs.size) for a, b in pairwise(offsets)]
 
-    def encode(self) -> list[EncodedMask]:
-        """RLE, box and area of each mask."""
-        boxes = [
+    def coco_boxes(self) -> list[list[int] | None]:
+        """Box `[x, y, width, height]` of each mask in pixels; None if it is empty."""
+        return [
             [x0, y0, x1 - x0 + 1, y1 - y0 + 1] if x1 >= 0 else None
             for x0, y0, x1, y1 in self.boxes.tolist()
         ]
-        found = zip(self.rle(), boxes, self.areas.tolist(), strict=True)
+
+    def encode(self) -> list[EncodedMask]:
+        """RLE, box and area of each mask."""
+        found = zip(self.rle(), self.coco_boxes(), self.areas.tolist(), strict=True)
         return [EncodedMask(*entry) for entry in found]
 
 
@@ -102,7 +105,9 @@ def _packed(mask: Any) -> PackedMasks:
         raise InputError(
             f"a mask must be a bool array [H, W], not {array.dtype} {list(array.shape)}"
         )
-    return PackedMasks.of(torch.from_numpy(array != 0)[None])
+    # Comparing bool to 0 would convert every pixel to int64.
+    pixels = array if array.dtype == np.bool_ else array != 0
+    return PackedMasks.of(torch.from_numpy(pixels[None]))
 
 
 def encode_mask(mask: Any) -> EncodedMask:
@@ -162,7 +167,7 @@ def box_from_mask(mask: Any) -> list[int] | None:
     Raises:
         InputError: another shape or dtype.
     """
-    return encode_mask(mask).box
+    return _packed(mask).coco_boxes()[0]
 
 
 def _compress(counts: npt.NDArray[np.int64]) -> str:

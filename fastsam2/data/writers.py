@@ -53,12 +53,13 @@ def label_image(masks: Mapping[int, Any]) -> npt.NDArray[np.uint8]:
     stack = np.stack(list(arrays.values()))
     if stack.ndim != 3:
         raise InputError(f"a label image needs masks [H, W], not {list(stack.shape[1:])}")
-    if stack.dtype.kind != "f":
-        # Higher logits for later objects.
-        stack = (stack != 0) * np.arange(1, len(stack) + 1, dtype=np.float32)[:, None, None]
-    logits = torch.from_numpy(stack)
-    labels = mask_output(logits, (stack.shape[1], stack.shape[2])).labels
-    return np.array([0, *arrays], np.uint8)[labels.numpy()]
+    if stack.dtype.kind == "f":
+        logits = torch.from_numpy(stack)
+        numbers = mask_output(logits, (stack.shape[1], stack.shape[2])).labels.numpy()
+    else:
+        pixels = stack if stack.dtype == np.bool_ else stack != 0
+        numbers = (pixels * np.arange(1, len(stack) + 1, dtype=np.uint8)[:, None, None]).max(0)
+    return np.array([0, *arrays], np.uint8)[numbers]
 
 
 def write_labels(path: str | Path, labels: npt.NDArray[np.uint8]) -> None:
