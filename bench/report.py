@@ -245,6 +245,7 @@ _TABLES: dict[str, Make] = {
     "From file to masks, and to the first mask": _frames("video", "cold"),
     "Accuracy": _accuracy,
     "Stages of a frame": _parts("stage", "sam2"),
+    "Forms of a frame's results": _parts("output"),
     "Ops": _parts("op", "reference", "sam2"),
     "Tuning": _tuning,
     "Memory": _memory,

@@ -28,7 +28,7 @@ NAMES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Row:
     """A measurement; None for values that are unknown or do not apply."""
 
-    kind: str  #: roof, op, stage, track, video, cold, accuracy, memory, tuning or part
+    kind: str  #: roof, op, output, stage, track, video, cold, accuracy, memory, tuning or part
     name: str  #: scenario, stage or op
     impl: str  #: peer or implementation
     model: str = ""

@@ -17,6 +17,7 @@ import torch
 from bench import report
 from bench.ladder import RUNGS, ladder_rows
 from bench.ops import op_rows
+from bench.outputs import output_rows
 from bench.peers import Peer, Setting
 from bench.roofline import roof_rows
 from bench.rows import NAMES, Row, append_rows, conditions, measured_on
@@ -80,6 +81,10 @@ REGISTRY: dict[str, tuple[str, Callable[[Request], Iterator[Row]]]] = {
         lambda r: (row for dtype in r.dtypes for row in roof_rows(r.device, NAMES[dtype])),
     ),
     "op": ("each op with a kernel", _ops),
+    "output": (
+        "the forms of a frame's results: masks, boxes, RLE, copies to the host",
+        lambda r: output_rows(r.device, r.image_size, r.objects, r.frames),
+    ),
     "stage": (
         "image encoder, memory attention, mask decoder, memory encoder, and track step",
         lambda r: (row for s in r.each() for row in stage_rows(r.peers(PEERS), s)),

@@ -49,7 +49,7 @@ CANDIDATES: dict[str, tuple[Mapping[str, Sequence[int]], ...]] = {
         {"block": (64, 128), "num_warps": (4, 8)},
         {"norm_elements": (2048, 4096, 8192), "norm_warps": (4, 8)},
     ),
-    "mask_output-bool": ({"rows": (4, 8, 16), "columns": (64, 128, 256)},),
+    "mask_output": ({"rows": (2, 4, 8), "columns": (16, 32, 64), "num_warps": (4, 8)},),
     "connected_components": (
         {"blocks": (256, 512, 1024), "block_warps": (4, 8)},
         {"join_blocks": (64, 128, 256)},

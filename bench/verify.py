@@ -43,6 +43,8 @@ class Verdict:
 
 def ops_of(kind: str, name: str) -> tuple[str, ...]:
     """Return the ops that a row of this kind depends on: its own, or all of them."""
+    if kind == "output":
+        return ("mask_output",)
     return (name.partition("-")[0],) if kind in ("op", "tuning") else OPS
 
 

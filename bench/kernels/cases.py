@@ -210,8 +210,8 @@ def _mask_downsample(make: _Make, grid: int, objects: int) -> Case:
     return Case("mask_downsample", _by(run), [logits], sam2)
 
 
-def _mask_output(form: Any, make: _Make, grid: int, objects: int) -> Case:
-    """Masks of a Full HD video from logits; `sam2` returns bool masks only."""
+def _mask_output(make: _Make, grid: int, objects: int) -> Case:
+    """Packed masks and labels of a Full HD video from logits; `sam2` makes bool masks alone."""
     coarse = torch.randn(objects, 1, 6, 6, device=make.device)
     logits = F.interpolate(coarse, (4 * grid, 4 * grid), mode="bicubic")[:, 0]
 
@@ -219,9 +219,8 @@ def _mask_output(form: Any, make: _Make, grid: int, objects: int) -> Case:
         up = F.interpolate(logits[:, None], VIDEO, mode="bilinear", align_corners=False)
         return up > 0
 
-    is_bool = form == "bool"
-    run = partial(mask_output, logits, VIDEO, format=form)
-    return Case("mask_output", _by(run), [logits], sam2 if is_bool else None, compiles=is_bool)
+    run = partial(mask_output, logits, VIDEO)
+    return Case("mask_output", _by(run), [logits], sam2, compiles=False)
 
 
 def _connected_components(make: _Make, grid: int, objects: int) -> Case:
@@ -258,9 +257,7 @@ CASES: dict[str, Callable[[torch.device, torch.dtype, int, int], Case]] = {
         "memory_keys": _memory_keys,
         "cx_block": _cx_block,
         "mask_downsample": _mask_downsample,
-        "mask_output-bool": partial(_mask_output, "bool"),
-        "mask_output-bits": partial(_mask_output, "bits"),
-        "mask_output-rle": partial(_mask_output, "rle"),
+        "mask_output": _mask_output,
         "connected_components": _connected_components,
     }.items()
 }

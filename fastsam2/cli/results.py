@@ -1,4 +1,4 @@
-"""What tracking leaves in a folder: an overlay video, label images and JSON."""
+"""Result files of tracking: an overlay video, label images and JSON."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 __all__ = ["TrackResults", "count_of"]
 
-_FALLBACK_FPS = 25.0  # of image folders and of containers that do not know
+_FALLBACK_FPS = 25.0  # of image folders and of containers without a frame rate
 
 
 class TrackResults:
-    """overlay.mp4, masks/ and tracks.json of one video, written frame by frame.
+    """Write overlay.mp4, masks/ and tracks.json of one video, frame by frame.
 
-    PendingOffload the `with` block completes the files, even after an error.
+    Leaving the `with` block completes the files, even after an error.
 
     Args:
-        folder: where they go; made, and cleared of older results if `overwrite` is set.
-        video: what tracks.json says of the video: `path`, `frames`, `width`, `height`, `fps`.
-        model: what it says of the model.
+        folder: output folder; created, and cleared of older results if `overwrite` is set.
+        video: entry of tracks.json on the video: `path`, `frames`, `width`, `height`, `fps`.
+        model: entry of tracks.json on the model.
 
     Raises:
-        OutputError: the folder cannot be made or written to.
-        InputError: it holds results already, and `overwrite` is false.
+        OutputError: the folder cannot be created or written to.
+        InputError: the folder already holds results and `overwrite` is false.
     """
 
     def __init__(
@@ -82,16 +82,16 @@ class TrackResults:
         frame: Frame | None = None,
         time: float | None = None,
     ) -> None:
-        """Adds a frame, whole or not at all.
+        """Add a frame to all files; an interruption waits until it is complete.
 
         Args:
-            frame_idx: its number.
-            result: what was found on it.
-            frame: its pixels, for the overlay; None if `draw` will make that afterwards.
-            time: seconds since the first frame, where frames may be missing.
+            frame_idx: index of the frame.
+            result: results of the frame.
+            frame: pixels for the overlay; None if `draw` creates the overlay afterwards.
+            time: seconds since the first frame, for sources that may skip frames.
         """
         labels = np.array([0, *result.obj_ids], np.uint8)[result.labels]
-        masks = dict(zip(result.obj_ids, result.masks, strict=True))
+        masks = dict(zip(result.obj_ids, result.encode(), strict=True))
         scores = dict(zip(result.obj_ids, result.object_scores.tolist(), strict=True))
         with undivided():
             write_labels(self._masks.path(frame_idx), labels)
@@ -108,7 +108,7 @@ class TrackResults:
         self._overlay.write(draw_overlay(frame, _by_object(labels)), shown)
 
     def draw(self, source: FrameSource) -> None:
-        """Makes the overlay from the label images: for frames not written in the order of time."""
+        """Create the overlay from the label images, for frames written out of order."""
         if not self.written:
             return
         with self._overlay_writer() as overlay:
@@ -123,13 +123,13 @@ class TrackResults:
         return OverlayVideoWriter(path, fps if fps and fps < 500 else _FALLBACK_FPS, size)
 
     def left_behind(self) -> str:
-        """What to add to the error that ended the tracking."""
+        """Suffix for the message of the error that ended the tracking."""
         if not self.written:
             return ""
         return f"; the {count_of(len(self.written), 'frame')} done by then: see {self.folder}"
 
     def show(self, *facts: str) -> None:
-        """Prints how many frames there are, the facts, and where the files are."""
+        """Print the number of frames, `facts`, and the paths of the files."""
         typer.echo(", ".join([count_of(len(self.written), "frame"), *facts]))
         if self.written:
             first, last = (self._masks.path(pick(self.written)) for pick in (min, max))
@@ -143,5 +143,5 @@ def _by_object(labels: Any) -> dict[int, Any]:
 
 
 def count_of(number: int, noun: str) -> str:
-    """Such as "1 frame" and "2 frames"."""
+    """Format a count, such as "1 frame" or "2 frames"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -28,14 +28,14 @@ def draw_overlay(
     outline: float = 1.0,
     labels: bool = True,
 ) -> Frame:
-    """`frame` with each object's mask in a colour of its own.
+    """Draw the mask of each object over `frame`, in a colour of its own.
 
     Args:
-        frame: RGB uint8 `[H, W, 3]`; it is not changed.
+        frame: RGB uint8 `[H, W, 3]`; not modified.
         masks: object id to mask, bool `[H, W]`. Later objects are drawn over earlier ones.
         alpha: strength of the tint, from 0 (none) to 1 (opaque).
         outline: thickness of the outline, relative to 2 pixels at 720p; 0 draws none.
-        labels: whether to write the object ids.
+        labels: True to write the object ids.
 
     Returns:
         A new RGB uint8 frame `[H, W, 3]`.
@@ -87,7 +87,7 @@ def _tint(
 
 
 def _grown(mask: Mask, steps: int) -> Mask:
-    """`mask` and what lies within `steps` pixels of it. The rim of the frame adds nothing."""
+    """Dilate `mask` by `steps` pixels; the area outside the frame counts as background."""
     grown = mask.copy()
     for step in range(steps):
         before = grown.copy()
@@ -95,7 +95,7 @@ def _grown(mask: Mask, steps: int) -> Mask:
         grown[:-1] |= before[1:]
         grown[:, 1:] |= before[:, :-1]
         grown[:, :-1] |= before[:, 1:]
-        if step % 2:  # crosses and squares in turn make an octagon
+        if step % 2:  # alternating crosses and squares approximate a disc
             grown[1:, 1:] |= before[:-1, :-1]
             grown[1:, :-1] |= before[:-1, 1:]
             grown[:-1, 1:] |= before[1:, :-1]
@@ -104,7 +104,7 @@ def _grown(mask: Mask, steps: int) -> Mask:
 
 
 def _anchor(mask: Mask) -> tuple[int, int]:
-    """(x, y) of a point at the object's top, passing over specks."""
+    """Point (x, y) in the topmost row that is at least 15 % as full as the fullest one."""
     counts = mask.sum(axis=1)
     top = int(np.argmax(counts >= 0.15 * counts.max()))
     row = np.flatnonzero(mask[top])

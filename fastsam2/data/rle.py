@@ -1,70 +1,149 @@
-"""COCO run-length encoding of masks, as `pycocotools` writes it, in NumPy.
+"""Bit-packed masks and their COCO run-length encoding, as `pycocotools` writes it.
 
 A mask is read column by column and stored as the lengths of its runs, beginning with a run of
 zeros (of length 0 if the first pixel is set). The compressed form writes each length, from the
-third on as the difference to the one two before it, in groups of 5 bits, lowest first; bit 5 says
+fourth on as the difference to the one two before it, in groups of 5 bits, lowest first; bit 5 says
 that another group follows, and 48 is added to make it printable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from fastsam2.errors import InputError
+from fastsam2_kernels.mask_output import RunLengths, pack_bits, run_lengths, unpack_bits
 
-__all__ = ["area", "box_from_mask", "decode_rle", "encode_rle", "rle_counts", "rle_from_counts"]
+__all__ = [
+    "EncodedMask",
+    "PackedMasks",
+    "area",
+    "box_from_mask",
+    "decode_rle",
+    "encode_mask",
+    "encode_rle",
+    "rle_counts",
+    "rle_from_counts",
+]
 
 _GROUPS = 13  # enough groups of 5 bits for any 64-bit number
 
 
-def _as_mask(mask: Any) -> npt.NDArray[np.bool_]:
+class EncodedMask(NamedTuple):
+    """One mask as COCO stores it."""
+
+    rle: dict[str, Any]  #: `{"size": [H, W], "counts": str}`
+    box: list[int] | None  #: `[x, y, width, height]` in pixels; None if the mask is empty
+    area: int  #: number of set pixels
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMasks:
+    """N masks of one size, one bit a pixel, on any device.
+
+    Run lengths, boxes and areas are computed from the bits when first read; on a GPU this waits for
+    the device.
+    """
+
+    bits: Tensor  #: uint8 `[N, H, ceil(W / 8)]`, as `numpy.packbits(..., axis=-1)` writes
+    width: int  #: W
+
+    @classmethod
+    def of(cls, masks: Tensor) -> PackedMasks:
+        """Pack bool `[N, H, W]`."""
+        return cls(pack_bits(masks), masks.shape[-1])
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """Bool `[N, H, W]`."""
+        return unpack_bits(self.bits, self.width)
+
+    @cached_property
+    def runs(self) -> RunLengths:
+        """Run lengths."""
+        return run_lengths(self.bits, self.width)
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """Outermost pixels (x0, y0, x1, y1) of each mask, int32 `[N, 4]`; -1 if it is empty."""
+        return self.runs.boxes
+
+    @cached_property
+    def areas(self) -> Tensor:
+        """Number of set pixels of each mask, int64 `[N]`."""
+        return self.runs.areas
+
+    def rle(self) -> list[dict[str, Any]]:
+        """COCO RLE of each mask, `{"size": [H, W], "counts": str}`."""
+        counts, offsets = self.runs.counts.cpu().numpy(), self.runs.offsets.tolist()
+        return [rle_from_counts(counts[a:b], self.runs.size) for a, b in pairwise(offsets)]
+
+    def coco_boxes(self) -> list[list[int] | None]:
+        """Box `[x, y, width, height]` of each mask in pixels; None if it is empty."""
+        return [
+            [x0, y0, x1 - x0 + 1, y1 - y0 + 1] if x1 >= 0 else None
+            for x0, y0, x1, y1 in self.boxes.tolist()
+        ]
+
+    def encode(self) -> list[EncodedMask]:
+        """RLE, box and area of each mask."""
+        found = zip(self.rle(), self.coco_boxes(), self.areas.tolist(), strict=True)
+        return [EncodedMask(*entry) for entry in found]
+
+
+def _packed(mask: Any) -> PackedMasks:
     array = np.asarray(mask)
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise InputError(
             f"a mask must be a bool array [H, W], not {array.dtype} {list(array.shape)}"
         )
-    return array if array.dtype == np.bool_ else array != 0
+    # Comparing bool to 0 would convert every pixel to int64.
+    pixels = array if array.dtype == np.bool_ else array != 0
+    return PackedMasks.of(torch.from_numpy(pixels[None]))
+
+
+def encode_mask(mask: Any) -> EncodedMask:
+    """RLE, box and area of `mask` (bool or integer `[H, W]`).
+
+    Raises:
+        InputError: another shape or dtype.
+    """
+    return _packed(mask).encode()[0]
 
 
 def rle_counts(mask: Any) -> list[int]:
-    """Lengths of the runs of `mask` (bool or integer `[H, W]`), column by column, zeros first.
+    """Run lengths of `mask` (bool or integer `[H, W]`), column by column, zeros first.
 
     Raises:
         InputError: another shape or dtype.
     """
-    return _counts(_as_mask(mask)).tolist()
-
-
-def _counts(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    pixels = mask.ravel(order="F")
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    edges = np.concatenate([[0], changes, [pixels.size]])
-    counts = np.diff(edges)
-    starts_set = pixels.size > 0 and pixels[0]
-    return np.concatenate([[0], counts]) if starts_set else counts
+    return _packed(mask).runs.tolist()[0]
 
 
 def encode_rle(mask: Any) -> dict[str, Any]:
-    """`mask` (bool or integer `[H, W]`) as `{"size": [H, W], "counts": str}`.
+    """COCO RLE `{"size": [H, W], "counts": str}` of `mask` (bool or integer `[H, W]`).
 
     Raises:
         InputError: another shape or dtype.
     """
-    array = _as_mask(mask)
-    return rle_from_counts(_counts(array), array.shape)
+    return _packed(mask).rle()[0]
 
 
-def rle_from_counts(counts: Any, size: tuple[int, ...]) -> dict[str, Any]:
-    """The runs of a mask of `size` (H, W), as `rle_counts` lists them, in compressed form."""
+def rle_from_counts(counts: Any, size: Sequence[int]) -> dict[str, Any]:
+    """Compressed RLE from the run lengths of a mask of `size` (H, W)."""
     return {"size": list(size), "counts": _compress(np.asarray(counts, np.int64))}
 
 
 def decode_rle(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """The mask, bool `[H, W]`, of a run-length encoding with compressed or plain counts.
+    """Mask, bool `[H, W]`, of a run-length encoding with compressed or plain counts.
 
     Raises:
         InputError: the counts are malformed or do not fit the size.
@@ -78,23 +157,17 @@ def decode_rle(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
 
 
 def area(rle: Mapping[str, Any]) -> int:
-    """Number of pixels set."""
+    """Number of set pixels."""
     return int(_counts_of(rle)[1::2].sum())
 
 
 def box_from_mask(mask: Any) -> list[int] | None:
-    """The box `[x, y, width, height]` around `mask` in pixels, as COCO has it; None if it is empty.
+    """COCO box `[x, y, width, height]` of `mask` (bool or integer `[H, W]`); None if it is empty.
 
     Raises:
-        InputError: not a bool or integer `[H, W]`.
+        InputError: another shape or dtype.
     """
-    array = _as_mask(mask)
-    columns = np.flatnonzero(array.any(axis=0))
-    if not len(columns):
-        return None
-    rows = np.flatnonzero(array.any(axis=1))
-    x, y = int(columns[0]), int(rows[0])
-    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+    return _packed(mask).coco_boxes()[0]
 
 
 def _compress(counts: npt.NDArray[np.int64]) -> str:

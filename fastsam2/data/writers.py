@@ -1,4 +1,4 @@
-"""What comes out of tracking: an overlay video, label images and a JSON document."""
+"""Writers of tracking results: overlay video, label images and a JSON document."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from fastsam2.data.files import part_path, write_whole
 from fastsam2.data.palette import davis_palette
-from fastsam2.data.rle import box_from_mask, encode_rle
+from fastsam2.data.rle import EncodedMask, encode_mask
 from fastsam2.data.video_writer import OverlayVideoWriter
 from fastsam2.errors import InputError
+from fastsam2_kernels.mask_output import mask_output
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,10 +35,10 @@ __all__ = [
 
 
 def label_image(masks: Mapping[int, Any]) -> npt.NDArray[np.uint8]:
-    """Object ids `[H, W]`, one a pixel, 0 where there is no object.
+    """Label image `[H, W]`: the object id of each pixel, 0 in the background.
 
-    Where objects overlap, the one with the highest logit gets the pixel if `masks` holds logits
-    (floating point, an object where above 0), and the later one if it holds bool masks.
+    Where objects overlap, a pixel goes to the highest logit if `masks` holds logits (floating
+    point, set where positive), and to the last object if it holds bool masks.
 
     Raises:
         InputError: no masks, masks of several sizes or dtypes, or an id that is not in 1..255.
@@ -45,25 +47,23 @@ def label_image(masks: Mapping[int, Any]) -> npt.NDArray[np.uint8]:
     if len({(array.shape, array.dtype.kind) for array in arrays.values()}) != 1:
         found = sorted({f"{array.dtype} {list(array.shape)}" for array in arrays.values()})
         raise InputError(f"a label image needs masks of one size and kind, not {found}")
-    first = next(iter(arrays.values()))
-    if first.ndim != 2:
-        raise InputError(f"a label image needs masks [H, W], not {list(first.shape)}")
-    labels = np.zeros(first.shape, np.uint8)
-    highest = np.zeros(first.shape, np.float32)
-    for obj_id, array in arrays.items():
+    for obj_id in arrays:
         if not 1 <= obj_id <= 255:
             raise InputError(f"object id {obj_id} cannot be stored in a PNG: it must be in 1..255")
-        if array.dtype.kind == "f":
-            inside = array > highest
-            highest[inside] = array[inside]
-        else:
-            inside = array != 0
-        labels[inside] = obj_id
-    return labels
+    stack = np.stack(list(arrays.values()))
+    if stack.ndim != 3:
+        raise InputError(f"a label image needs masks [H, W], not {list(stack.shape[1:])}")
+    if stack.dtype.kind == "f":
+        logits = torch.from_numpy(stack)
+        numbers = mask_output(logits, (stack.shape[1], stack.shape[2])).labels.numpy()
+    else:
+        pixels = stack if stack.dtype == np.bool_ else stack != 0
+        numbers = (pixels * np.arange(1, len(stack) + 1, dtype=np.uint8)[:, None, None]).max(0)
+    return np.array([0, *arrays], np.uint8)[numbers]
 
 
 def write_labels(path: str | Path, labels: npt.NDArray[np.uint8]) -> None:
-    """Writes object ids, uint8 `[H, W]`, as a PNG with the DAVIS palette, whole or not at all."""
+    """Write a label image, uint8 `[H, W]`, as a PNG with the DAVIS palette, atomically."""
     image = Image.fromarray(labels).convert("P")
     image.putpalette(davis_palette().tobytes())
     buffer = io.BytesIO()
@@ -72,27 +72,27 @@ def write_labels(path: str | Path, labels: npt.NDArray[np.uint8]) -> None:
 
 
 def read_labels(path: str | Path) -> npt.NDArray[np.uint8]:
-    """The object ids `[H, W]` of a PNG that `write_labels` wrote."""
+    """Read a label image `[H, W]` that `write_labels` wrote."""
     with Image.open(path) as image:
         return np.array(image)
 
 
 class MaskPngWriter:
-    """Writes one label image a frame, `00000.png` and so on, into `folder`, which it makes."""
+    """Write one label image a frame, `00000.png` and so on, into `folder`, which is created."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, frame_idx: int) -> Path:
-        """Where the label image of a frame is, or would be."""
+        """Path of the label image of a frame."""
         return self.folder / f"{frame_idx:05d}.png"
 
     def write(self, frame_idx: int, masks: Mapping[int, Any]) -> npt.NDArray[np.uint8]:
-        """Writes and returns the `label_image` of a frame's masks or logits `[H, W]`.
+        """Write and return the `label_image` of a frame's masks or logits `[H, W]`.
 
         Raises:
-            InputError: as `label_image`.
+            InputError: see `label_image`.
             OSError: the file cannot be written.
         """
         labels = label_image(masks)
@@ -101,18 +101,18 @@ class MaskPngWriter:
 
 
 class TrackJsonWriter:
-    """Writes the objects of each frame into a JSON document, frame by frame.
+    """Write the objects of each frame into a JSON document, frame by frame.
 
     The document holds `meta`, then `frames`, in the order written, each
     `{"frame", "objects": [{"id", "rle", "box", "area", "score"}]}` with a COCO RLE, a box
     `[x, y, width, height]` (null for an empty mask) and a score in 0..1 (null if unknown), and
-    last `complete`: false if an error or the user ended the writing. Frames of a live source have
-    their `time`, too, in seconds. The file takes its name on `close()`, which leaving the `with`
-    block calls even after an error, so that it is always valid.
+    last `complete`: false if an error or the user ended the writing. Frames of a live source also
+    have their `time` in seconds. The file appears under its name on `close()`, which leaving the
+    `with` block calls even after an error, so that it is always valid JSON.
 
     Args:
-        path: the file; one that is there is replaced.
-        meta: what comes before the frames, such as `video` and `model`.
+        path: the file; an existing one is replaced.
+        meta: entries before the frames, such as `video` and `model`.
 
     Raises:
         OSError: the file cannot be written.
@@ -133,36 +133,38 @@ class TrackJsonWriter:
         scores: Mapping[int, float] | None = None,
         time: float | None = None,
     ) -> None:
-        """Appends a frame.
+        """Append a frame.
 
         Args:
-            frame_idx: its number in the video.
-            masks: object id to mask, bool `[H, W]`.
+            frame_idx: index of the frame in the video.
+            masks: object id to mask, bool `[H, W]`, or to its `EncodedMask`.
             scores: object id to the probability that the object is visible.
-            time: seconds since the first frame, where frames may be missing.
+            time: seconds since the first frame, for sources that may skip frames.
+
+        Raises:
+            InputError: the document is closed, or a mask is of another shape or dtype.
         """
         if self._file is None:
             raise InputError(f"{self.path} has been closed")
         objects = []
         for obj_id, mask in masks.items():
             score = scores.get(obj_id) if scores else None
+            encoded = mask if isinstance(mask, EncodedMask) else encode_mask(mask)
             objects.append(
                 {
                     "id": obj_id,
-                    "rle": encode_rle(mask),
-                    "box": box_from_mask(mask),
-                    "area": int(np.count_nonzero(mask)),
+                    **encoded._asdict(),
                     "score": None if score is None else round(float(score), 6),
                 }
             )
         shown = {} if time is None else {"time": round(time, 6)}
         entry = json.dumps({"frame": frame_idx, **shown, "objects": objects}, allow_nan=False)
-        # One call, so that an interruption falls before or after the entry.
+        # One call, so that an interruption comes before or after the whole entry.
         self._file.write(("\n" if self._empty else ",\n") + entry)
         self._empty = False
 
     def close(self, complete: bool = True) -> None:
-        """Ends the document and gives the file its name. May be called twice."""
+        """End the document and move the file to its path. Later calls do nothing."""
         if self._file is None:
             return
         file, self._file = self._file, None

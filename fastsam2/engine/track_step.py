@@ -12,7 +12,7 @@ from torch import Tensor
 from fastsam2.engine.block_tables import BlockTables, TableShape, block_tables
 from fastsam2.engine.fused.fast_path import FastPath
 from fastsam2.engine.fused.image_encoder import FrameFeatures
-from fastsam2.engine.fused.mask_decoder import FusedMaskDecoder, MaskOutput
+from fastsam2.engine.fused.mask_decoder import DecodedMasks, FusedMaskDecoder
 from fastsam2.engine.fused.memory_attention import FusedMemoryAttention
 from fastsam2.engine.fused.memory_encoder import FusedMemoryEncoder
 from fastsam2.engine.memory_pool import MemoryPool, Pages, Slot
@@ -61,7 +61,7 @@ class Grid(StaticInputs):
 class Tracked(NamedTuple):
     """N objects on a frame."""
 
-    masks: MaskOutput
+    masks: DecodedMasks
     slots: list[Slot]  #: of the memory map of each
     pointer_slots: list[Slot]  #: of the object pointer of each
 
@@ -112,7 +112,7 @@ class TrackStep:
 
     def __call__(
         self, features: FrameFeatures, grid: Grid, pages: Pages, tables: BlockTables
-    ) -> MaskOutput:
+    ) -> DecodedMasks:
         """Segment N objects, and write their memory into its slots; a function of tensors."""
         conditioned = self.attention(features.pix_feat, features.pix_pos, grid.rope, pages, tables)
         out = self.decoder(conditioned, grid.image_pe, features.high_res)
@@ -198,7 +198,7 @@ def track_objects(
     half = len(selections) // 2
     first = track_objects(step, pool, features, selections[:half])
     second = track_objects(step, pool, features, selections[half:])
-    masks = MaskOutput(*map(torch.cat, zip(first.masks, second.masks, strict=True)))
+    masks = DecodedMasks(*map(torch.cat, zip(first.masks, second.masks, strict=True)))
     slots = first.slots + second.slots
     return Tracked(masks, slots, first.pointer_slots + second.pointer_slots)
 
@@ -222,7 +222,7 @@ def segment_prompt(
     features: FrameFeatures,
     selection: Selection | None,
     prompt: Prompt,
-) -> MaskOutput:
+) -> DecodedMasks:
     """Segment an object that is prompted.
 
     Args:
@@ -240,7 +240,7 @@ def segment_prompt(
                 features.high_res,
                 model._use_multimask(prompt.is_init_cond_frame, prompt.points),
             )
-    return MaskOutput(heads.low_res_masks, heads.ious, heads.obj_ptr, heads.object_score_logits)
+    return DecodedMasks(heads.low_res_masks, heads.ious, heads.obj_ptr, heads.object_score_logits)
 
 
 def _condition(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fastsam2.engine.fused.mask_decoder import MaskOutput
+from fastsam2.engine.fused.mask_decoder import DecodedMasks
 from fastsam2.engine.postprocess import fill_holes
 from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
 from fastsam2.predictors.model import VideoModel
@@ -19,7 +19,7 @@ __all__ = ["current_result", "frame_outputs", "frame_result", "memory_positions"
 
 
 def frame_outputs(
-    model: VideoModel, session: VideoSession, found: MaskOutput, ious: Tensor | None
+    model: VideoModel, session: VideoSession, found: DecodedMasks, ious: Tensor | None
 ) -> list[FrameOutput]:
     """Outputs of N objects, one for each, without memory.
 

@@ -1,4 +1,4 @@
-"""What is known of all objects on one frame, made ready only as far as somebody reads it."""
+"""Results of all objects on one frame. Each form is computed when it is first read."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastsam2.data.rle import encode_rle, rle_from_counts
-from fastsam2.engine.postprocess import mask_boxes
+from fastsam2.data.rle import EncodedMask, PackedMasks
 from fastsam2.engine.runtime.offload import HostCopy
 from fastsam2.modeling.sam2_utils import without_overlap
 from fastsam2_kernels.dispatch import Impl
-from fastsam2_kernels.mask_output import mask_output
+from fastsam2_kernels.mask_output import MaskOutput, mask_output
 
 __all__ = ["FrameResult", "HostResult", "one_behind"]
 
 
 @dataclass(frozen=True, eq=False)
 class FrameResult:
-    """The objects of a video on one frame, O of them.
+    """Results of the O objects of a video on one frame, on the device.
 
-    Masks at the size of the video are made when they are first asked for, and each kind on its own:
-    whoever reads `rle()` alone never pays for `logits`.
+    Masks, labels, boxes, areas and RLE come from one pass over the low-resolution logits, which
+    runs when the first of them is read and is kept. Boxes, areas and RLE wait for the device.
     """
 
     frame_idx: int
     obj_ids: list[Any]
-    low_res_masks: Tensor  #: mask logits as the model makes them, float `[O, 1, S / 4, S / 4]`
+    low_res_masks: Tensor  #: mask logits of the model, float `[O, 1, S / 4, S / 4]`
     object_score_logits: Tensor  #: presence logits `[O]`
-    predicted_iou: Tensor  #: how good the model thinks each mask is, `[O]`
+    predicted_iou: Tensor  #: IoU of each mask as the model predicts it, `[O]`
     video_size: tuple[int, int]  #: (height, width)
-    non_overlap: bool = False  #: each pixel is given to one object at most
-    impl: Impl = "auto"  #: which kernel makes the masks
+    non_overlap: bool = False  #: set each pixel in at most one mask
+    impl: Impl = "auto"  #: implementation of `mask_output`
 
     @property
     def object_scores(self) -> Tensor:
@@ -47,57 +45,58 @@ class FrameResult:
 
     @cached_property
     def logits(self) -> Tensor:
-        """Mask logits at the size of the video, float32 `[O, 1, H, W]`."""
+        """Mask logits at video size, float32 `[O, 1, H, W]`."""
         masks = self.low_res_masks.float()
         if masks.shape[-2:] != self.video_size:
             masks = F.interpolate(masks, self.video_size, mode="bilinear", align_corners=False)
         return without_overlap(masks) if self.non_overlap else masks
 
     @cached_property
+    def _output(self) -> MaskOutput:
+        return mask_output(
+            self.low_res_masks[:, 0],
+            self.video_size,
+            non_overlap=self.non_overlap,
+            impl=self.impl,
+        )
+
+    @cached_property
+    def _packed(self) -> PackedMasks:
+        return PackedMasks(self._output.bits, self.video_size[1])
+
+    @property
     def masks(self) -> Tensor:
-        """Masks at the size of the video, bool `[O, H, W]`."""
-        if self.non_overlap:
-            return self.logits[:, 0] > 0
-        return mask_output(self.low_res_masks[:, 0], self.video_size, impl=self.impl)
+        """Masks at video size, bool `[O, H, W]`."""
+        return self._packed.masks
 
-    @cached_property
-    def boxes(self) -> Tensor:
-        """Boxes (x0, y0, x1, y1) of the outermost pixels of each mask, int32 `[O, 4]`; -1 where a
-        mask is empty."""
-        boxes = mask_boxes(self.masks)
-        return torch.where(boxes[:, 2:3] < 0, -1, boxes)
-
-    @cached_property
+    @property
     def labels(self) -> Tensor:
-        """For each pixel the object whose logit is highest there, counted from 1, and 0 where there
-        is none, int16 `[H, W]`."""
-        if not self.obj_ids:
-            return self.low_res_masks.new_zeros(self.video_size, dtype=torch.int16)
-        logits = self.logits[:, 0]
-        best = logits.argmax(0)
-        return torch.where(logits.amax(0) > 0, best + 1, 0).to(torch.int16)
+        """Label image, int16 `[H, W]`: 1 + index of the object with the highest positive logit,
+        0 where there is none."""
+        return self._output.labels
 
-    def to_host(self) -> HostResult:
-        """Begin to copy labels, masks and scores to the CPU, while the device goes on."""
-        if self.non_overlap:
-            masks = self.masks
-        else:
-            masks = mask_output(
-                self.low_res_masks[:, 0], self.video_size, format="bits", impl=self.impl
-            )
-        copy = HostCopy([self.labels, masks, self.object_scores])
-        return HostResult(self.frame_idx, self.obj_ids, self.video_size, copy)
+    @property
+    def boxes(self) -> Tensor:
+        """Outermost pixels (x0, y0, x1, y1) of each mask, int32 `[O, 4]`; -1 if it is empty."""
+        return self._packed.boxes
+
+    @property
+    def areas(self) -> Tensor:
+        """Number of pixels of each mask, int64 `[O]`."""
+        return self._packed.areas
 
     def rle(self) -> list[dict[str, Any]]:
-        """Masks as COCO has them, `{"size": [H, W], "counts": str}` each."""
-        if self.non_overlap:
-            return [encode_rle(mask) for mask in self.masks.cpu().numpy()]
-        runs = mask_output(self.low_res_masks[:, 0], self.video_size, format="rle", impl=self.impl)
-        return [rle_from_counts(counts, self.video_size) for counts in runs.tolist()]
+        """COCO RLE of each mask, `{"size": [H, W], "counts": str}`."""
+        return self._packed.rle()
+
+    def to_host(self) -> HostResult:
+        """Start an asynchronous copy of labels, packed masks and scores to the CPU."""
+        copy = HostCopy([self._output.labels, self._output.bits, self.object_scores])
+        return HostResult(self.frame_idx, self.obj_ids, self.video_size, copy)
 
 
 class HostResult:
-    """What is known of all objects on one frame, on the CPU: read, it waits for the device."""
+    """Results of all objects on one frame, on the CPU. The first read waits for the copy."""
 
     def __init__(
         self, frame_idx: int, obj_ids: list[Any], video_size: tuple[int, int], copy: HostCopy
@@ -108,41 +107,60 @@ class HostResult:
         self._copy = copy
 
     @cached_property
-    def _arrays(self) -> list[npt.NDArray[Any]]:
-        return [x.numpy() for x in self._copy.wait()]
+    def _tensors(self) -> list[Tensor]:
+        return self._copy.wait()
+
+    @cached_property
+    def _packed(self) -> PackedMasks:
+        return PackedMasks(self._tensors[1], self._video_size[1])
 
     @property
     def labels(self) -> npt.NDArray[np.int16]:
-        """As of `FrameResult`."""
-        return self._arrays[0]
+        """See `FrameResult.labels`."""
+        return self._tensors[0].numpy()
 
-    @cached_property
+    @property
     def masks(self) -> npt.NDArray[np.bool_]:
-        """Masks at the size of the video, `[O, H, W]`."""
-        masks = self._arrays[1]
-        if masks.dtype == np.uint8:
-            masks = np.unpackbits(masks, axis=-1, count=self._video_size[1]).view(np.bool_)
-        return masks
+        """Masks at video size, `[O, H, W]`."""
+        return self._packed.masks.numpy()
+
+    @property
+    def boxes(self) -> npt.NDArray[np.int32]:
+        """See `FrameResult.boxes`."""
+        return self._packed.boxes.numpy()
+
+    @property
+    def areas(self) -> npt.NDArray[np.int64]:
+        """See `FrameResult.areas`."""
+        return self._packed.areas.numpy()
 
     @property
     def object_scores(self) -> npt.NDArray[np.float32]:
-        """As of `FrameResult`."""
-        return self._arrays[2]
+        """See `FrameResult.object_scores`."""
+        return self._tensors[2].numpy()
+
+    def rle(self) -> list[dict[str, Any]]:
+        """See `FrameResult.rle`."""
+        return self._packed.rle()
+
+    def encode(self) -> list[EncodedMask]:
+        """RLE, box and area of each mask."""
+        return self._packed.encode()
 
 
 def one_behind(results: Iterable[FrameResult]) -> Iterator[HostResult | None]:
-    """Results on the CPU, each once the next frame has begun, so that nobody waits for the copies;
-    None when the first has.
+    """Results on the CPU, each yielded after the next frame has started, so that copies overlap
+    with computation. The first item is None.
 
     Raises:
-        Exception: whatever `results` raise, after all that came before.
+        Exception: an error of `results`, after all earlier results have been yielded.
     """
     last: HostResult | None = None
     try:
         for result in results:
-            begun = result.to_host()
+            started = result.to_host()
             yield last
-            last = begun
+            last = started
     except GeneratorExit:
         raise
     except BaseException:

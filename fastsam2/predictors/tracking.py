@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastsam2.engine.fused.image_encoder import FrameFeatures
-from fastsam2.engine.fused.mask_decoder import MaskOutput
+from fastsam2.engine.fused.mask_decoder import DecodedMasks
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.track_step import (
     Prompt,
@@ -345,7 +345,7 @@ def _track_officially(
         run_mem_encoder=run_mem_encoder,
         prev_sam_mask_logits=prompt.previous_logits,
     )
-    masks = MaskOutput(
+    masks = DecodedMasks(
         out["pred_masks"], out["pred_masks"], out["obj_ptr"], out["object_score_logits"]
     )
     (output,) = frame_outputs(model, session, masks, None)

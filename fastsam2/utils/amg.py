@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fastsam2.data.rle import area, decode_rle, encode_rle
+from fastsam2.data.rle import PackedMasks, area, decode_rle, rle_from_counts
 from fastsam2.errors import InputError
 from fastsam2.utils.misc import mask_to_box
 from fastsam2_kernels.connected_components import connected_components
@@ -250,35 +250,24 @@ def _overlap(a: torch.Tensor, b: torch.Tensor, iou_threshold: float) -> torch.Te
 
 
 def mask_to_rle_pytorch(tensor: torch.Tensor) -> list[RLE]:
-    """Uncompressed RLE of each of the bool masks [M, H, W]; only run ends leave the device."""
-    n, height, width = tensor.shape
-    columns = tensor.transpose(1, 2).reshape(n, height * width)
-    # A mask starts with a run of background, of length 0 where its first pixel is foreground.
-    starts = F.pad(columns, (1, 0))[:, :-1] ^ columns
-    index, position = starts.nonzero().unbind(1)
-    lengths = torch.bincount(index, minlength=n).tolist()
-    return [
-        {
-            "size": [height, width],
-            "counts": np.diff(ends.numpy(), prepend=0, append=height * width).tolist(),
-        }
-        for ends in position.cpu().split(lengths)
-    ]
+    """Uncompressed RLE of bool masks [M, H, W]; only run lengths leave the device."""
+    size = list(tensor.shape[1:])
+    return [{"size": size, "counts": counts} for counts in PackedMasks.of(tensor).runs.tolist()]
 
 
 def rle_to_mask(rle: RLE) -> np.ndarray:
-    """Uncompressed RLE -> bool [H, W]."""
+    """Decode an uncompressed RLE to bool [H, W]."""
     return decode_rle(rle)
 
 
 def area_from_rle(rle: RLE) -> int:
-    """Foreground pixels of an uncompressed RLE."""
+    """Number of foreground pixels of an uncompressed RLE."""
     return area(rle)
 
 
 def coco_encode_rle(uncompressed_rle: RLE) -> RLE:
-    """Uncompressed RLE -> COCO's compressed one, with `counts` a str, ready for JSON."""
-    return encode_rle(decode_rle(uncompressed_rle))
+    """Convert an uncompressed RLE to COCO's compressed form, with `counts` a str for JSON."""
+    return rle_from_counts(uncompressed_rle["counts"], uncompressed_rle["size"])
 
 
 def remove_small_regions(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from tqdm import tqdm
 
-from fastsam2.engine.postprocess import fill_holes, mask_boxes
+from fastsam2.data.rle import PackedMasks
+from fastsam2.engine.postprocess import fill_holes
 from fastsam2.errors import InputError
 from fastsam2.utils.frames import (
     AsyncVideoFrameLoader,
@@ -50,7 +51,10 @@ def mask_to_box(masks: torch.Tensor) -> torch.Tensor:
 
     An empty mask has the box (W, H, -1, -1).
     """
-    return mask_boxes(masks)
+    height, width = masks.shape[-2:]
+    boxes = PackedMasks.of(masks.reshape(-1, height, width)).boxes
+    empty = boxes.new_tensor([width, height, -1, -1])
+    return boxes.where(boxes[:, 2:3] >= 0, empty).view(*masks.shape[:-2], 4)
 
 
 def fill_holes_in_mask_scores(mask: torch.Tensor, max_area: int) -> torch.Tensor:

@@ -4,12 +4,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
-from fastsam2.data.rle import area, box_from_mask, decode_rle, encode_rle, rle_counts
+from fastsam2.data.rle import (
+    PackedMasks,
+    area,
+    box_from_mask,
+    decode_rle,
+    encode_mask,
+    encode_rle,
+    rle_counts,
+)
 from fastsam2.errors import InputError
 
 # pycocotools and NumPy 2 disagree about a keyword.
@@ -42,6 +51,7 @@ def test_it_is_what_pycocotools_writes(mask: Any) -> None:
     np.testing.assert_array_equal(decode_rle(theirs), mask)
     assert area(ours) == coco.area(theirs)
     assert (box_from_mask(mask) or [0, 0, 0, 0]) == coco.toBbox(theirs).tolist()
+    assert encode_mask(mask) == (ours, box_from_mask(mask), area(ours))
 
 
 @given(MASKS)
@@ -51,6 +61,15 @@ def test_plain_counts_are_what_pycocotools_reads(mask: Any) -> None:
     np.testing.assert_array_equal(coco.decode(theirs), mask)
     np.testing.assert_array_equal(decode_rle(plain), mask)
     assert area(plain) == mask.sum()
+
+
+@given(hnp.arrays(np.bool_, st.tuples(st.integers(0, 4), st.integers(1, 20), st.integers(1, 20))))
+def test_masks_of_a_batch_are_independent(masks: Any) -> None:
+    """Runs do not continue from one mask into the next."""
+    packed = PackedMasks.of(torch.from_numpy(masks))
+    np.testing.assert_array_equal(packed.masks, masks)
+    assert packed.encode() == [encode_mask(mask) for mask in masks]
+    assert packed.rle() == [encode_rle(mask) for mask in masks]
 
 
 @pytest.mark.parametrize("value", [False, True])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fastsam2.data.open_frames import open_frames
 from fastsam2.data.palette import davis_palette
-from fastsam2.data.rle import decode_rle
+from fastsam2.data.rle import decode_rle, encode_mask
 from fastsam2.data.writers import (
     MaskPngWriter,
     OverlayVideoWriter,
@@ -145,6 +145,14 @@ def test_the_json_document(tmp_path: Path) -> None:
     (absent,) = document["frames"][1]["objects"]
     assert (absent["box"], absent["area"]) == (None, 0)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_encoded_masks_are_written_as_they_are(tmp_path: Path) -> None:
+    with TrackJsonWriter(tmp_path / "tracks.json", {}) as writer:
+        writer.write(0, MASKS)
+        writer.write(0, {obj_id: encode_mask(mask) for obj_id, mask in MASKS.items()})
+    first, second = json.loads((tmp_path / "tracks.json").read_text())["frames"]
+    assert first == second
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

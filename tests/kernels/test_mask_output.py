@@ -1,4 +1,4 @@
-"""Masks at video size: the kernels and the CPU's path against plain interpolation."""
+"""Masks and labels at video size: the kernel and the CPU path against plain interpolation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastsam2.data.rle import decode_rle, rle_counts
+from fastsam2.data.rle import decode_rle
+from fastsam2.modeling.sam2_utils import without_overlap
 from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.launch_config import CAPABILITIES
-from fastsam2_kernels.mask_output import mask_output
+from fastsam2_kernels.mask_output import bits as bits_module
+from fastsam2_kernels.mask_output import mask_output, pack_bits, run_lengths, unpack_bits
 from fastsam2_kernels.mask_output.tuning import Launch
 
 pytest.importorskip("triton")
-from fastsam2_kernels.mask_output.kernel import launch_bits, launch_bool, launch_runs, variants
+from fastsam2_kernels.mask_output.kernel import launch, variants
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IMPLS: list[Impl] = ["auto", "triton", "reference"]
@@ -62,6 +64,11 @@ def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
+def masks_of(logits: Tensor, size: tuple[int, int], *args: Any, **kwargs: Any) -> Tensor:
+    """The masks of `mask_output`, bool `[N, H, W]`."""
+    return unpack_bits(mask_output(logits, size, *args, **kwargs).bits, size[1])
+
+
 def check_mask(mask: Tensor, logits: Tensor, threshold: float) -> None:
     """Pixels may differ from exact interpolation only where that is within rounding."""
     distance = upsampled(logits.double(), (mask.shape[1], mask.shape[2])) - threshold
@@ -70,30 +77,58 @@ def check_mask(mask: Tensor, logits: Tensor, threshold: float) -> None:
         assert float(distance[wrong].abs().max()) <= rounding(logits)
 
 
+def check_labels(labels: Tensor, mask: Tensor, logits: Tensor) -> None:
+    """A pixel has the label of a set mask whose exact logit is the highest within rounding."""
+    assert torch.equal(labels > 0, mask.any(0))
+    exact = upsampled(logits.double(), (mask.shape[1], mask.shape[2])).where(mask, -torch.inf)
+    chosen = exact.gather(0, (labels.long() - 1).clamp(min=0)[None])[0]
+    behind = (exact.amax(0) - chosen)[labels > 0]
+    assert not behind.numel() or float(behind.max()) <= 2 * rounding(logits)
+
+
 def check(logits: Tensor, size: tuple[int, int], threshold: float, impl: Impl) -> Tensor:
-    """All three formats; returns the mask."""
-    mask = mask_output(logits, size, threshold, impl=impl)
+    """Masks, labels and run lengths; returns the masks."""
+    bits, labels = mask_output(logits, size, threshold, impl=impl)
+    assert (bits.dtype, labels.dtype) == (torch.uint8, torch.int16)
+    mask = unpack_bits(bits, size[1])
     assert mask.dtype == torch.bool
     assert mask.shape == (len(logits), *size)
     check_mask(mask, logits, threshold)
-    check_formats(mask, logits, threshold, impl)
+    if len(logits):
+        check_labels(labels, mask, logits)
+    check_formats(bits, mask)
+    alone = mask_output(logits, size, threshold, impl=impl, non_overlap=True)
+    assert torch.equal(alone.labels, labels)
+    numbers = torch.arange(1, len(logits) + 1, device=DEVICE)[:, None, None]
+    assert torch.equal(alone.bits, pack_bits(labels == numbers))
     return mask
 
 
-def check_formats(mask: Tensor, logits: Tensor, threshold: float, impl: Impl) -> None:
-    """Bits and runs tell the same as the mask, without a loss."""
+def check_formats(bits: Tensor, mask: Tensor) -> None:
+    """Bits and runs represent the mask without a loss."""
+    np.testing.assert_array_equal(bits.cpu(), np.packbits(mask.cpu().numpy(), axis=-1))
     size = (mask.shape[1], mask.shape[2])
-    bits = mask_output(logits, size, threshold, format="bits", impl=impl).cpu().numpy()
-    np.testing.assert_array_equal(bits, np.packbits(mask.cpu().numpy(), axis=-1))
-    unpacked = np.unpackbits(bits, axis=-1, count=size[1])
-    np.testing.assert_array_equal(unpacked, mask.cpu().numpy())
-    runs = mask_output(logits, size, threshold, format="rle", impl=impl)
-    assert runs.counts.dtype == torch.int32
-    assert runs.offsets.dtype == torch.int64
+    runs = run_lengths(bits, size[1])
+    assert runs.counts.dtype == runs.offsets.dtype == torch.int64
     assert len(runs.tolist()) == len(mask)
     for counts, one in zip(runs.tolist(), mask.cpu().numpy(), strict=True):
-        assert counts == rle_counts(one)
+        assert counts == run_lengths_of(one)
         np.testing.assert_array_equal(decode_rle({"size": size, "counts": counts}), one)
+    for box, area, one in zip(runs.boxes.tolist(), runs.areas.tolist(), mask.cpu(), strict=True):
+        y, x = np.nonzero(one.numpy())
+        assert box == ([x.min(), y.min(), x.max(), y.max()] if len(x) else [-1] * 4)
+        assert area == len(x)
+
+
+def run_lengths_of(mask: Any) -> list[int]:
+    """Run lengths of a mask in plain Python."""
+    counts, value = [0], False
+    for pixel in mask.ravel(order="F").tolist():
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return counts
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -135,7 +170,7 @@ def test_pixels_at_the_threshold(impl: Impl) -> None:
     logits = (base - shifts[:, None, None]).float()
     near = upsampled(logits.double(), size).abs() <= 4 * rounding(base)
     assert near.sum() >= 100
-    check_mask(mask_output(logits, size, impl=impl), logits, 0.0)
+    check_mask(masks_of(logits, size, impl=impl), logits, 0.0)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -164,20 +199,64 @@ def test_logits_that_are_not_finite(size: tuple[int, int], impl: Impl) -> None:
     logits[1, 5, 6] = -float("inf")
     logits[2] = -float("inf")
     up = upsampled(logits, size)
-    mask = mask_output(logits, size, impl=impl)
+    mask = masks_of(logits, size, impl=impl)
     assert torch.equal(mask, up > 0)
     assert mask[:2].any((1, 2)).all()
     assert not mask[2].any()
     assert not mask[:2].all((1, 2)).any()
-    check_formats(mask, logits, 0.0, impl)
+    bits, labels = mask_output(logits, size, impl=impl)
+    check_formats(bits, mask)
+    best = up.where(mask, -torch.inf).argmax(0)
+    assert torch.equal(labels, torch.where(mask.any(0), best + 1, 0).short())
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_no_masks(impl: Impl) -> None:
     none = torch.zeros(0, 4, 4, device=DEVICE)
-    assert mask_output(none, (9, 10), impl=impl).shape == (0, 9, 10)
-    assert mask_output(none, (9, 10), format="bits", impl=impl).shape == (0, 9, 2)
-    assert mask_output(none, (9, 10), format="rle", impl=impl).tolist() == []
+    bits, labels = mask_output(none, (9, 10), impl=impl)
+    assert bits.shape == (0, 9, 2)
+    assert torch.equal(labels, torch.zeros(9, 10, dtype=torch.int16, device=DEVICE))
+    assert unpack_bits(bits, 10).shape == (0, 9, 10)
+    runs = run_lengths(bits, 10)
+    assert runs.tolist() == []
+    assert (runs.boxes.shape, runs.areas.shape) == ((0, 4), (0,))
+
+
+@pytest.mark.parametrize(("n", "impl"), [*((7, impl) for impl in IMPLS), (300, "auto")])
+def test_equal_logits_go_to_the_first(n: int, impl: Impl) -> None:
+    """Also with more objects than fit into a byte."""
+    logits = torch.full((n, 3, 4), -1.0, device=DEVICE)
+    logits[n - 5 :] = torch.tensor([2.0, 3.0, 3.0, -1.0, 3.0], device=DEVICE)[:, None, None]
+    bits, labels = mask_output(logits, (7, 9), impl=impl, non_overlap=True)
+    assert (labels == n - 3).all()
+    assert unpack_bits(bits, 9).any((1, 2)).nonzero().tolist() == [[n - 4]]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_non_overlap_is_that_of_the_model(impl: Impl) -> None:
+    logits = blobs(4, (16, 16))
+    alone = without_overlap(upsampled(logits, (45, 61))[:, None])[:, 0] > 0
+    assert (upsampled(logits, (45, 61)) > 0).sum(0).max() > 1
+    assert torch.equal(masks_of(logits, (45, 61), impl=impl, non_overlap=True), alone)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_small_objects_anywhere(impl: Impl) -> None:
+    """At edges and corners, and in the middle."""
+    logits = torch.full((9, 12, 12), -3.0, device=DEVICE)
+    for i, (y, x) in enumerate((y, x) for y in (0, 5, 11) for x in (0, 6, 11)):
+        logits[i, y, x] = 4.0
+    mask = check(logits, (20, 33), 0.0, impl)
+    assert torch.equal(mask, upsampled(logits, (20, 33)) > 0)
+    assert mask.any((1, 2)).all()
+
+
+def test_packing_on_a_device() -> None:
+    """The arithmetic for other devices agrees with NumPy."""
+    mask = torch.rand(3, 5, 21) > 0.5
+    bits = pack_bits(mask)
+    assert torch.equal(bits_module._pack_on_device(mask), bits)
+    assert torch.equal(bits_module._unpack_on_device(bits)[..., :21], mask)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -209,40 +288,35 @@ def test_everything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """With small programs, into buffers that held something else."""
     empty = Tensor.new_empty
     monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: empty(*a, **k).fill_(77))
-    small = Launch(8, 32, 8, 4, 16, 8, 1)
     logits, size = blobs(2, (9, 11)), (30, 37)
-    mask = mask_output(logits, size, impl="reference")
-    out = launch_bool(logits, size, 0.0, small, out=~mask)
-    assert torch.equal(out, mask)
-    bits = mask_output(logits, size, format="bits", impl="reference")
-    assert torch.equal(launch_bits(logits, size, 0.0, small, out=~bits), bits)
-    runs = launch_runs(logits, size, 0.0, small)
-    assert runs.tolist() == [rle_counts(m) for m in mask.cpu().numpy()]
+    for non_overlap in (False, True):
+        expected = mask_output(logits, size, impl="reference", non_overlap=non_overlap)
+        found = launch(logits, size, 0.0, non_overlap, Launch(8, 4, 1))
+        assert torch.equal(found.bits, expected.bits)
+        assert torch.equal(found.labels, expected.labels)
 
 
 def test_float64_is_not_rounded() -> None:
     logits = torch.full((1, 2, 2), 1e-300, dtype=torch.float64, device=DEVICE)
-    assert mask_output(logits, (5, 5)).all()
+    assert masks_of(logits, (5, 5)).all()
     with pytest.raises(TypeError, match="float64"):
         mask_output(logits, (5, 5), impl="triton")
 
 
 def test_registration() -> None:
     logits = blobs(2, (6, 7))
-    for packed in (False, True):
-        torch.library.opcheck(torch.ops.fastsam2.mask_output.default, (logits, 15, 17, 0.0, packed))
-    torch.library.opcheck(torch.ops.fastsam2.mask_output_runs.default, (logits, 15, 17, 0.0))
+    for non_overlap in (False, True):
+        args = (logits, 15, 17, 0.0, non_overlap)
+        torch.library.opcheck(torch.ops.fastsam2.mask_output.default, args)
 
 
-@pytest.mark.parametrize("format", ["bool", "bits", "rle"])
-def test_compiles_whole_and_once(format: Any) -> None:
-    """How many runs there will be is not known when the graph is made."""
+def test_compiles_whole_and_once() -> None:
     compiled = torch.compile(mask_output, fullgraph=True, backend="aot_eager", dynamic=True)
     for n, size in ((2, (15, 17)), (3, (20, 33)), (5, (8, 44))):
         logits = blobs(n, (6, 7))
         with torch._dynamo.config.patch(error_on_recompile=n > 2):
-            found = compiled(logits, size, format=format)
-        expected = mask_output(logits, size, format=format)
+            found = compiled(logits, size)
+        expected = mask_output(logits, size)
         for a, b in zip(found, expected, strict=True):
             assert torch.equal(a, b)
 
@@ -260,7 +334,7 @@ BAD: list[tuple[Any, Any, Any, dict[str, Any], type[Exception], str]] = [
     (torch.zeros(1, 4, 4), (8.5, 8), 0.0, {}, ValueError, r"\(8.5, 8\)"),
     (torch.zeros(1, 4, 4), (8, 8), None, {}, TypeError, "None"),
     (torch.zeros(1, 4, 4), (8, 8), "0", {}, TypeError, "'0'"),
-    (torch.zeros(1, 4, 4), (8, 8), 0.0, {"format": "png"}, ValueError, "'png'"),
+    (torch.zeros(1, 1, 1).expand(2**15, 1, 1), (8, 8), 0.0, {}, ValueError, "32768"),
     (torch.zeros(1, 4, 4), (8, 8), 0.0, {"impl": "cuda"}, ValueError, "'cuda'"),
 ]
 

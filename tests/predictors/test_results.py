@@ -1,4 +1,4 @@
-"""What a frame's result says, in every form, and that nothing is made that nobody reads."""
+"""Results of a frame: all forms agree, and each is computed when it is first read."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 from torch import Tensor
 
 from fastsam2 import SAM2VideoPredictor
+from fastsam2.data.rle import encode_mask
 from fastsam2.data.writers import label_image
 from fastsam2.modeling.mask_answers import NO_OBJ_SCORE
 from fastsam2.predictors import results
@@ -51,6 +52,9 @@ def test_all_forms_say_the_same(non_overlap: bool) -> None:
     for box, mask in zip(found.boxes.tolist(), masks, strict=True):
         y, x = np.nonzero(mask.numpy())
         assert box == ([x.min(), y.min(), x.max(), y.max()] if len(x) else [-1] * 4)
+    assert found.areas.tolist() == masks.sum((1, 2)).tolist()
+    highest = torch.where(logits.amax(0) > 0, logits.argmax(0) + 1, 0)[0]
+    assert torch.equal(found.labels, highest.short())
     assert masks[0].any()
     assert not masks[2].any()
     torch.testing.assert_close(
@@ -64,6 +68,8 @@ def test_no_objects() -> None:
     assert found.logits.shape == (0, 1, *SIZE)
     assert found.masks.shape == (0, *SIZE)
     assert found.boxes.shape == (0, 4)
+    assert found.areas.shape == (0,)
+    assert not found.labels.any()
     assert found.rle() == []
     assert found.object_scores.shape == (0,)
 
@@ -85,8 +91,13 @@ def test_nothing_is_made_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> N
             found.rle()
     assert found.masks is found.masks
     with monkeypatch.context() as patch:
+        # One pass serves all forms.
         patch.setattr(results.F, "interpolate", never)
+        patch.setattr(results, "mask_output", never)
         assert (found.boxes[:2] >= 0).all()
+        assert found.labels.any()
+        assert len(found.rle()) == 3
+        assert found.to_host().labels.any()
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +130,13 @@ def test_on_the_host(non_overlap: bool) -> None:
     host = found.to_host()
     np.testing.assert_array_equal(host.masks, found.masks.numpy())
     np.testing.assert_array_equal(host.object_scores, found.object_scores.numpy())
+    np.testing.assert_array_equal(host.boxes, found.boxes.numpy())
+    np.testing.assert_array_equal(host.areas, found.areas.numpy())
+    assert (host.masks.dtype, host.labels.dtype) == (np.bool_, np.int16)
+    assert host.rle() == found.rle()
+    assert host.encode() == [encode_mask(mask) for mask in host.masks]
     assert (host.frame_idx, host.obj_ids) == (7, [1, "a", 3])
-    # Where objects overlap, the pixel goes to the one that is surer of it.
+    # Where objects overlap, the pixel goes to the one with the highest logit.
     logits = dict(enumerate(found.logits[:, 0].numpy(), 1))
     np.testing.assert_array_equal(host.labels, label_image(logits))
 

@@ -16,10 +16,10 @@ from fastsam2.engine.fused.cpu_tiling import objects_in_cache
 from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from fastsam2.modeling.sam2_utils import LayerNorm2d, at_least_float32
 
-__all__ = ["FusedMaskDecoder", "MaskOutput"]
+__all__ = ["FusedMaskDecoder", "DecodedMasks"]
 
 
-class MaskOutput(NamedTuple):
+class DecodedMasks(NamedTuple):
     """Masks of N objects on a frame."""
 
     low_res_masks: Tensor  #: logits `[N, 1, S / 4, S / 4]`, float32
@@ -67,7 +67,7 @@ class FusedMaskDecoder:
 
     def __call__(
         self, pix_feat: Tensor, image_pe: Tensor, high_res: list[Tensor] | None
-    ) -> MaskOutput:
+    ) -> DecodedMasks:
         """Decode the mask of each object.
 
         Args:
@@ -77,11 +77,11 @@ class FusedMaskDecoder:
         """
         batches = pix_feat.split(objects_in_cache(pix_feat, pix_feat.shape[0]))
         parts = [self._decode(batch, image_pe, high_res) for batch in batches]
-        return MaskOutput(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        return DecodedMasks(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
     def _decode(
         self, pix_feat: Tensor, image_pe: Tensor, high_res: list[Tensor] | None
-    ) -> MaskOutput:
+    ) -> DecodedMasks:
         model, decoder, objects = self.model, self.decoder, pix_feat.shape[0]
         tokens = self.tokens.repeat(objects, 1, 1)
         hidden, image = decoder.transformer(pix_feat + self.no_mask, image_pe, tokens)
@@ -106,7 +106,7 @@ class FusedMaskDecoder:
             low_res = torch.where(presence[..., None, None] > 0, low_res, NO_OBJ_SCORE)
         chosen = candidates[rows, best]
         token = chosen if decoder.use_multimask_token_for_obj_ptr else hidden[:, first + 1]
-        return MaskOutput(low_res, ious, model._object_pointer(token, presence), presence)
+        return DecodedMasks(low_res, ious, model._object_pointer(token, presence), presence)
 
     def _upscale(self, image: Tensor, high_res: list[Tensor] | None) -> Tensor:
         """Channels last, `[N, H, W, C]` to `[N, 4 H, 4 W, C / 8]`."""

@@ -1,8 +1,9 @@
-"""Masks at the size of the video from logits at low resolution, in little memory."""
+"""Masks and a label image at video size from low-resolution logits, in one pass."""
 
 from __future__ import annotations
 
+from fastsam2_kernels.mask_output.bits import RunLengths, pack_bits, run_lengths, unpack_bits
 from fastsam2_kernels.mask_output.op import mask_output
-from fastsam2_kernels.mask_output.reference import RunLengths
+from fastsam2_kernels.mask_output.reference import MaskOutput
 
-__all__ = ["RunLengths", "mask_output"]
+__all__ = ["MaskOutput", "RunLengths", "mask_output", "pack_bits", "run_lengths", "unpack_bits"]

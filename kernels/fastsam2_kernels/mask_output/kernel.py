@@ -1,11 +1,10 @@
-"""Triton kernels of mask output: interpolate and threshold pixels where they are used.
+"""Triton kernel of mask output: interpolate, threshold and compare the pixels of a tile.
 
-The logits are a few hundred KB a mask and stay in the cache; a pixel costs two dozen instructions.
-So nothing of the size of the video is stored but the answer, and run lengths, which need the pixels
-twice, compute them twice.
+The logits are a few hundred KB an object and stay in the L2 cache; a pixel costs two dozen
+instructions. Nothing of video size is stored except the results.
 
 The arithmetic is that of `F.interpolate` in float32, fused multiply-adds included, so that masks
-differ from PyTorch's in no pixel or in those that lie within rounding of the threshold.
+differ from PyTorch's at most in pixels within rounding of the threshold.
 """
 
 import torch
@@ -14,15 +13,15 @@ import triton.language as tl
 from torch import Tensor
 
 from fastsam2_kernels.aot import Variant
-from fastsam2_kernels.mask_output.reference import RunLengths, runs_from_changes
+from fastsam2_kernels.mask_output.reference import MaskOutput
 from fastsam2_kernels.mask_output.tuning import Launch
 
-__all__ = ["launch_bits", "launch_bool", "launch_runs", "variants"]
+__all__ = ["launch", "variants"]
 
 
 @triton.jit
 def _source(o, scale, n):
-    """Of output coordinates, the two input coordinates between which they lie, and the weight."""
+    """Neighbouring input coordinates of output coordinates, and the weight of the second."""
     b_at = tl.maximum(tl.fma(o.to(tl.float32) + 0.5, scale, -0.5), 0.0)
     i_0 = tl.minimum(b_at.to(tl.int32), n - 1)
     b_weight = tl.minimum(b_at - i_0.to(tl.float32), 1.0)
@@ -30,277 +29,133 @@ def _source(o, scale, n):
 
 
 @triton.jit
-def _inside(p_image, i_y, i_x, m, h, w, scale_y, scale_x, threshold):
-    """Whether output pixels (y, x) are above the threshold; `i_y` and `i_x` broadcast to `m`."""
+def _store_bits(p_out, b_in, m_out):
+    """Pack the last axis of `b_in` [BY, BX, 8], the first pixel in the highest bit."""
+    b_shift = 7 - tl.arange(0, 8)[None, None, :]
+    b_byte = tl.sum(b_in.to(tl.int32) << b_shift, axis=2)
+    tl.store(p_out, b_byte.to(tl.uint8), mask=m_out)
+
+
+@triton.jit
+def mask_output_kernel(
+    p_logits,  # [N, h, w]
+    p_bits,  # [N, H, ceil(W / 8)] uint8
+    p_labels,  # [H, W] int16
+    threshold,
+    scale_y,  # h / H
+    scale_x,  # w / W
+    n,
+    h,
+    w,
+    H,
+    W,
+    n_x,  # tiles of a row
+    NON_OVERLAP: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,  # bytes
+):
+    pid = tl.program_id(0)
+    W_bytes = (W + 7) // 8
+    # [BY], [BX]
+    i_row = pid // n_x * BLOCK_Y + tl.arange(0, BLOCK_Y)
+    i_byte = pid % n_x * BLOCK_X + tl.arange(0, BLOCK_X)
+    # [BY, 1, 1], [1, BX, 8]
+    i_y = i_row[:, None, None]
+    i_x = i_byte[None, :, None] * 8 + tl.arange(0, 8)[None, None, :]
+    # [BY, BX, 8]
+    m = (i_y < H) & (i_x < W)
+    # [BY, BX]
+    m_byte = (i_row[:, None] < H) & (i_byte[None, :] < W_bytes)
+    o_byte = i_row[:, None] * W_bytes + i_byte[None, :]
+
     i_y0, i_y1, b_y = _source(i_y, scale_y, h)
     i_x0, i_x1, b_x = _source(i_x, scale_x, w)
-    b_00 = tl.load(p_image + (i_y0 * w + i_x0), mask=m, other=0.0).to(tl.float32)
-    b_01 = tl.load(p_image + (i_y0 * w + i_x1), mask=m, other=0.0).to(tl.float32)
-    b_10 = tl.load(p_image + (i_y1 * w + i_x0), mask=m, other=0.0).to(tl.float32)
-    b_11 = tl.load(p_image + (i_y1 * w + i_x1), mask=m, other=0.0).to(tl.float32)
-    b_0 = tl.fma(b_00, 1.0 - b_x, b_01 * b_x)
-    b_1 = tl.fma(b_10, 1.0 - b_x, b_11 * b_x)
-    return (tl.fma(b_0, 1.0 - b_y, b_1 * b_y) > threshold) & m
+    # [BY, BX, 8]
+    o_00, o_01, o_10, o_11 = i_y0 * w + i_x0, i_y0 * w + i_x1, i_y1 * w + i_x0, i_y1 * w + i_x1
+    b_best = tl.full((BLOCK_Y, BLOCK_X, 8), 0.0, tl.float32) + threshold
+    b_label = tl.zeros((BLOCK_Y, BLOCK_X, 8), tl.int32)
+    p_image, p_out = p_logits, p_bits
+    for i_n in tl.range(n):
+        b_00 = tl.load(p_image + o_00, mask=m, other=0.0).to(tl.float32)
+        b_01 = tl.load(p_image + o_01, mask=m, other=0.0).to(tl.float32)
+        b_10 = tl.load(p_image + o_10, mask=m, other=0.0).to(tl.float32)
+        b_11 = tl.load(p_image + o_11, mask=m, other=0.0).to(tl.float32)
+        b_0 = tl.fma(b_00, 1.0 - b_x, b_01 * b_x)
+        b_1 = tl.fma(b_10, 1.0 - b_x, b_11 * b_x)
+        b_value = tl.fma(b_0, 1.0 - b_y, b_1 * b_y)
+        if not NON_OVERLAP:
+            _store_bits(p_out + o_byte, (b_value > threshold) & m, m_byte)
+            p_out += H * W_bytes
+        m_highest = b_value > b_best
+        b_best = tl.where(m_highest, b_value, b_best)
+        b_label = tl.where(m_highest, i_n + 1, b_label)
+        p_image += h * w
+    tl.store(p_labels + (i_y * W + i_x), b_label.to(tl.int16), mask=m)
+    if NON_OVERLAP:
+        for i_n in tl.range(n):
+            _store_bits(p_out + o_byte, (b_label == i_n + 1) & m, m_byte)
+            p_out += H * W_bytes
 
 
-@triton.jit
-def mask_bool_kernel(
-    p_logits,  # [N, h, w]
-    p_out,  # [N, H, W] uint8
-    threshold,
-    scale_y,  # h / H
-    scale_x,  # w / W
-    h,
-    w,
-    H,
-    W,
-    n_y,  # tiles of rows
-    n_x,  # tiles of columns
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-):
-    pid = tl.program_id(0)
-    i_n = (pid // (n_x * n_y)).to(tl.int64)
-    # [BY, 1], [1, BX]
-    i_y = (pid // n_x % n_y * BLOCK_Y + tl.arange(0, BLOCK_Y))[:, None]
-    i_x = (pid % n_x * BLOCK_X + tl.arange(0, BLOCK_X))[None, :]
-    m = (i_y < H) & (i_x < W)
-    # [BY, BX]
-    b_in = _inside(p_logits + i_n * h * w, i_y, i_x, m, h, w, scale_y, scale_x, threshold)
-    tl.store(p_out + i_n * H * W + (i_y * W + i_x), b_in.to(tl.uint8), mask=m)
-
-
-@triton.jit
-def mask_bits_kernel(
-    p_logits,  # [N, h, w]
-    p_out,  # [N, H, ceil(W / 8)] uint8
-    threshold,
-    scale_y,  # h / H
-    scale_x,  # w / W
-    h,
-    w,
-    H,
-    W,
-    n_y,  # tiles of rows
-    n_x,  # tiles of bytes
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-):
-    pid = tl.program_id(0)
-    i_n = (pid // (n_x * n_y)).to(tl.int64)
-    W_bytes = (W + 7) // 8
-    # [BY, 1], [1, BX]
-    i_y = (pid // n_x % n_y * BLOCK_Y + tl.arange(0, BLOCK_Y))[:, None]
-    i_byte = (pid % n_x * BLOCK_X + tl.arange(0, BLOCK_X))[None, :]
-    # [BY, BX]
-    b_byte = tl.zeros((BLOCK_Y, BLOCK_X), tl.int32)
-    p_image = p_logits + i_n * h * w
-    for k in tl.range(8):
-        i_x = i_byte * 8 + k
-        m = (i_y < H) & (i_x < W)
-        b_in = _inside(p_image, i_y, i_x, m, h, w, scale_y, scale_x, threshold)
-        b_byte = b_byte * 2 + b_in.to(tl.int32)
-    m_out = (i_y < H) & (i_byte < W_bytes)
-    p_o = p_out + i_n * H * W_bytes + (i_y * W_bytes + i_byte)
-    tl.store(p_o, b_byte.to(tl.uint8), mask=m_out)
-
-
-@triton.jit
-def mask_changes_kernel(
-    p_logits,  # [N, h, w]
-    p_counts,  # [N, W, n_y] int32, written: changes in each column of each tile
-    p_starts,  # [N, W, n_y] int64, read: index of the first of them among all
-    p_changes,  # [R] int32, written: positions x H + y of the changes
-    threshold,
-    scale_y,  # h / H
-    scale_x,  # w / W
-    h,
-    w,
-    H,
-    W,
-    n_y,  # tiles of rows
-    n_x,  # tiles of columns
-    WRITE: tl.constexpr,  # False: count; True: write the positions
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-):
-    """Find the pixels that differ from the one before them in column-major order."""
-    pid = tl.program_id(0)
-    i_n = (pid // (n_x * n_y)).to(tl.int64)
-    i_tile = pid % n_y
-    # [1, BY], [BX, 1]
-    i_y = (i_tile * BLOCK_Y + tl.arange(0, BLOCK_Y))[None, :]
-    i_x = (pid // n_y % n_x * BLOCK_X + tl.arange(0, BLOCK_X))[:, None]
-    m = (i_y < H) & (i_x < W)
-    # Before the first pixel of a column comes the last of the column to its left.
-    i_y_before = tl.where(i_y == 0, H - 1, i_y - 1)
-    i_x_before = tl.where(i_y == 0, i_x - 1, i_x)
-    p_image = p_logits + i_n * h * w
-    # [BX, BY]
-    b_in = _inside(p_image, i_y, i_x, m, h, w, scale_y, scale_x, threshold)
-    m_before = m & (i_x_before >= 0)
-    b_before = _inside(p_image, i_y_before, i_x_before, m_before, h, w, scale_y, scale_x, threshold)
-    m_change = b_in != b_before
-    b_change = m_change.to(tl.int32)
-    # [BX]
-    i_column = pid // n_y % n_x * BLOCK_X + tl.arange(0, BLOCK_X)
-    o_count = (i_n * W + i_column) * n_y + i_tile
-    if WRITE:
-        b_start = tl.load(p_starts + o_count, mask=i_column < W, other=0)
-        # [BX, BY]
-        b_rank = tl.cumsum(b_change, axis=1) - b_change
-        tl.store(p_changes + b_start[:, None] + b_rank, i_x * H + i_y, mask=m_change)
-    else:
-        tl.store(p_counts + o_count, tl.sum(b_change, axis=1), mask=i_column < W)
-
-
-def _launch(kernel, logits, out, size, threshold, blocks, columns, num_warps) -> Tensor:
-    """One of the kernels that write an answer in tiles; `columns` are those of `out`."""
-    n, h, w = logits.shape
-    height, width = size
-    n_y, n_x = triton.cdiv(height, blocks[0]), triton.cdiv(columns, blocks[1])
-    if n:
-        kernel[(n * n_y * n_x,)](
-            logits,
-            out,
-            threshold,
-            h / height,
-            w / width,
-            h,
-            w,
-            height,
-            width,
-            n_y,
-            n_x,
-            BLOCK_Y=blocks[0],
-            BLOCK_X=blocks[1],
-            num_warps=num_warps,
-        )
-    return out
-
-
-def launch_bool(
+def launch(
     logits: Tensor,
     size: tuple[int, int],
     threshold: float,
+    non_overlap: bool,
     settings: Launch,
-    *,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Contiguous logits [N, h, w] to bool [N, H, W]."""
-    if out is None:
-        out = logits.new_empty(logits.shape[0], *size, dtype=torch.bool)
-    blocks = (settings.rows, settings.columns)
-    as_bytes = out.view(torch.uint8)
-    _launch(
-        mask_bool_kernel, logits, as_bytes, size, threshold, blocks, size[1], settings.num_warps
-    )
-    return out
-
-
-def launch_bits(
-    logits: Tensor,
-    size: tuple[int, int],
-    threshold: float,
-    settings: Launch,
-    *,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Contiguous logits [N, h, w] to packed bits, uint8 [N, H, ceil(W / 8)]."""
-    columns = -(-size[1] // 8)
-    if out is None:
-        out = logits.new_empty(logits.shape[0], size[0], columns, dtype=torch.uint8)
-    blocks = (settings.byte_rows, settings.byte_columns)
-    return _launch(
-        mask_bits_kernel, logits, out, size, threshold, blocks, columns, settings.num_warps
-    )
-
-
-def launch_runs(
-    logits: Tensor, size: tuple[int, int], threshold: float, settings: Launch
-) -> RunLengths:
-    """Contiguous logits [N, h, w] to run lengths. Waits once for the device: for their number."""
+) -> MaskOutput:
+    """Contiguous logits `[N, h, w]` to masks of `size`."""
     n, h, w = logits.shape
     height, width = size
-    block_y, block_x = settings.run_rows, settings.run_columns
-    n_y, n_x = triton.cdiv(height, block_y), triton.cdiv(width, block_x)
-    # Counts are padded with one entry in front, so that their running sum starts with 0.
-    counts = torch.zeros(n * width * n_y + 1, dtype=torch.int32, device=logits.device)
-
-    def run(starts: Tensor, changes: Tensor, write: bool) -> None:
-        mask_changes_kernel[(n * n_y * n_x,)](
-            logits,
-            counts[1:],
-            starts,
-            changes,
-            threshold,
-            h / height,
-            w / width,
-            h,
-            w,
-            height,
-            width,
-            n_y,
-            n_x,
-            WRITE=write,
-            BLOCK_Y=block_y,
-            BLOCK_X=block_x,
-            num_warps=settings.num_warps,
-        )
-
-    if n:
-        run(counts, counts, False)
-    ends = counts.cumsum(0, dtype=torch.int64)
-    # Each mask has one entry more than changes: its end.
-    masks = torch.arange(n + 1, device=logits.device)
-    offsets = ends[:: width * n_y] + masks
-    changes = counts.new_empty(int(ends[-1]) + n)
-    if n:
-        starts = (ends[:-1].view(n, -1) + masks[:-1, None]).contiguous()
-        run(starts, changes, True)
-    return runs_from_changes(changes, offsets, height * width)
+    row_bytes = triton.cdiv(width, 8)
+    bits = logits.new_empty(n, height, row_bytes, dtype=torch.uint8)
+    labels = logits.new_empty(size, dtype=torch.int16)
+    n_y, n_x = triton.cdiv(height, settings.rows), triton.cdiv(row_bytes, settings.columns)
+    mask_output_kernel[(n_y * n_x,)](
+        logits,
+        bits,
+        labels,
+        threshold,
+        h / height,
+        w / width,
+        n,
+        h,
+        w,
+        height,
+        width,
+        n_x,
+        NON_OVERLAP=non_overlap,
+        BLOCK_Y=settings.rows,
+        BLOCK_X=settings.columns,
+        num_warps=settings.num_warps,
+    )
+    return MaskOutput(bits, labels)
 
 
 def variants(capability: int) -> list[Variant]:
-    """Every kernel at every launch, as compiled for GPUs of `capability`."""
+    """All specialisations of the kernel for GPUs of `capability`."""
     settings = Launch()
-    sizes = ("h", "w", "H", "W", "n_y", "n_x")
     numbers = dict.fromkeys(("threshold", "scale_y", "scale_x"), "fp32")
-    numbers |= dict.fromkeys(sizes, "i32")
-    runs = {"p_counts": "*i32", "p_starts": "*i64", "p_changes": "*i32"}
-    tiles = {"BLOCK_Y": settings.run_rows, "BLOCK_X": settings.run_columns}
-    found = []
-    for name in ("fp32", "bf16", "fp16"):
-        for kernel, label, pointers, constants in (
-            (
-                mask_bool_kernel,
-                "bool",
-                {"p_out": "*u8"},
-                {"BLOCK_Y": settings.rows, "BLOCK_X": settings.columns},
-            ),
-            (
-                mask_bits_kernel,
-                "bits",
-                {"p_out": "*u8"},
-                {"BLOCK_Y": settings.byte_rows, "BLOCK_X": settings.byte_columns},
-            ),
-            (mask_changes_kernel, "count runs", runs, {"WRITE": False, **tiles}),
-            (mask_changes_kernel, "write runs", runs, {"WRITE": True, **tiles}),
-        ):
-            signature = {"p_logits": f"*{name}", **pointers, **numbers}
-            found.append(
-                Variant(
-                    op="mask_output",
-                    kernel=kernel,
-                    label=f"{name} {label} {constants['BLOCK_Y']}x{constants['BLOCK_X']}",
-                    capability=capability,
-                    signature=signature,
-                    constants=constants,
-                    num_warps=settings.num_warps,
-                    num_stages=3,
-                    has_dot=False,
-                    # Counts begin at the second entry of their buffer.
-                    aligned=("p_logits", *({*pointers} - {"p_counts"}), "h", "w"),
-                )
-            )
-    return found
+    numbers |= dict.fromkeys(("n", "h", "w", "H", "W", "n_x"), "i32")
+    return [
+        Variant(
+            op="mask_output",
+            kernel=mask_output_kernel,
+            label=f"{name}{' non-overlap' * non_overlap} {settings.rows}x{settings.columns}",
+            capability=capability,
+            signature={
+                "p_logits": f"*{name}", "p_bits": "*u8", "p_labels": "*i16", **numbers,
+            },
+            constants={
+                "NON_OVERLAP": non_overlap,
+                "BLOCK_Y": settings.rows,
+                "BLOCK_X": settings.columns,
+            },
+            num_warps=settings.num_warps,
+            num_stages=3,
+            has_dot=False,
+            aligned=("p_logits", "p_bits", "p_labels", "h", "w"),
+        )
+        for name in ("fp32", "bf16", "fp16")
+        for non_overlap in (False, True)
+    ]  # fmt: skip

@@ -13,26 +13,19 @@ __all__ = ["Launch", "choose"]
 
 @dataclass(frozen=True)
 class Launch:
-    """How the kernels of the op are launched.
-
-    1024 pixels or 256 bytes a program, 8 pixels a thread or more.
+    """Launch of the kernel: 1024 pixels a program, 8 a thread.
 
     Attributes:
-        rows, columns: pixels of a program that writes bool; for bits, `columns` is in bytes.
-        run_rows, run_columns: pixels of a program that looks for the ends of runs. Columns that
-            share the sectors of the logits share a program.
-        num_warps: warps of each.
+        rows: rows of pixels of a program.
+        columns: bytes of a row of a program, 8 pixels each.
+        num_warps: warps of a program.
     """
 
-    rows: int = 8
-    columns: int = 128
-    byte_rows: int = 8
-    byte_columns: int = 32
-    run_rows: int = 128
-    run_columns: int = 8
+    rows: int = 4
+    columns: int = 32
     num_warps: int = 4
 
 
 def choose(device: torch.device) -> Launch:
-    """The launch on `device`."""
+    """Launch parameters for `device`."""
     return replace(Launch(), **measured("mask_output", device))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsam2.build_sam import build_sam2_video_predictor
-from fastsam2.engine.fused.mask_decoder import FusedMaskDecoder, MaskOutput
+from fastsam2.engine.fused.mask_decoder import DecodedMasks, FusedMaskDecoder
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features
 from tests.reference import randomise_
@@ -35,9 +35,9 @@ def _inference() -> Iterator[None]:
 
 def by_modules(
     model: SAM2VideoPredictor, conditioned: Tensor, high_res: list[Tensor]
-) -> MaskOutput:
+) -> DecodedMasks:
     heads = model._forward_sam_heads(conditioned, high_res_features=high_res, multimask_output=True)
-    return MaskOutput(*(getattr(heads, name) for name in MaskOutput._fields))
+    return DecodedMasks(*(getattr(heads, name) for name in DecodedMasks._fields))
 
 
 def test_equals_the_modules_in_float64(model: SAM2VideoPredictor) -> None:
