@@ -137,8 +137,8 @@ def _frames(*kinds: str) -> Make:
             for r in used
         ]  # fmt: skip
         header = [
-            "what", "model", "objects", "by", "frames/s", "p20 ms", "p50 ms", "p80 ms", "to sam2",
-            "to vos_optimized", "peak MB", "of roof", "",
+            "benchmark", "model", "objects", "impl", "frames/s", "p20 ms", "p50 ms", "p80 ms",
+            "vs sam2", "vs vos_optimized", "peak MB", "of limit", "note",
         ]  # fmt: skip
         return used, header, lines
 
@@ -159,7 +159,7 @@ def _ladder(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> Table:
         ]
         for r in used
     ]  # fmt: skip
-    return used, ["", "rung", "frames/s", "to sam2", "IoU of nano", ""], lines
+    return used, ["setting", "rung", "frames/s", "vs sam2", "IoU of nano", "note"], lines
 
 
 def count_of(row: Row) -> str:
@@ -189,8 +189,8 @@ def _parts(kind: str, *bases: str) -> Make:
             ]
             for r in used
         ]  # fmt: skip
-        header = [kind, "dtype", "objects", "by", "p50 ms", *(f"to {base}" for base in bases)]
-        return used, [*header, "of roof", ""], lines
+        header = [kind, "dtype", "objects", "impl", "p50 ms", *(f"vs {base}" for base in bases)]
+        return used, [*header, "of limit", "note"], lines
 
     return make
 
@@ -198,7 +198,7 @@ def _parts(kind: str, *bases: str) -> Make:
 def _accuracy(rows: Sequence[Row], _: Mapping[str, Verdict]) -> Table:
     used = [r for r in rows if r.kind == "accuracy"]
     lines = [[r.impl, r.dtype, _number(r.iou, ".4f"), r.note] for r in used]
-    return used, ["by", "dtype", "IoU with float32", ""], lines
+    return used, ["impl", "dtype", "IoU with float32", "note"], lines
 
 
 def _tuning(rows: Sequence[Row], verdicts: Mapping[str, Verdict]) -> Table:

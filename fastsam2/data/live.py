@@ -15,9 +15,9 @@ from fastsam2.data.frame_source import check_size
 from fastsam2.data.live_inputs import LiveFrame, LiveInput, is_live, open_input
 from fastsam2.errors import InputError, VideoError
 
-__all__ = ["DROP", "POLICIES", "QUEUE", "LiveFrame", "LiveSource", "is_live"]
+__all__ = ["LiveFrame", "LiveSource", "is_live"]
 
-DROP, QUEUE = POLICIES = ("drop", "queue")
+_DROP, _QUEUE = _POLICIES = ("drop", "queue")
 
 
 class LiveSource(Closing, Iterator[LiveFrame]):
@@ -61,13 +61,13 @@ class LiveSource(Closing, Iterator[LiveFrame]):
         queue_size: int = 8,
         timeout: float = 10.0,
     ) -> None:
-        if policy not in (None, *POLICIES):
-            raise InputError(f"unknown policy {policy!r}: choose one of {', '.join(POLICIES)}")
+        if policy not in (None, *_POLICIES):
+            raise InputError(f"unknown policy {policy!r}: choose one of {', '.join(_POLICIES)}")
         if queue_size < 1:
             raise InputError(f"queue_size must be at least 1, but is {queue_size}")
         self._input = open_input(source, timeout)
-        self.policy = policy or (QUEUE if self._input.waits else DROP)
-        self._handover = _Handover(1 if self.policy == DROP else queue_size, self.policy == DROP)
+        self.policy = policy or (_QUEUE if self._input.waits else _DROP)
+        self._handover = _Handover(1 if self.policy == _DROP else queue_size, self.policy == _DROP)
         # The thread refers to the handover only, so the source can be freed while it runs.
         self._finalizer = weakref.finalize(self, _Handover.close, self._handover)
         arguments = self._input, self._handover

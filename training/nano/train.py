@@ -228,12 +228,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
     parser.add_argument("--steps", type=int, default=120_000, help="total steps, over all runs")
     parser.add_argument("--anneal", type=int, default=4000, help="steps of the final decay")
-    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--lr", type=float, default=6e-4, help="peak learning rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw clips")
-    parser.add_argument("--small-steps", type=int, default=Schedule.small_steps)
-    parser.add_argument("--easy-steps", type=int, default=Schedule.easy_steps)
+    parser.add_argument(
+        "--small-steps", type=int, default=Schedule.small_steps, help="steps at half the image size"
+    )
+    parser.add_argument(
+        "--easy-steps", type=int, default=Schedule.easy_steps, help="steps until the final mixture"
+    )
     parser.add_argument("--frames", type=int, default=Schedule.frames, help="frames per batch")
     parser.add_argument("--masks", type=int, default=Schedule.max_masks, help="masks per batch")
     parser.add_argument(
