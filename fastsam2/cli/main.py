@@ -182,6 +182,7 @@ def segment(
     checkpoint: Checkpoint = None,
     device: Device = None,
     dtype: Dtype = None,
+    fast: Fast = False,
     image_size: ImageSize = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -207,7 +208,7 @@ def segment(
         SegmentRequest(
             image=image,
             output=output,
-            model=ModelChoice(model, checkpoint, device, dtype, image_size),
+            model=ModelChoice(model, checkpoint, device, dtype, image_size, fast),
             points=point or [],
             boxes=box or [],
             overwrite=overwrite,

@@ -33,7 +33,7 @@ class ModelChoice:
         dtype: `float32`, `bfloat16` or `float16`; None for float32, or the plan's if `fast`.
         image_size: side in pixels of the square that images are resized to; None for the model's
             default.
-        fast: run videos with the fastest plan for the device.
+        fast: use the fastest plan for the device.
     """
 
     name: str | None = None
@@ -65,8 +65,6 @@ class ModelChoice:
             FastSAM2Error: unknown model, missing checkpoint or device, or weights that do not fit.
         """
         config, weights, options = self._arguments()
-        if self.fast:
-            options["plan"] = "auto"
         return build_sam2_video_predictor(config, weights, **options)
 
     def image_model(self) -> Any:
@@ -84,6 +82,8 @@ class ModelChoice:
         options: dict[str, Any] = {"device": self.device}
         if self.dtype is not None:
             options["dtype"] = _DTYPES[self.dtype]
+        if self.fast:
+            options["plan"] = "auto"
         if self.image_size is not None:
             options["hydra_overrides_extra"] = [f"++model.image_size={self.image_size}"]
         return config, weights, options

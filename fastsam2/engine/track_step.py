@@ -188,32 +188,28 @@ def track_objects(
     Raises:
         torch.OutOfMemoryError: one object alone is too much.
     """
-    try:
-        with without_autocast(step.model.device):
-            return _track(step, pool, features, selections)
-    except torch.OutOfMemoryError:
-        if len(selections) == 1:
-            raise
-    # Outside the handler, which would keep alive all that the attempt allocated.
-    half = len(selections) // 2
-    first = track_objects(step, pool, features, selections[:half])
-    second = track_objects(step, pool, features, selections[half:])
-    masks = DecodedMasks(*map(torch.cat, zip(first.masks, second.masks, strict=True)))
-    slots = first.slots + second.slots
-    return Tracked(masks, slots, first.pointer_slots + second.pointer_slots)
-
-
-def _track(
-    step: TrackStep, pool: MemoryPool, features: FrameFeatures, selections: Sequence[Selection]
-) -> Tracked:
     objects = len(selections)
     shape = TableShape.exact(selections)
     if isinstance(step.run, Graphed):
         shape = shape.rounded()
     slots, pointer_slots = pool.latents.allocate(objects), pool.pointers.allocate(objects)
-    pages, tables = block_tables(step.model, pool, selections, shape, (slots, pointer_slots))
-    found = step.run(features, step.grid(features), pages, tables)
-    return Tracked(map_tensors(found, lambda x: x[:objects]), slots, pointer_slots)
+    try:
+        with without_autocast(step.model.device):
+            writes = slots, pointer_slots
+            pages, tables = block_tables(step.model, pool, selections, shape, writes)
+            masks = step.run(features, step.grid(features), pages, tables)
+        return Tracked(map_tensors(masks, lambda x: x[:objects]), slots, pointer_slots)
+    except torch.OutOfMemoryError:
+        if objects == 1:
+            raise
+    # Outside the handler, which would keep alive all that the attempt allocated.
+    del slots, pointer_slots, writes
+    half = objects // 2
+    first = track_objects(step, pool, features, selections[:half])
+    second = track_objects(step, pool, features, selections[half:])
+    joined = DecodedMasks(*map(torch.cat, zip(first.masks, second.masks, strict=True)))
+    pointer_slots = first.pointer_slots + second.pointer_slots
+    return Tracked(joined, first.slots + second.slots, pointer_slots)
 
 
 def segment_prompt(

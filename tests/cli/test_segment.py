@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastsam2.data.rle import decode_rle
 from fastsam2.data.writers import read_labels
+from fastsam2.engine import plan
+from fastsam2.engine.fused.image_encoder import FusedImageEncoder
 from tests.cli.running import fastsam2
 from tests.data.videos import Frames
 
@@ -64,3 +68,26 @@ def test_unreadable_images(tmp_path: Path) -> None:
     outcome = fastsam2("segment", tmp_path / "text.jpg", "--point", "1,1", "-o", tmp_path / "out")
     assert outcome.code == 1
     assert "text.jpg" in outcome.line
+
+
+def test_fast(
+    tmp_path: Path, image: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the precision that the plan for this device chooses."""
+    monkeypatch.setattr(plan, "_cpu_multiplies_bf16", lambda: True)
+    dtypes: list[torch.dtype] = []
+    run = FusedImageEncoder.__call__
+
+    def spy(self: FusedImageEncoder, images: torch.Tensor) -> Any:
+        out = run(self, images)
+        dtypes.append(out["vision_features"].dtype)
+        return out
+
+    monkeypatch.setattr(FusedImageEncoder, "__call__", spy)
+    arguments = ["--point", "9,9", "-m", checkpoint, "--image-size", "128", "--device", "cpu"]
+    for flags in ([], ["--fast"]):
+        outcome = fastsam2(
+            "segment", image, *arguments, *flags, "-o", tmp_path / f"out{len(flags)}"
+        )
+        assert outcome.code == 0, outcome.err
+    assert dtypes == [torch.float32, torch.bfloat16]

@@ -81,8 +81,10 @@ class FusedMemoryAttention:
         x, q = self._queries(self.layers[0], x, rope)
         objects = tables.reads.shape[0]
         batch = objects_in_cache(pix_feat, objects)
-        parts = [tables] if batch >= objects else _split(tables, batch)
-        out = torch.cat([self._attend(x, q, rope, pages, part) for part in parts])
+        parts = []
+        for part in [tables] if batch >= objects else _split(tables, batch):
+            parts.append(self._attend(x, q, rope, pages, part))
+        out = torch.cat(parts)
         return out.transpose(1, 2).unflatten(2, pix_feat.shape[-2:])
 
     def _attend(
