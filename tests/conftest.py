@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,3 +21,16 @@ if importlib.util.find_spec("sam2") is not None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_fallback(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Raise where a CUDA graph cannot be recorded; a test that expects this calls the fixture."""
+    from fastsam2.engine.runtime import cuda_graphs  # after `sam2`: see tests/reference.py
+
+    def fail(error: RuntimeError) -> None:
+        raise error
+
+    allowed = cuda_graphs.fall_back
+    monkeypatch.setattr(cuda_graphs, "fall_back", fail)
+    return lambda: monkeypatch.setattr(cuda_graphs, "fall_back", allowed)

@@ -5,7 +5,6 @@ One thread opens an input and iterates over its `frames()` once.
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fastsam2.data.frame_source import Frame, check_array
 from fastsam2.data.picture import PictureConverter
-from fastsam2.data.pyav import av
+from fastsam2.data.pyav import av, av_reason
 from fastsam2.data.video_index import packets_of, video_stream
 from fastsam2.errors import InputError, VideoError
 
@@ -140,7 +139,7 @@ class ContainerInput:
         try:
             container = av.open(self._file, **self._arguments)
         except (av.FFmpegError, ValueError, OSError) as error:
-            raise VideoError(f"cannot open {self.name}: {_reason(error)}") from None
+            raise VideoError(f"cannot open {self.name}: {av_reason(error)}") from None
         with container:
             stream = video_stream(container)
             if stream is None or stream.codec_context is None:
@@ -176,7 +175,9 @@ class ContainerInput:
             if packet is None:
                 break
         if lost is not None:
-            raise VideoError(f"{self.name} broke off after {count} frames: {_reason(lost)}", count)
+            raise VideoError(
+                f"{self.name} broke off after {count} frames: {av_reason(lost)}", count
+            )
 
     def _packets(self, container: Any, stream: Any) -> Iterator[Any]:
         while True:
@@ -224,9 +225,3 @@ class IterableInput:
         finally:
             if isinstance(self._frames, Generator):
                 self._frames.close()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, av.error.ExitError):
-        return "no data before the timeout"
-    return re.sub(r"^\[Errno -?\d+\] ", "", getattr(error, "strerror", None) or str(error))

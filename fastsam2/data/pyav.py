@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastsam2.errors import VideoError
 
-__all__ = ["Colorspace", "Disposition", "VideoReformatter", "av"]
+__all__ = ["Colorspace", "Disposition", "VideoReformatter", "av", "av_reason"]
 
 
 class _Missing:
@@ -29,3 +30,10 @@ try:
     from av.video.reformatter import Colorspace, VideoReformatter  # type: ignore[no-redef]
 except ModuleNotFoundError:
     av = Colorspace = Disposition = VideoReformatter = _Missing()
+
+
+def av_reason(error: Exception) -> str:
+    """Return the cause of an error of PyAV, without its number."""
+    if isinstance(error, av.error.ExitError):
+        return "no data before the timeout"
+    return re.sub(r"^\[Errno -?\d+\] ", "", getattr(error, "strerror", None) or str(error))

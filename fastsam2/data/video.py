@@ -12,7 +12,7 @@ from typing import Any
 from fastsam2.data.cache import FrameCache
 from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, Frame, FrameSource
 from fastsam2.data.picture import PictureConverter
-from fastsam2.data.pyav import av
+from fastsam2.data.pyav import av, av_reason
 from fastsam2.data.video_index import VideoIndex, packets_of, video_stream
 from fastsam2.errors import VideoError
 
@@ -91,7 +91,7 @@ class VideoSource(FrameSource):
         except (av.FFmpegError, ValueError, OSError) as error:
             raise VideoError(
                 f"cannot read {self.name} as a video: it is truncated, damaged or not a video "
-                f"({_reason(error)})"
+                f"({av_reason(error)})"
             ) from error
         if stream is None:
             found = "audio but no video" if self._container.streams.audio else "no video"
@@ -315,7 +315,3 @@ class VideoSource(FrameSource):
         self._frames = iter(())
         self._cache = None
         self._container.close()
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

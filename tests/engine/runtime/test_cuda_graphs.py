@@ -87,17 +87,24 @@ def test_recordings_go_with_what_they_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(graphed) == 3
 
 
-def test_what_cannot_be_recorded_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_recorded_runs_as_it_is(
+    caplog: pytest.LogCaptureFixture, no_fallback: Callable[[], None]
+) -> None:
     class Unable:
         def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
             raise RuntimeError("operation not permitted when stream is capturing\nat ...")
 
     graphed = Graphed(look_up, Unable())
     table = Table(torch.randn(9))
+    with pytest.raises(RuntimeError, match="not permitted"):  # in all other tests
+        Graphed(look_up, Unable())([torch.arange(2)], table)
+    no_fallback()
+    before = cuda_graphs.fallbacks
     with caplog.at_level(logging.WARNING):
         for n in (2, 3):
             rows = [torch.arange(n)]
             assert torch.equal(graphed(rows, table)[0], look_up(rows, table)[0])
+    assert cuda_graphs.fallbacks == before + 1
     (record,) = caplog.records
     assert record.message.endswith("operation not permitted when stream is capturing")
 
