@@ -84,6 +84,8 @@ class SAM2Base(nn.Module):
     pred_obj_scores: bool
     fixed_no_obj_ptr: bool
     soft_no_obj_ptr: bool
+    impl: Impl = "auto"  #: implementation of the kernels
+    runner: Any = None  #: runs the engine's functions as a plan says; None for as they are
 
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()
@@ -138,11 +140,6 @@ class SAM2Base(nn.Module):
             self.obj_ptr_proj = MLP(dim, dim, dim, 3) if mlp else nn.Linear(dim, dim)
         if config.proj_tpos_enc_in_obj_ptrs:
             self.obj_ptr_tpos_proj = nn.Linear(dim, self.mem_dim)
-
-    @property
-    def impl(self) -> Impl:
-        """Implementation of the kernels."""
-        return "auto"
 
     @property
     def device(self) -> torch.device:

@@ -71,7 +71,7 @@ class FastPath(Generic[T]):
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
             return None
         dtype = autocast_dtype(model.device) or model.dtype
-        runner: Runner = getattr(model, "runner", _EAGER)
+        runner: Runner = model.runner or _EAGER
         options = tuple(getattr(model, name) for name in self._options)
         key = (runner, model.impl, dtype, options, fingerprint(weights))
         built = cache.built
