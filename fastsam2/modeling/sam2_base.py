@@ -484,11 +484,11 @@ class SAM2Base(nn.Module):
         low_res = F.interpolate(high_res, size, mode="bilinear", antialias=True)
         present = mask.flatten(1).gt(0).any(1, keepdim=True).to(self.dtype)
         if self.use_obj_ptrs_in_encoder:
-            pointer = self._forward_sam_heads(
+            *_, pointer, _ = self._forward_sam_heads(
                 backbone_features=backbone_features,
                 mask_inputs=self.mask_downsample(mask.to(self.mask_downsample.weight.dtype)),
                 high_res_features=high_res_features,
-            ).obj_ptr
+            )
         else:
             pointer = backbone_features.new_zeros(len(mask), self.hidden_dim)
         if self.pred_obj_scores:
