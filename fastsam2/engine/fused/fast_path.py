@@ -22,6 +22,7 @@ __all__ = ["FastPath"]
 T = TypeVar("T")
 
 _EAGER = Runner(Plan())
+_PREFIX = "_fast_"  #: of attributes of a model that hold its stand-ins
 
 
 class FastPath(Generic[T]):
@@ -48,7 +49,7 @@ class FastPath(Generic[T]):
         parameters: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> None:
-        self._name = f"_fast_{name}"
+        self._name = _PREFIX + name
         self._build = build
         self._parts = parts
         self._methods = methods
@@ -78,10 +79,9 @@ class FastPath(Generic[T]):
         if built is None or built.key != key:
             # It outlives this call, and must serve under autograd and without autocast too.
             with torch.inference_mode(False), torch.no_grad(), without_autocast(model.device):
-                source = model if dtype == model.dtype else self._cast_copy(model, dtype)
+                source = self._copy(model, dtype)
                 built = cache.built = _Built(key, source, self._build(source, runner))
-        if built.source is not model:
-            _copy_options(model, built.source)
+        _copy_options(model, built.source)
         return built.value
 
     def _plain_modules(self, model: SAM2Base, cache: _Cache[T]) -> list[nn.Module] | None:
@@ -96,10 +96,18 @@ class FastPath(Generic[T]):
                 return None
         return [module for module, *_ in cache.modules]
 
-    def _cast_copy(self, model: SAM2Base, dtype: torch.dtype) -> SAM2Base:
-        """A copy of the parts with weights of `dtype`; buffers hold coordinates, in float32."""
-        roots = {part.partition(".")[0] for part in self._parts}
+    def _copy(self, model: SAM2Base, dtype: torch.dtype) -> SAM2Base:
+        """A copy of the model, to which a stand-in may refer without keeping the model alive.
+
+        It shares the model's parts, or copies them in another dtype. Buffers hold coordinates, and
+        stay in float32.
+        """
         twin = copy.copy(model)
+        for name in [name for name in vars(twin) if name.startswith(_PREFIX)]:
+            del vars(twin)[name]
+        if dtype == model.dtype:
+            return twin
+        roots = {part.partition(".")[0] for part in self._parts}
         twin._modules = {k: copy.deepcopy(m) for k, m in model._modules.items() if k in roots}
         twin._parameters = {
             name: None if w is None else nn.Parameter(w.detach().to(dtype, copy=True), False)
@@ -121,7 +129,7 @@ class _Module(NamedTuple):
 @dataclass(frozen=True)
 class _Built(Generic[T]):
     key: object
-    source: SAM2Base  #: the model, or a copy of its parts in the caller's dtype
+    source: SAM2Base  #: a copy of the model, see `FastPath._copy`
     value: T | None
 
 
@@ -186,6 +194,7 @@ def _is_own(model: SAM2Base, name: str) -> bool:
 
 def _copy_options(model: SAM2Base, twin: SAM2Base) -> None:
     """Options are read at each call, and may have been changed since the last one."""
-    own = ("_modules", "_parameters")
-    options = {k: v for k, v in vars(model).items() if k not in own}
-    vars(twin).update(options)
+    own = ("_modules", "_parameters", "_buffers")
+    for name, value in vars(model).items():
+        if name not in own and not name.startswith(_PREFIX):
+            vars(twin)[name] = value

@@ -55,12 +55,13 @@ class FusedImageEncoder:
         self._folded = folded
         self._plan = runner.plan
         self._dtype = folded[0][0].dtype
-        self._run = runner.prepare(self.pyramid)
+        self._prepared = runner.prepare(self.pyramid)
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Encode normalised images `[B, 3, S, S]`; returns the same as `forward_image`."""
         with without_autocast(images.device):
-            features = self._run(self._padded(images.to(self._dtype)))
+            run = self._prepared or self.pyramid
+            features = run(self._padded(images.to(self._dtype)))
             features = [x[: len(images)] for x in features]
             return {
                 "vision_features": features[-1],
