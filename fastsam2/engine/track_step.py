@@ -241,7 +241,8 @@ def segment_prompt(
                 features.high_res,
                 model._use_multimask(prompt.is_init_cond_frame, prompt.points),
             )
-    return DecodedMasks(heads.low_res_masks, heads.ious, heads.obj_ptr, heads.object_score_logits)
+    _, _, ious, masks, _, obj_ptr, object_score_logits = heads
+    return DecodedMasks(masks, ious, obj_ptr, object_score_logits)
 
 
 def _condition(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,16 +40,10 @@ __all__ = ["NO_OBJ_SCORE", "Heads", "SAM2Base"]
 NO_OBJ_SCORE = -1024.0
 
 
-class Heads(NamedTuple):
-    """Outputs of the mask decoder for B objects on a frame, in the order of `sam2`."""
-
-    low_res_multimasks: Tensor  #: logits of all K masks `[B, K, S / 4, S / 4]`
-    high_res_multimasks: Tensor  #: `[B, K, S, S]`
-    ious: Tensor  #: predicted IoU `[B, K]`
-    low_res_masks: Tensor  #: logits of the best mask `[B, 1, S / 4, S / 4]`
-    high_res_masks: Tensor  #: `[B, 1, S, S]`
-    obj_ptr: Tensor  #: object pointer `[B, C]`
-    object_score_logits: Tensor  #: presence logits `[B, 1]`
+#: Outputs of the mask decoder for B objects: logits of all K masks `[B, K, S / 4, S / 4]` and
+#: `[B, K, S, S]`, predicted IoU `[B, K]`, logits of the best mask `[B, 1, S / 4, S / 4]` and
+#: `[B, 1, S, S]`, object pointer `[B, C]`, presence logits `[B, 1]`.
+Heads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class SAM2Base(nn.Module):
@@ -465,7 +459,7 @@ class SAM2Base(nn.Module):
             if tokens.shape[1] > 1:
                 token = tokens[rows, index]
         pointer = self._object_pointer(token, presence)
-        return Heads(masks, high_res_masks, ious, best, best_high_res, pointer, presence)
+        return masks, high_res_masks, ious, best, best_high_res, pointer, presence
 
     def _use_mask_as_output(
         self,
@@ -494,7 +488,7 @@ class SAM2Base(nn.Module):
         if self.pred_obj_scores:
             pointer = self._mix_no_object(pointer, present)
         ious, score = torch.ones_like(present), 20.0 * present - 10.0
-        return Heads(low_res, high_res, ious, low_res, high_res, pointer, score)
+        return low_res, high_res, ious, low_res, high_res, pointer, score
 
     def _object_pointer(self, token: Tensor, presence: Tensor) -> Tensor:
         """Object pointer `[B, C]` of output tokens `[B, C]` with presence logits `[B, 1]`."""
