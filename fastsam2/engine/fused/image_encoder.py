@@ -86,7 +86,7 @@ class _Encode:
         """The pyramid's maps, from the largest to the smallest that is used."""
         encoder, strip = self._encoder, rows_in_cache(images) if in_pieces(images) else None
         levels = encoder.trunk(images, strip=strip)
-        high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, self._folded, strict=False)]
+        high_res = [F.conv2d(levels[i], *conv) for i, conv in enumerate(self._folded)]
         features = [*high_res, *cast(FpnNeck, encoder.neck).top_down(levels, _HIGH_RES)]
         return features[: len(features) - encoder.scalp]
 
