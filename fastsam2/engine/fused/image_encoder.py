@@ -73,7 +73,7 @@ class FusedImageEncoder:
         """Maps of the pyramid from the largest to the smallest in use; a pure function."""
         strip = rows_in_cache(images) if in_pieces(images) else None
         levels = self._encoder.trunk(images, strip=strip)
-        high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, self._folded, strict=False)]
+        high_res = [F.conv2d(levels[i], *conv) for i, conv in enumerate(self._folded)]
         features = [*high_res, *self._neck.top_down(levels, _HIGH_RES)]
         return features[: len(features) - self._encoder.scalp]
 
