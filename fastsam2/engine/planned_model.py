@@ -1,4 +1,4 @@
-"""SAM 2 with a plan."""
+"""SAM 2 with an execution plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["PlannedModel"]
 
 
 class PlannedModel(SAM2Base):
-    """SAM 2 that runs as a plan says.
+    """SAM 2 that runs by an execution plan.
 
     Args:
         config: sizes and options.
@@ -25,7 +25,7 @@ class PlannedModel(SAM2Base):
 
     @property
     def plan(self) -> Plan:
-        """The plan. A new one discards what was compiled and recorded."""
+        """The plan. Setting one discards compiled functions and CUDA graphs."""
         return self.runner.plan
 
     @plan.setter
