@@ -38,7 +38,7 @@ def test_unknown_device_and_mode() -> None:
 def test_unknown_model_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"'sam2.1-tinny'; nearest is 'sam2.1-tiny'"):
         build_sam2("sam2.1-tinny")
-    with pytest.raises(ConfigError, match="name a model or a checkpoint"):
+    with pytest.raises(ConfigError, match="config_file or ckpt_path must be given"):
         build_sam2(None)
 
 

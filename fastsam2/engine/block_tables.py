@@ -28,7 +28,7 @@ class TableShape(NamedTuple):
 
     @classmethod
     def exact(cls, selections: Sequence[MemorySelection]) -> TableShape:
-        """The smallest tables for what is read."""
+        """Return the smallest sizes that hold these selections."""
         counts = [len(selection.frames) for selection in selections]
         # At least one pointer, which a compiled step needs.
         pointers = max(1, *(len(selection.pointers) for selection in selections))
@@ -41,7 +41,7 @@ class TableShape(NamedTuple):
 
 
 def _power_of_two(n: int) -> int:
-    """The least power of two that is not below `n`."""
+    """Return the smallest power of two >= `n`."""
     return 1 << (n - 1).bit_length()
 
 
@@ -79,10 +79,10 @@ def block_tables(
     shape: TableShape | None = None,
     writes: tuple[Sequence[Slot], Sequence[Slot]] = ((), ()),
 ) -> tuple[Pages, BlockTables]:
-    """Bring all that is read into slots, and make the tables.
+    """Copy the selected memories that have no slot into one, and build the tables.
 
     Args:
-        shape: of the tables, by default `TableShape.exact`; padding objects read nothing.
+        shape: sizes of the tables, by default `TableShape.exact`; padding objects read nothing.
         writes: slots for the new maps and pointers; objects without one write to slot 0.
     """
     shape = TableShape.exact(selections) if shape is None else shape

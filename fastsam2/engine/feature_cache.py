@@ -1,4 +1,4 @@
-"""Image features of a video: encoded when they are asked for or ahead of it, and cached.
+"""Image features of a video: encoded on request or ahead of it, and cached.
 
 One cache serves all sessions on a video, from any thread.
 """
@@ -68,12 +68,12 @@ class Encoded(NamedTuple):
 
 
 class FeatureCache:
-    """Features of the frames of a video, which must not change.
+    """Least-recently-used cache of the features of a video's frames, which must not change.
 
     Args:
         frames: normalised images, float32 `[3, S, S]`.
-        max_bytes: bound on the features kept, those used last; two batches are kept in any case.
-        ahead: frames that a thread encodes in one batch, ahead of the one asked for; 0 for none.
+        max_bytes: bound on the cached features; two batches are kept even if they exceed it.
+        ahead: frames that a thread encodes in one batch, ahead of the requested one; 0 disables it.
     """
 
     def __init__(
@@ -83,23 +83,23 @@ class FeatureCache:
         self._max_bytes = max_bytes
         self._ahead = ahead
         self._lock = threading.Lock()
-        self._encode: Encode | None = None  # made the features that are kept
+        self._encode: Encode | None = None  # the encoder of the cached features
         self._kept: OrderedDict[int, tuple[Encoded, Event]] = OrderedDict()
         self._coming: dict[int, Future[None]] = {}
 
     def get(
         self, encode: Encode, device: torch.device, frame_idx: int, then: Sequence[int] = ()
     ) -> Encoded:
-        """The features of a frame.
+        """Return the features of a frame.
 
         Args:
             encode: the encoder; cached features of another one are discarded.
-            device: where it runs.
-            then: the frames that will be asked for next.
+            device: device of the encoder.
+            then: the frames that will be requested next.
 
         Raises:
-            Exception: any that reading the frame raises. Frames that cannot be read ahead are
-                left until they are asked for.
+            Exception: any error of reading the frame. Errors of reading ahead are raised once the
+                frame itself is requested.
         """
         with self._lock:
             coming = self._coming.get(frame_idx)
@@ -123,7 +123,7 @@ class FeatureCache:
         return encoded
 
     def _keep(self, encode: Encode, encoded: dict[int, Encoded]) -> None:
-        """Keep features encoded on the current stream; evict those used least recently."""
+        """Cache features encoded on the current stream; evict those used least recently."""
         done = record_event(next(tensors(list(encoded.values()))).device)
         with self._lock:
             if self._encode is not encode:
@@ -135,7 +135,7 @@ class FeatureCache:
                 size -= self._kept.popitem(last=False)[1][0].nbytes
 
     def _encode_ahead(self, encode: Encode, device: torch.device, then: Sequence[int]) -> None:
-        """Start to encode a batch of coming frames, once enough of them are missing."""
+        """Start to encode the next batch of frames once enough of them are missing."""
         with self._lock:
             same = self._encode is encode
             known = self._kept.keys() | self._coming.keys() if same else set()
@@ -178,13 +178,13 @@ class FeatureCache:
                     try:
                         images[t] = self.frames[t]
                     except Exception:
-                        # A client's frames may raise anything, and do again when asked for.
+                        # A client's frames may raise anything; `get` reads them again and raises.
                         break
                 if images:
                     encoded = Encoded.of(encode, list(images.values()), device)
                     self._keep(encode, dict(zip(images, encoded, strict=True)))
         except torch.OutOfMemoryError:
-            pass  # frames are encoded one by one when they are asked for
+            pass  # `get` encodes the frames one by one
         finally:
             with self._lock:
                 for frame_idx in batch:
@@ -193,5 +193,5 @@ class FeatureCache:
 
 @cache
 def _background() -> ThreadPoolExecutor:
-    """The thread that encodes ahead, for all videos."""
+    """Return the thread that encodes ahead, for all videos."""
     return ThreadPoolExecutor(1, thread_name_prefix="fastsam2-encode")

@@ -1,7 +1,7 @@
 """Paged memory on the device: maps and object pointers in slots of preallocated pools.
 
-A frame's memory is encoded into a slot and read there. The host keeps which output owns which slot;
-objects with different histories run in one batch, and nothing is concatenated.
+A frame's memory is encoded into a slot and read from it. The host records which output owns which
+slot; objects with different histories run in one batch, and nothing is concatenated.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fastsam2.modeling.sam2_base import SAM2Base
 
 __all__ = ["MemoryPool", "Pages", "Pools", "Slot", "SlotPool"]
 
-#: Pools without a session that are kept for another one.
+#: Pools without a session that are kept for later sessions.
 _KEPT = 4
 
 
 @dataclass(frozen=True)
 class Pages(StaticInputs):
-    """Memory as frames read and write it: maps of HW tokens of M channels, and pointers."""
+    """Tensors of all slots: memory maps of HW tokens with M channels, and object pointers."""
 
     DYNAMIC: ClassVar = {"latents": [0], "pointers": [0]}
     latents: Tensor  #: memory maps `[S, HW, M]`
@@ -35,7 +35,7 @@ class Pages(StaticInputs):
 
 
 class Slot:
-    """A slot of a pool, free again once nothing refers to this object."""
+    """Handle of a slot of a pool; the slot is freed when the handle is garbage-collected."""
 
     __slots__ = ("__weakref__", "index", "pool")
 
@@ -47,19 +47,19 @@ class Slot:
         self.pool.free(self.index)
 
     def copy(self) -> Tensor:
-        """A copy of what the slot holds, in the shape in which outputs hold it, batch 1."""
+        """Return a copy of the slot's contents in the shape of output tensors, batch 1."""
         with torch.inference_mode(False):
             return self.pool.from_rows(self.pool.slots[self.index : self.index + 1]).clone()
 
 
 class SlotPool:
-    """Slots of one tensor. Slot 0 is never given away: padded rows of a batch write there.
+    """Slots of one tensor. Slot 0 is never allocated: padded rows of a batch write to it.
 
     Args:
-        shape: of a slot.
-        to_rows: converts tensors of outputs `[N, ...]` into rows of slots.
+        shape: shape of a slot.
+        to_rows: converts output tensors `[N, ...]` into rows of slots.
         from_rows: the inverse.
-        capacity: slots to begin with; more are made when they run out.
+        capacity: initial number of slots; the pool grows when they run out.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class SlotPool:
         with torch.inference_mode(False):
             self.slots = torch.zeros(capacity, *shape, dtype=dtype, device=device)
         self._free = list(range(1, capacity))
-        # Tensors of outputs that were brought into slots, by identity and version: a client that
-        # replaces or edits one has made another memory. The tensor is kept, so that its identity
-        # is not reused meanwhile.
+        # Slots of output tensors, by the tensor's identity and version: a tensor that a client
+        # replaces or edits needs a new slot. Keeping the tensor keeps its identity from being
+        # reused.
         self._brought: dict[tuple[int, int], tuple[Tensor, Slot]] = {}
 
     def allocate(self, count: int) -> list[Slot]:
-        """Take free slots; the pool grows if there are too few."""
+        """Allocate free slots; the pool grows if there are too few."""
         shortage = count - len(self._free)
         if shortage > 0:
             # By half at least, so that a pool that fills up frame by frame is seldom copied.
@@ -99,16 +99,16 @@ class SlotPool:
         self.slots.index_copy_(0, index.long(), rows.to(self.slots.dtype))
 
     def hold(self, source: Tensor, slot: Slot) -> None:
-        """Note that a slot holds what `source` holds, until `source` is edited or not read."""
+        """Register a slot as the copy of `source`, until `source` is edited or no longer read."""
         self._brought[_key(source)] = (source, slot)
 
     def indices(self, sources: Sequence[Slot | Tensor]) -> list[int]:
-        """Indices of the slots of all that is read on a frame.
+        """Return the slot indices of all memories that a frame reads.
 
-        Tensors without a slot are brought into one; slots of tensors that are not read are freed.
+        Tensors without a slot are copied into one; slots of tensors not in `sources` are freed.
 
         Args:
-            sources: slots, and tensors of batch 1, in any order, also several times.
+            sources: slots and tensors of batch 1, in any order; duplicates are allowed.
         """
         tensors = {_key(s): s for s in sources if isinstance(s, Tensor)}
         for key in self._brought.keys() - tensors.keys():
@@ -126,7 +126,7 @@ class SlotPool:
         ]
 
     def clear(self) -> None:
-        """Free the slots of tensors that were brought in."""
+        """Free the slots of tensors that were copied in."""
         self._brought.clear()
 
     def reserve(self, capacity: int) -> None:
@@ -179,7 +179,11 @@ class MemoryPool:
         )
 
     def pages(self, positions: Tensor) -> Pages:
-        """The slots as they are; maps have positions `[1, M, H, W]`, the same for all."""
+        """Return the tensors of all slots.
+
+        Args:
+            positions: position encoding of the maps, `[1, M, H, W]`, the same for all.
+        """
         if self._pos_of is not positions:
             # In place: recorded graphs read this address.
             self._pos.copy_(positions[0].flatten(1).T)
@@ -187,23 +191,23 @@ class MemoryPool:
         return Pages(self.latents.slots, self._pos, self.pointers.slots)
 
     def clear(self) -> None:
-        """Forget tensors that were brought in; the slots stay allocated."""
+        """Drop tensors that were copied in; the pool keeps its size."""
         self.latents.clear()
         self.pointers.clear()
         self._pos_of = None
 
 
 class Pools:
-    """Pools of one model, each lent to a session during its life.
+    """Pools of one model, each lent to a session for the session's lifetime.
 
-    So graphs that were recorded on the pages of one session serve the next one.
+    Reuse lets graphs that were captured on the pages of one session serve the next one.
     """
 
     def __init__(self) -> None:
         self._free: list[MemoryPool] = []
 
     def lend(self, model: SAM2Base, memory_dtype: torch.dtype, session: object) -> MemoryPool:
-        """A pool for `session`."""
+        """Return a free or new pool, and take it back when `session` is garbage-collected."""
         self._free = [pool for pool in self._free if pool.fits(model, memory_dtype)]
         pool = self._free.pop() if self._free else MemoryPool(model, memory_dtype)
         weakref.finalize(session, self._take_back, pool)
@@ -215,5 +219,5 @@ class Pools:
             self._free.append(pool)
 
     def __reduce__(self) -> tuple[type[Pools], tuple[()]]:
-        # A copy of the model has none of its tensors.
+        # Copies of the model start without pools.
         return Pools, ()

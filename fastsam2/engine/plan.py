@@ -1,4 +1,4 @@
-"""How a model runs, in one record."""
+"""The execution plan of a model: dtype, kernels, compilation, CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """How a predictor runs. But for `dtype`, nothing of it changes what is computed.
+    """Execution plan of a predictor. Only `dtype` changes numerical results.
 
     Raises:
-        ConfigError: a value that makes no sense.
+        ConfigError: `dtype` is not supported or `encoder_batch` is negative.
     """
 
-    dtype: torch.dtype = torch.float32  #: of the weights, and so of the computation
-    #: kernels: "auto" takes Triton's on a GPU with tensor cores for them and PyTorch's elsewhere;
-    #: "triton" and "reference" take those or fail
+    dtype: torch.dtype = torch.float32  #: of the weights and of the computation
+    #: kernels: "auto" uses Triton kernels on GPUs with suitable tensor cores and PyTorch on other
+    #: devices; "triton" and "reference" use the named one or fail
     impl: Impl = "auto"
-    compile: bool = (
-        False  #: the image encoder and the track step, by `torch.compile`: takes minutes
-    )
-    graphs: bool = False  #: both recorded as CUDA graphs, the step once for 1, 2, 4, 8... objects
-    #: frames that the image encoder takes at once, ahead of the tracker and beside it; with 0 each
-    #: frame is encoded when it is tracked
+    #: compile the image encoder and the track step with `torch.compile`, which takes minutes
+    compile: bool = False
+    #: capture both as CUDA graphs, the step once for each of 1, 2, 4, 8... objects
+    graphs: bool = False
+    #: batch size of the image encoder, which runs ahead of the tracker and concurrently with it;
+    #: with 0 each frame is encoded when it is tracked
     encoder_batch: int = 0
 
     def __post_init__(self) -> None:
@@ -43,27 +43,28 @@ class Plan:
 
     @classmethod
     def exact(cls, device: torch.device) -> Plan:
-        """In float32, at work without delay: what predictors do unless told otherwise."""
+        """Return the default plan of predictors: float32, no compilation, no CUDA graphs."""
         return cls(encoder_batch=_ahead(device))
 
     @classmethod
     def auto(cls, device: torch.device) -> Plan:
-        """The fastest that needs no compiler: half precision where the device is made for it."""
+        """Return the fastest plan without `torch.compile`: half precision if the device has it in
+        hardware."""
         if device.type == "cpu":
             return cls(dtype=torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32)
         on_device = torch.empty(0, device=device)
         if uses_triton("auto", on_device):
             return cls(torch.bfloat16, graphs=True, encoder_batch=_ahead(device))
-        # bfloat16 is emulated before Ampere, and some backends do not know it.
+        # bfloat16 is emulated before Ampere, and some backends do not support it.
         _LOG.info("no Triton kernels for %s: float16 with PyTorch's own attention", device)
         return cls(torch.float16, encoder_batch=_ahead(device))
 
     def check(self, device: torch.device) -> None:
-        """Whether a model on `device` can run so.
+        """Check that a model on `device` can run by this plan.
 
         Raises:
-            ConfigError: an unknown `impl`.
-            DeviceError: the device cannot; the message says why.
+            ConfigError: `impl` is unknown.
+            DeviceError: `device` does not support the plan; the message says why.
         """
         try:
             uses_triton(self.impl, torch.empty(0, device=device))

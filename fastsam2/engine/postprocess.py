@@ -11,7 +11,8 @@ __all__ = ["fill_holes", "small_regions"]
 
 
 def small_regions(region: Tensor, max_area: float) -> Tensor:
-    """Pixels of bool `region` `[..., H, W]` in components of at most `max_area` pixels."""
+    """Return the part of bool `region` `[..., H, W]` in connected components of at most `max_area`
+    pixels."""
     _, areas = connected_components(region)
     return region & (areas <= max_area)
 

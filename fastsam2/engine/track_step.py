@@ -46,7 +46,7 @@ class Prompt:
     mask: Tensor | None = None  #: binary mask `[1, 1, S, S]`
     #: earlier mask logits `[1, 1, S / 4, S / 4]`, which points refine
     previous_logits: Tensor | None = None
-    #: prompted before it was tracked
+    #: True if the object is prompted before it was tracked
     is_init_cond_frame: bool = False
 
 
@@ -59,11 +59,11 @@ class Grid(StaticInputs):
 
 
 class Tracked(NamedTuple):
-    """N objects on a frame."""
+    """Tracking results of N objects on a frame."""
 
     masks: DecodedMasks
-    slots: list[Slot]  #: of the memory map of each
-    pointer_slots: list[Slot]  #: of the object pointer of each
+    slots: list[Slot]  #: slot of each object's memory map
+    pointer_slots: list[Slot]  #: slot of each object's pointer
 
 
 class TrackStep:
@@ -107,18 +107,18 @@ class TrackStep:
         return self._prepared or self
 
     def grid(self, features: FrameFeatures) -> Grid:
-        """Positions of the features' grid."""
+        """Return the positions of the features' grid."""
         image_pe = self.model.sam_prompt_encoder.get_dense_pe()
         return Grid(self.attention.rope(features.pix_feat), image_pe)
 
     def memory_positions(self, features: FrameFeatures) -> list[Tensor]:
-        """Positions of memory maps, a list of one map `[1, M, H, W]`."""
+        """Return the positions of memory maps, a list of one map `[1, M, H, W]`."""
         return [self.model.memory_encoder.position_encoding(features.pix_feat[:, :1])]
 
     def __call__(
         self, features: FrameFeatures, grid: Grid, pages: Pages, tables: BlockTables
     ) -> DecodedMasks:
-        """Segment N objects, and write their memory into its slots; a function of tensors."""
+        """Segment N objects and write their memory into their slots."""
         conditioned = self.attention(features.pix_feat, features.pix_pos, grid.rope, pages, tables)
         out = self.decoder(conditioned, grid.image_pe, features.high_res)
         memory = self.encoder(
@@ -191,7 +191,7 @@ def track_objects(
         selections: the memories that each object reads.
 
     Raises:
-        torch.OutOfMemoryError: one object alone is too much.
+        torch.OutOfMemoryError: one object alone does not fit.
     """
     objects = len(selections)
     shape = TableShape.exact(selections)
@@ -207,7 +207,7 @@ def track_objects(
     except torch.OutOfMemoryError:
         if objects == 1:
             raise
-    # Outside the handler, which would keep alive all that the attempt allocated.
+    # Outside the handler, which would keep the failed attempt's tensors alive.
     del slots, pointer_slots, writes
     half = objects // 2
     first = track_objects(step, pool, features, selections[:half])
@@ -224,7 +224,7 @@ def segment_prompt(
     selection: Selection | None,
     prompt: Prompt,
 ) -> DecodedMasks:
-    """Segment an object that is prompted.
+    """Segment a prompted object.
 
     Args:
         selection: the memories that it reads; None if it is prompted before it was tracked.
@@ -248,7 +248,7 @@ def segment_prompt(
 def _condition(
     step: TrackStep, pool: MemoryPool, features: FrameFeatures, selection: Selection | None
 ) -> Tensor:
-    """Features of a frame conditioned on what one object reads, `[1, C, H, W]`."""
+    """Condition a frame's features on one object's memory; returns `[1, C, H, W]`."""
     pix_feat, pix_pos = features.pix_feat, features.pix_pos
     if selection is not None:
         pages, tables = block_tables(step.model, pool, [selection])

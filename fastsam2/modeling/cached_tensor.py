@@ -1,4 +1,4 @@
-"""Tensors that depend on weights and sizes alone, and need not be computed for every image."""
+"""Cache of tensors that depend on weights and sizes only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["CachedTensor", "fingerprint", "is_traced"]
 
 
 def fingerprint(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
-    """Changes when one of them is replaced, moved, cast, or written to."""
+    """Return a key that changes when a weight is replaced, moved, cast or written to."""
     return tuple((w.data_ptr(), -1 if w.is_inference() else w._version) for w in weights)
 
 
 def is_traced() -> bool:
-    """Whether PyTorch traces what runs here. `torch.compiler.is_compiling` alone says so too while
+    """True if PyTorch is tracing the caller. `torch.compiler.is_compiling` alone is also true while
     another thread compiles."""
     if torch.compiler.is_dynamo_compiling():
         return True
@@ -25,9 +25,9 @@ def is_traced() -> bool:
 
 
 class CachedTensor:
-    """Keeps such a tensor, one for each size, until the weights change.
+    """Caches a tensor for each size until the weights change.
 
-    Where gradients are wanted, and while PyTorch traces the model, it is computed anew.
+    It is computed anew when gradients are required and while PyTorch traces the model.
     """
 
     def __init__(self) -> None:
@@ -36,14 +36,14 @@ class CachedTensor:
     def __call__(
         self, size: Hashable, weights: Sequence[Tensor], compute: Callable[[], Tensor]
     ) -> Tensor:
-        """What `compute` returns, now or the last time."""
+        """Return the cached tensor for `size`, or that of `compute` if `weights` have changed."""
         learning = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
         if learning or is_traced():
             return compute()
         now = fingerprint(weights)
         before, value = self._kept.get(size, (None, None))
         if value is None or before != now:
-            # Kept longer than this call: it must serve under autograd too.
+            # It outlives this call, and later calls may be under autograd.
             with torch.inference_mode(False), torch.no_grad():
                 value = compute()
             self._kept[size] = (now, value)

@@ -18,7 +18,7 @@ __all__ = [
 
 
 def _errors(gt_masks: Tensor, pred_masks: Tensor | None) -> tuple[Tensor, Tensor]:
-    """False positives and false negatives, bool `[B, 1, H, W]` each."""
+    """Return false positives and false negatives, bool `[B, 1, H, W]` each."""
     if gt_masks.dtype != torch.bool or gt_masks.ndim != 4 or gt_masks.shape[1] != 1:
         raise ValueError(
             f"gt_masks must be bool [B, 1, H, W], not {gt_masks.dtype} {list(gt_masks.shape)}"
@@ -36,7 +36,7 @@ def _errors(gt_masks: Tensor, pred_masks: Tensor | None) -> tuple[Tensor, Tensor
 def sample_random_points_from_errors(
     gt_masks: Tensor, pred_masks: Tensor | None, num_pt: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Clicks drawn uniformly from the wrong pixels; from the background where none is wrong.
+    """Sample clicks uniformly from the wrong pixels, or from the background if there are none.
 
     Args:
         gt_masks: bool `[B, 1, H, W]`.
@@ -44,8 +44,8 @@ def sample_random_points_from_errors(
         num_pt: clicks for each mask.
 
     Returns:
-        Points float32 `[B, num_pt, 2]` as (x, y), labels int32 `[B, num_pt]`: 1 on a missed pixel,
-        0 on a wrong one.
+        Points float32 `[B, num_pt, 2]` as (x, y), labels int32 `[B, num_pt]`: 1 on a false
+        negative, 0 on a false positive or background.
     """
     false_pos, false_neg = _errors(gt_masks, pred_masks)
     correct = ~(false_pos | false_neg).flatten(1).any(1)[:, None, None, None]
@@ -60,7 +60,7 @@ def sample_random_points_from_errors(
 def sample_one_point_from_error_center(
     gt_masks: Tensor, pred_masks: Tensor | None, padding: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """One click at the pixel deepest inside the wrong regions.
+    """Place one click at the pixel deepest inside the wrong regions.
 
     Args:
         gt_masks: bool `[B, 1, H, W]`.
@@ -82,7 +82,8 @@ def sample_one_point_from_error_center(
 
 
 def _squared_distance(masks: Tensor, padding: bool) -> Tensor:
-    """Squared Euclidean distance of each pixel of bool `[B, H, W]` to the nearest false one."""
+    """Return the squared Euclidean distance of each pixel of bool `[B, H, W]` to the nearest false
+    one."""
     if padding:
         masks = torch.nn.functional.pad(masks, (1, 1, 1, 1))
     height, width = masks.shape[-2:]
@@ -107,7 +108,7 @@ def sample_box_points(
     top_left_label: int = 2,
     bottom_right_label: int = 3,
 ) -> tuple[Tensor, Tensor]:
-    """The bounding boxes of masks, shaken, as two labelled points.
+    """Return the bounding boxes of masks, with random noise, as two labelled points.
 
     Args:
         masks: bool `[B, 1, H, W]`.
@@ -141,7 +142,14 @@ def sample_box_points(
 def get_next_point(
     gt_masks: Tensor, pred_masks: Tensor | None, method: str
 ) -> tuple[Tensor, Tensor]:
-    """A correcting click: `method` is `"uniform"` (random wrong pixel) or `"center"`."""
+    """Sample a correcting click.
+
+    Args:
+        method: `"uniform"` for a random wrong pixel, `"center"` for the deepest one.
+
+    Raises:
+        ValueError: another `method`, or masks of the wrong dtype or shape.
+    """
     if method == "uniform":
         return sample_random_points_from_errors(gt_masks, pred_masks)
     if method == "center":

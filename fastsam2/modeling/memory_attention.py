@@ -14,7 +14,7 @@ __all__ = ["MemoryAttention", "MemoryAttentionLayer"]
 
 
 class MemoryAttentionLayer(nn.Module):
-    """Self-attention, cross-attention to memory, MLP; each normalised first and added."""
+    """Self-attention, cross-attention to memory and MLP, each pre-norm with a residual."""
 
     def __init__(self, config: MemoryAttentionLayerConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class MemoryAttentionLayer(nn.Module):
         query_pos: Tensor | None = None,
         num_k_exclude_rope: int = 0,
     ) -> Tensor:
-        """One layer.
+        """Run the layer.
 
         Args:
             tgt: current frame `[B, L, C]`.
@@ -70,7 +70,7 @@ class MemoryAttentionLayer(nn.Module):
 
 
 class MemoryAttention(nn.Module):
-    """A stack of layers and a final norm."""
+    """A stack of memory attention layers and a final norm."""
 
     def __init__(self, config: MemoryAttentionConfig) -> None:
         super().__init__()
@@ -93,11 +93,11 @@ class MemoryAttention(nn.Module):
         """Condition the current frame on memory.
 
         Args:
-            curr: features of the frame `[L, B, C]`, or a list of just that.
+            curr: features of the frame `[L, B, C]`, or a list with this one tensor.
             memory: memory tokens `[M, B, C_mem]`, object pointers last.
             curr_pos: positions like `curr`.
             memory_pos: positions like `memory`.
-            num_obj_ptr_tokens: how many of the memory tokens are pointers; RoPE skips them.
+            num_obj_ptr_tokens: number of memory tokens that are pointers; RoPE skips them.
 
         Returns:
             `[L, B, C]`.

@@ -1,4 +1,4 @@
-"""Memory encoder: a frame's features and its mask become 64-wide memory (arXiv 2408.00714)."""
+"""Memory encoder: encodes a frame's features and mask into 64-wide memory (arXiv 2408.00714)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["CXBlock", "Fuser", "MaskDownSampler", "MemoryEncoder"]
 
 
 class MaskDownSampler(nn.Module):
-    """Strided convolutions with norm and GELU, channels growing as the area shrinks; a 1x1 last."""
+    """Strided convolutions with norm and GELU, widening as the area shrinks, then a 1x1 one."""
 
     def __init__(self, embed_dim: int, config: MaskDownSamplerConfig) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class MemoryEncoder(nn.Module):
         Args:
             pix_feat: image features `[B, C, H, W]`.
             masks: mask logits at image size `[B, 1, 16 H, 16 W]`, or, with `skip_mask_sigmoid`,
-                values to be used as they are.
+                values that skip the sigmoid.
 
         Returns:
             `vision_features` `[B, out_dim, H, W]` and `vision_pos_enc`, a list of one such map.

@@ -52,7 +52,7 @@ class MemorySelection(Generic[Output]):
     pointers: list[tuple[int, Tensor]]
     """Distance in frames and value `[B, C]` of each object pointer."""
     pointer_span: int
-    """Distance that is encoded as one."""
+    """Distance in frames that is encoded as 1."""
 
 
 def select_memory(

@@ -1,6 +1,7 @@
-"""Positions as features: sine maps, random Fourier features, and axial rotary tables.
+"""Position encodings: sine maps, random Fourier features, and axial rotary tables.
 
-All are computed in float32 whatever the model's dtype: bfloat16 cannot hold the coordinate 1023.5.
+All are computed in at least float32, for any dtype of the model: bfloat16 cannot represent the
+coordinate 1023.5.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class PositionEmbeddingSine(nn.Module):
         self.cache: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
 
     def _axis(self, length: int, device: torch.device) -> Tensor:
-        """Code of one axis, `[length, num_pos_feats]`, sine and cosine alternating."""
+        """Encode one axis: `[length, num_pos_feats]`, sine and cosine alternating."""
         position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
         if self.normalize:
             position = position / (position[-1] + 1e-6) * self.scale
@@ -50,11 +51,12 @@ class PositionEmbeddingSine(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """The map `[B, num_pos_feats, H, W]` for a feature map `x` `[B, C, H, W]`, in its dtype."""
+        """Return the map `[B, num_pos_feats, H, W]` for features `x` `[B, C, H, W]`, in their
+        dtype."""
         batch, _, height, width = x.shape
         key = (height, width, x.device, x.dtype)
         if key not in self.cache:
-            # Kept longer than this call: it must serve under autograd too.
+            # It outlives this call, and later calls may be under autograd.
             with torch.inference_mode(False):
                 rows = self._axis(height, x.device)[:, None].expand(-1, width, -1)
                 columns = self._axis(width, x.device)[None].expand(height, -1, -1)
@@ -76,7 +78,7 @@ class PositionEmbeddingRandom(nn.Module):
         )
 
     def _pe_encoding(self, coords: Tensor) -> Tensor:
-        """Features `[..., 2 * num_pos_feats]` of (x, y) in 0..1, `[..., 2]`."""
+        """Encode (x, y) in 0..1 `[..., 2]` as `[..., 2 * num_pos_feats]`."""
         matrix = self.positional_encoding_gaussian_matrix
         # Not a matmul: autocast would round it.
         projected = (2 * coords - 1).unsqueeze(-1).mul(matrix.to(coords.dtype)).sum(-2)
@@ -84,7 +86,7 @@ class PositionEmbeddingRandom(nn.Module):
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
     def forward(self, size: tuple[int, int]) -> Tensor:
-        """Features of the pixel centres of a grid, `[2 * num_pos_feats, H, W]`."""
+        """Encode the pixel centres of a grid (H, W): `[2 * num_pos_feats, H, W]`."""
         height, width = size
         matrix = self.positional_encoding_gaussian_matrix
         dtype = torch.promote_types(matrix.dtype, torch.float32)
@@ -94,7 +96,7 @@ class PositionEmbeddingRandom(nn.Module):
         return self._pe_encoding(grid).permute(2, 0, 1)
 
     def forward_with_coords(self, coords_input: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """Features `[B, N, 2 * num_pos_feats]` of (x, y) in pixels of an image (H, W)."""
+        """Encode (x, y) `[B, N, 2]` in pixels of an image (H, W) as `[B, N, 2 * num_pos_feats]`."""
         height, width = image_size
         dtype = torch.promote_types(coords_input.dtype, torch.float32)
         x, y = coords_input.to(dtype).unbind(-1)
@@ -104,9 +106,12 @@ class PositionEmbeddingRandom(nn.Module):
 def axial_rope_table(
     dim: int, width: int, height: int, theta: float = 10000.0, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of 2-D rotary embedding (arXiv 2403.13298), float32 `[H * W, dim / 2]`.
+    """Return cosine and sine of 2-D rotary embedding (arXiv 2403.13298).
 
-    The first half of the channel pairs turns with x, the second with y.
+    The first half of the channel pairs is rotated by x, the second by y.
+
+    Returns:
+        Two tables, float32 `[H * W, dim / 2]`.
     """
     frequency = theta ** -(torch.arange(0, dim, 4, device=device).float() / dim)
     index = torch.arange(width * height, device=device)
@@ -116,9 +121,9 @@ def axial_rope_table(
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the channel pairs (2i, 2i + 1) of `x` `[..., L, D]` by tables `[L, D / 2]`.
+    """Rotate the channel pairs (2i, 2i + 1) of `x` `[..., L, D]` by tables `[L', D / 2]`.
 
-    Where L is a multiple of the tables' length they repeat, as for one grid after another.
+    L is a multiple of L'; the tables repeat, once for each grid of tokens.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     grids = x.unflatten(-2, (-1, len(cos))).unflatten(-1, (-1, 2)).to(dtype)

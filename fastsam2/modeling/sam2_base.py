@@ -1,7 +1,7 @@
 """SAM 2 as one module: weights, and methods from tensors to tensors.
 
-The model keeps nothing between frames. Methods under official names take and return what those of
-`sam2.modeling.sam2_base` do, so that programs can call, override and replace them.
+The model keeps no state between frames. Methods with official names have the arguments and results
+of those in `sam2.modeling.sam2_base`, so that programs can call, override and replace them.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class SAM2Base(nn.Module):
 
     @property
     def selection_rules(self) -> SelectionRules:
-        """Rules by which memories are selected, from the options as they stand."""
+        """Rules of memory selection, from the current options."""
         return SelectionRules(
             num_maskmem=self.num_maskmem,
             max_cond_frames=self.max_cond_frames_in_attn,
@@ -159,7 +159,7 @@ class SAM2Base(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
-            f"{type(self).__name__} is not called itself: use SAM2ImagePredictor, "
+            f"{type(self).__name__} cannot be called directly: use SAM2ImagePredictor, "
             "SAM2VideoPredictor, or forward_image for features"
         )
 
@@ -182,7 +182,8 @@ class SAM2Base(nn.Module):
         """Flatten the levels in use.
 
         Returns:
-            The outputs, features `[H * W, B, C]` and positions of each level, and sizes (H, W).
+            A copy of `backbone_out`, features `[H * W, B, C]` and positions of each level, and
+            sizes (H, W).
         """
         maps = backbone_out["backbone_fpn"][-self.num_feature_levels :]
         positions = backbone_out["vision_pos_enc"][-self.num_feature_levels :]
@@ -211,7 +212,7 @@ class SAM2Base(nn.Module):
         Args:
             frame_idx: index of the frame.
             is_init_cond_frame: the frame is prompted before it was tracked; memory is not read.
-            current_vision_feats: features, `[H * W, B, C]` a level; see
+            current_vision_feats: features of each level, `[H * W, B, C]`; see
                 `_prepare_backbone_features`.
             current_vision_pos_embeds: their positions.
             feat_sizes: (H, W) of each level.
@@ -234,7 +235,7 @@ class SAM2Base(nn.Module):
 
         Raises:
             InputError: `prev_sam_mask_logits` without points, or with a mask.
-            StateError: no conditioning frame is remembered.
+            StateError: there is no conditioning frame to read.
         """
         *high_res, pix_feat = _maps(current_vision_feats, feat_sizes)
         if mask_inputs is not None and self.use_mask_input_as_output_without_sam:
@@ -272,7 +273,7 @@ class SAM2Base(nn.Module):
                 object_score_logits=object_score_logits,
                 is_mask_from_pts=point_inputs is not None,
             )
-        # DistributedDataParallel waits for gradients of all outputs, and this one has no use.
+        # Unused in the loss, and DistributedDataParallel expects gradients for all outputs.
         presence = {} if self.training else {"object_score_logits": object_score_logits}
         return {
             "point_inputs": point_inputs,
@@ -296,7 +297,7 @@ class SAM2Base(nn.Module):
         num_frames: int | None,
         track_in_reverse: bool = False,
     ) -> Tensor:
-        """Condition a frame's features on memory; arguments as `track_step`.
+        """Condition a frame's features on memory; arguments as for `track_step`.
 
         Returns:
             `[B, C, H, W]`.
@@ -322,9 +323,13 @@ class SAM2Base(nn.Module):
         return _map(self._attend_to_memory(x, pos, selection), size)
 
     def _attend_to_memory(self, x: Tensor, pos: Tensor, selection: MemorySelection) -> Tensor:
-        """Memory attention of a frame `x` `[H * W, B, C]` at positions `pos` to what was selected.
+        """Run memory attention of a frame `x` `[H * W, B, C]` with positions `pos`.
 
-        Each selected output holds B objects. Returns `[H * W, B, C]`.
+        Args:
+            selection: the memories to read; each output holds B objects.
+
+        Returns:
+            `[H * W, B, C]`.
         """
         tokens, positions = [], []
         for t_pos, output in selection.frames:
@@ -350,7 +355,7 @@ class SAM2Base(nn.Module):
         )
 
     def _attend_to_no_memory(self, x: Tensor, pos: Tensor) -> Tensor:
-        """As `_attend_to_memory`, for a frame that is prompted before anything is remembered."""
+        """Condition a frame on the no-memory embedding, for a prompt on a frame without memory."""
         if self.directly_add_no_mem_embed:
             return x + self.no_mem_embed
         batch = x.shape[1]
@@ -422,7 +427,7 @@ class SAM2Base(nn.Module):
         high_res_features: list[Tensor] | None = None,
         multimask_output: bool = False,
     ) -> Heads:
-        """Decode masks, choose the best by predicted IoU, and make its object pointer.
+        """Decode masks, choose the best by predicted IoU, and compute its object pointer.
 
         Args:
             backbone_features: features conditioned on memory, `[B, C, H, W]`.
@@ -467,9 +472,9 @@ class SAM2Base(nn.Module):
         high_res_features: list[Tensor] | None,
         mask_inputs: Tensor,
     ) -> Heads:
-        """Turn given masks `[B, 1, S, S]`, 1 inside and 0 outside, into an output.
+        """Use mask prompts `[B, 1, S, S]`, 1 inside and 0 outside, as output masks.
 
-        The decoder only makes the object pointer. An object is present if its mask is not empty.
+        The decoder only computes the object pointer. An object is present if its mask is not empty.
         """
         mask = at_least_float32(mask_inputs)
         # Logits of -10 and 10, whose sigmoid is 4.5e-5 from 0 and 1.
@@ -491,7 +496,8 @@ class SAM2Base(nn.Module):
         return low_res, high_res, ious, low_res, high_res, pointer, score
 
     def _object_pointer(self, token: Tensor, presence: Tensor) -> Tensor:
-        """Object pointer `[B, C]` of output tokens `[B, C]` with presence logits `[B, 1]`."""
+        """Return the object pointers `[B, C]` of output tokens `[B, C]` with presence logits
+        `[B, 1]`."""
         pointer = self.obj_ptr_proj(token)
         if not self.pred_obj_scores:
             return pointer
@@ -517,7 +523,7 @@ class SAM2Base(nn.Module):
             current_vision_feats, feat_sizes: as in `track_step`.
             pred_masks_high_res: mask logits `[B, 1, S, S]`.
             object_score_logits: presence logits `[B, 1]`.
-            is_mask_from_pts: the masks answer a prompt.
+            is_mask_from_pts: the masks come from prompts.
 
         Returns:
             Memory `[B, M, H, W]`, and its positions, a list of one such map.
@@ -540,14 +546,14 @@ class SAM2Base(nn.Module):
         return features, out["vision_pos_enc"]
 
     def _upsample_masks(self, low_res_masks: Tensor) -> Tensor:
-        """Mask logits `[B, K, h, w]` at the model's input size, `[B, K, S, S]`."""
+        """Resize mask logits `[B, K, h, w]` to the model's input size, `[B, K, S, S]`."""
         size = (self.image_size, self.image_size)
         return F.interpolate(low_res_masks, size, mode="bilinear", align_corners=False)
 
     def _use_multimask(
         self, is_init_cond_frame: bool, point_inputs: Mapping[str, Any] | None
     ) -> bool:
-        """True if prompts on such a frame are ambiguous enough for three masks."""
+        """True if the prompt is ambiguous enough to decode three masks."""
         num_points = 0 if point_inputs is None else point_inputs["point_labels"].shape[1]
         return (
             self.multimask_output_in_sam
@@ -556,12 +562,12 @@ class SAM2Base(nn.Module):
         )
 
     def _apply_non_overlapping_constraints(self, pred_masks: Tensor) -> Tensor:
-        """`without_overlap`, under its official name."""
+        """Call `without_overlap`; overridable under the official name."""
         return without_overlap(pred_masks)
 
 
 def _map(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Tokens `[H * W, B, C]` as a map `[B, C, H, W]`."""
+    """Reshape tokens `[H * W, B, C]` to a map `[B, C, H, W]`."""
     return x.permute(1, 2, 0).unflatten(2, size)
 
 
@@ -570,7 +576,7 @@ def _maps(levels: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Te
 
 
 def _tokens(x: Tensor) -> Tensor:
-    """A map `[B, C, H, W]` as tokens `[H * W, B, C]`."""
+    """Flatten a map `[B, C, H, W]` to tokens `[H * W, B, C]`."""
     return x.flatten(2).permute(2, 0, 1)
 
 

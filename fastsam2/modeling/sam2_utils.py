@@ -1,4 +1,4 @@
-"""Small parts shared by the model: MLP, channel norm, sine codes, choice of conditioning frames."""
+"""Shared building blocks: MLP, channel norm, sine encoding, choice of conditioning frames."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 if it is that already."""
+    """Convert `x` to float32 unless it is float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -44,11 +44,14 @@ def select_closest_cond_frames(
 ) -> tuple[dict[int, T], dict[int, T]]:
     """Split conditioning frames into those to attend to and the rest.
 
-    Taken are the nearest one before `frame_idx`, the nearest one at or after it, then whichever are
-    nearest, up to `max_cond_frame_num` (-1: all).
+    Selects the nearest frame before `frame_idx`, the nearest at or after it, then the nearest of
+    the others, up to `max_cond_frame_num` (-1 for all).
 
     Returns:
         The selected and the unselected items.
+
+    Raises:
+        ValueError: `max_cond_frame_num` is 0 or 1 and there are more frames than that.
     """
     if max_cond_frame_num == -1 or len(cond_frame_outputs) <= max_cond_frame_num:
         return dict(cond_frame_outputs), {}
@@ -59,7 +62,7 @@ def select_closest_cond_frames(
     chosen = [max(before)] if before else []
     if after:
         chosen.append(min(after))
-    # The sort is stable: of two equally distant frames the one that was added first is taken.
+    # The sort is stable: of two equally distant frames the one added first is selected.
     others = sorted(
         (t for t in cond_frame_outputs if t not in chosen), key=lambda t: abs(t - frame_idx)
     )
@@ -69,7 +72,7 @@ def select_closest_cond_frames(
 
 
 def get_1d_sine_pe(pos_inds: Tensor, dim: int, temperature: float = 10000) -> Tensor:
-    """Sine code of scalar positions: `[...]` to float32 `[..., dim]`, sines first."""
+    """Encode scalar positions `[...]` as sines, then cosines: float32 `[..., dim]`."""
     half = dim // 2
     channel = torch.arange(half, dtype=torch.float32, device=pos_inds.device)
     period = temperature ** (2 * (channel // 2) / half)
@@ -134,8 +137,8 @@ class LayerNorm2d(nn.Module):
 
 
 def without_overlap(masks: Tensor) -> Tensor:
-    """Leave each pixel of logits `[B, 1, H, W]` to the object with the highest one there; those of
-    the others become -10 or less."""
+    """Keep each pixel of logits `[B, 1, H, W]` only for the object with the highest logit; clamp
+    those of the others to at most -10."""
     if len(masks) <= 1:
         return masks
     rows = torch.arange(len(masks), device=masks.device)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""Models built from a configuration and a checkpoint, without Hydra."""
+"""Builders of models from a configuration and a checkpoint, without Hydra."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def _choose_plan(
 def _configure(
     config_file: str | Path | None, ckpt_path: str | Path | None
 ) -> tuple[SAM2Config, dict[str, torch.Tensor] | None]:
-    """The named configuration, or the one inferred from the weights; and the weights.
+    """Return the weights, and the named configuration or the one inferred from them.
 
-    Options that transformers stored beside the weights, such as the image size, apply too.
+    Options that transformers stored with the weights, such as the image size, are applied.
     """
     name = None
     if config_file is not None:
@@ -130,7 +130,7 @@ def _configure(
             near = difflib.get_close_matches(str(config_file), _KNOWN, n=1, cutoff=0.0)[0]
             raise ConfigError(f"unknown model {str(config_file)!r}; nearest is {near!r}")
     elif ckpt_path is None:
-        raise ConfigError("name a model or a checkpoint")
+        raise ConfigError("either config_file or ckpt_path must be given")
     weights = None if ckpt_path is None else load_state_dict(ckpt_path)
     if name is None:
         assert weights is not None
@@ -187,7 +187,7 @@ def _pick_device(device: torch.device | str | None) -> torch.device:
         raise DeviceError(f"unknown device {device!r}: {str(error).splitlines()[0]}") from None
     if target.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            f"device {str(device)!r} was asked for, but this machine or this build of PyTorch "
+            f"device {str(device)!r} is not available: this machine or this build of PyTorch "
             f"({torch.__version__}) has no CUDA; use device='cpu'"
         )
     return target

@@ -1,4 +1,4 @@
-"""Sessions over plain dictionaries with the keys of `init_state`, which clients build by hand."""
+"""Sessions over plain dictionaries that clients build with the keys of `init_state`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def as_session(state: MutableMapping[str, Any]) -> VideoSession:
     """Return the session of a state.
 
     Raises:
-        InputError: it lacks a key.
+        InputError: it is not a mapping or lacks a key.
     """
     if isinstance(state, VideoSession):
         return state
@@ -44,7 +44,7 @@ def as_session(state: MutableMapping[str, Any]) -> VideoSession:
     if missing:
         raise InputError(f"inference_state lacks {', '.join(missing)}")
     session = state.get(_SESSION)
-    # A copy of a dict that was adopted is another state.
+    # A copy of a dict holds the session of the original.
     if not isinstance(session, DictSession) or session.state is not state:
         session = state[_SESSION] = DictSession(state)
     session.refresh()
@@ -54,8 +54,8 @@ def as_session(state: MutableMapping[str, Any]) -> VideoSession:
 class DictSession(VideoSession):
     """A session over a client's dict.
 
-    Values are read from the dict whenever they are needed, and written into it. The containers of
-    each object are the dict's own, so that either side sees changes of the other.
+    Values are read from the dict on every access, and written to it. The session and the dict share
+    the containers of each object, so that changes on one side appear on the other.
     """
 
     def __init__(self, state: MutableMapping[str, Any]) -> None:
@@ -72,11 +72,11 @@ class DictSession(VideoSession):
         return self.state
 
     def __repr__(self) -> str:
-        # The dict holds the session, which would print the dict.
+        # The dict holds the session: printing it would recurse.
         return f"{type(self).__name__}({len(self.objects)} objects)"
 
     def refresh(self) -> None:
-        """Look up the objects of the dict, and their containers."""
+        """Read the objects and their containers from the dict."""
         known = {obj.obj_id: obj for obj in self.objects}
         self.objects = [
             self._take(known.get(obj_id) or ObjectState(obj_id), index)

@@ -1,4 +1,4 @@
-"""Outputs on a frame: stored for each object, and collected into a result."""
+"""Conversion of decoded masks into stored outputs, and of stored outputs into results."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["current_result", "frame_outputs", "frame_result", "memory_positions"
 def frame_outputs(
     model: VideoModel, session: VideoSession, found: DecodedMasks, ious: Tensor | None
 ) -> list[FrameOutput]:
-    """Outputs of N objects, one for each, without memory.
+    """Convert decoded masks of N objects into one output each, without memory.
 
     Args:
-        ious: predicted IoU of each mask `[N]`; None if it is not known.
+        ious: predicted IoU of each mask `[N]`; None if unknown.
     """
     masks = found.low_res_masks
     if model.fill_hole_area > 0:
         masks = fill_holes(masks, model.fill_hole_area)
     if model.dtype != torch.float32:
-        masks = masks.half()  # wide enough for logits of a half-precision model
+        masks = masks.half()  # precise enough for logits of a half-precision model
     masks = masks.to(session.storage_device)
-    # An inference tensor would not show in-place edits of a client.
+    # Inference tensors have no version counter, by which in-place edits of a client are detected.
     with torch.inference_mode(False):
         obj_ptr = found.obj_ptr.clone()
     unknown = [None] * len(masks)
@@ -49,7 +49,7 @@ def frame_outputs(
 
 
 def memory_positions(session: VideoSession, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """Positions of memory maps, which all outputs of a session share."""
+    """Return the positions of memory maps, which all outputs of a session share."""
     if "maskmem_pos_enc" not in session.constants:
         session.constants["maskmem_pos_enc"] = [x[:1].clone() for x in compute()]
     return session.constants["maskmem_pos_enc"]
@@ -58,10 +58,10 @@ def memory_positions(session: VideoSession, compute: Callable[[], list[Tensor]])
 def current_result(
     model: VideoModel, session: VideoSession, frame_idx: int, is_cond: bool
 ) -> FrameResult:
-    """The current outputs of all objects on a frame.
+    """Collect the current outputs of all objects on a frame.
 
     Args:
-        is_cond: take pending outputs of conditioning frames, instead of those of corrected frames.
+        is_cond: use pending outputs of conditioning frames, instead of those of corrected frames.
     """
     outputs = [obj.output(frame_idx, is_cond) for obj in session.objects]
     return frame_result(model, session, frame_idx, session.objects, outputs)
@@ -74,7 +74,7 @@ def frame_result(
     objects: Sequence[ObjectState],
     outputs: Sequence[FrameOutput | None],
 ) -> FrameResult:
-    """Collect the outputs of objects; an object without one is absent."""
+    """Collect the outputs of objects; an object without an output counts as absent."""
     device = torch.device(session.device)
     blank = torch.full(
         (1, 1, *model.sam_prompt_encoder.mask_input_size), NO_OBJ_SCORE, device=device

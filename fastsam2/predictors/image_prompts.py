@@ -1,4 +1,4 @@
-"""Prompts on images as users write them, checked and turned into tensors."""
+"""Validation of image prompts and their conversion to tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ __all__ = ["check_counts", "describe", "read_boxes", "read_masks", "read_points"
 def read_points(
     coords: Any, labels: Any | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points [P, 2] or [N, P, 2] and labels [P] or [N, P] -> float32 [N, P, 2], int32 [N, P]."""
+    """Convert points [P, 2] or [N, P, 2] and labels [P] or [N, P] to float32 [N, P, 2] and int32
+    [N, P].
+
+    Raises:
+        InputError: labels are missing, shapes do not match, or values are not finite numbers.
+    """
     if labels is None:
         raise InputError("point_coords were given without point_labels")
     points = _read("point_coords", coords, torch.float32, device)
@@ -32,7 +37,11 @@ def read_points(
 
 
 def read_boxes(boxes: Any, device: torch.device) -> torch.Tensor:
-    """Boxes [4], [N, 4] or [N, 2, 2] -> corners, float32 [N, 2, 2]."""
+    """Convert boxes [4], [N, 4] or [N, 2, 2] to corners, float32 [N, 2, 2].
+
+    Raises:
+        InputError: another shape, or values that are not finite numbers.
+    """
     corners = _read("box", boxes, torch.float32, device)
     if corners.numel() == 0 or not (corners.shape[-1:] == (4,) or corners.shape[-2:] == (2, 2)):
         raise InputError(f"box must be [4] or [N, 4], got shape {tuple(corners.shape)}")
@@ -40,7 +49,11 @@ def read_boxes(boxes: Any, device: torch.device) -> torch.Tensor:
 
 
 def read_masks(masks: Any, size: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """Logits [h, w], [1, h, w] or [N, 1, h, w] of the given size -> float32 [N, 1, h, w]."""
+    """Convert logits [h, w], [1, h, w] or [N, 1, h, w] of the given size to float32 [N, 1, h, w].
+
+    Raises:
+        InputError: another shape, or values that are not finite numbers.
+    """
     logits = _read("mask_input", masks, torch.float32, device)
     if logits.ndim not in (2, 3, 4) or logits.shape[-2:] != torch.Size(size):
         raise InputError(
@@ -58,7 +71,11 @@ def read_masks(masks: Any, size: tuple[int, int], device: torch.device) -> torch
 def check_counts(
     points: torch.Tensor | None, boxes: torch.Tensor | None, masks: torch.Tensor | None
 ) -> None:
-    """Refuse prompts for different numbers of objects; one mask may serve all objects."""
+    """Check that all prompts are for the same number of objects; one mask may serve all of them.
+
+    Raises:
+        InputError: the numbers differ.
+    """
     counts = {
         name: len(prompt)
         for name, prompt in (("points", points), ("boxes", boxes))
@@ -82,6 +99,6 @@ def _read(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> to
 
 
 def describe(value: Any) -> str:
-    """`value` on one line, shortened."""
+    """Format `value` on one line of at most 203 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}..."

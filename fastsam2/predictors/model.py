@@ -1,4 +1,4 @@
-"""The model as the predictors of videos hold it."""
+"""The model of the video predictors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["FastPaths", "VideoModel"]
 
 @dataclass(frozen=True)
 class FastPaths:
-    """Fast paths of a model, looked up once a public call."""
+    """Fast paths of a model, looked up once per public call."""
 
     encode: Encode  #: fused image encoder, or the model's own `forward_image`
     step: TrackStep | None  #: None if the model's own `track_step` must run
@@ -34,8 +34,8 @@ class VideoModel(SAM2Base):
     """SAM 2 with the options of tracking, which are read at each call."""
 
     fill_hole_area: int  #: fill holes of at most this many pixels in the S / 4 wide masks
-    non_overlap_masks: bool  #: give each pixel to one object only
-    clear_non_cond_mem_around_input: bool  #: forget tracked frames near a corrected one
+    non_overlap_masks: bool  #: set each pixel in at most one mask
+    clear_non_cond_mem_around_input: bool  #: drop tracked frames near a corrected one
     add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
     memory_dtype: torch.dtype  #: dtype of memory maps
     pools: Pools  #: memory pools of sessions
@@ -62,17 +62,17 @@ class VideoModel(SAM2Base):
         self.impl = plan.impl
 
     def fast_paths(self) -> FastPaths:
-        """Look up the fast paths as the model stands."""
+        """Look up the fast paths for the model's current parts and options."""
         return FastPaths(fused_image_encoder(self) or self.forward_image, track_step(self))
 
     def _get_image_feature(
         self, inference_state: MutableMapping[str, Any], frame_idx: int, batch_size: int
     ) -> tuple[Tensor, dict[str, Any], list[Tensor], list[Tensor], list[tuple[int, int]]]:
-        """Features of a frame for B objects, from the state's cache or encoded now.
+        """Return the features of a frame for B objects, from the state's cache or newly encoded.
 
         Returns:
             The image `[B, 3, S, S]`, the image encoder's `backbone_fpn` and `vision_pos_enc`, and
-            levels, positions and sizes as `track_step` takes them.
+            features, positions and sizes of each level, as `track_step` takes them.
         """
         encode = fused_image_encoder(self) or self.forward_image
         image, encoded = as_session(inference_state).encoded_frame(encode, frame_idx)

@@ -1,4 +1,4 @@
-"""Outputs that are remembered of one object."""
+"""Stored outputs of one object."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class ObjectMemory(DictRecord):
         super().__setattr__(name, Outputs.of(value) if name in self.KEYS else value)
 
     def output(self, frame_idx: int) -> FrameOutput | None:
-        """The output on a frame, that of a conditioning frame first."""
+        """Return the output on a frame; that of a conditioning frame takes precedence."""
         found = self.cond_frame_outputs.get(frame_idx)
         return self.non_cond_frame_outputs.get(frame_idx) if found is None else found
 
     def forget_tracked_around(self, frame_idx: int, reach: int) -> None:
-        """Drop tracked frames at most `reach` away, whose memory a correction has outdated."""
+        """Drop tracked frames at most `reach` away, whose memory is outdated by a correction."""
         for t in range(frame_idx - reach, frame_idx + reach + 1):
             self.non_cond_frame_outputs.pop(t, None)
 

@@ -1,4 +1,4 @@
-"""What the user points at, checked and brought to the model's coordinates."""
+"""Validation of video prompts and their conversion to the model's coordinates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["join_points", "mask_prompt", "point_prompt"]
 
 
 def _tensor(value: Any, what: str) -> Tensor:
-    """`value` as a finite float32 CPU tensor."""
+    """Convert `value` to a finite float32 CPU tensor."""
     try:
         if isinstance(value, Tensor):
             tensor = value.detach().to("cpu", torch.float32)
@@ -38,17 +38,18 @@ def point_prompt(
     image_size: int,
     device: torch.device,
 ) -> PointPrompt:
-    """Clicks and a box as one row of labelled points, the box's corners first.
+    """Convert clicks and a box to one row of labelled points, the box's corners first.
 
     Args:
         points: (x, y) `[P, 2]` or `[1, P, 2]`, or None.
         labels: 1 inside, 0 outside the object, `[P]` or `[1, P]`.
         box: (x0, y0, x1, y1), or None.
-        video_size: (height, width) in whose pixels the coordinates are; None if they are fractions.
-        image_size: side of the model's input.
+        video_size: (height, width) of the video if coordinates are in its pixels; None if they are
+            fractions.
+        image_size: side of the model's input in pixels.
 
     Raises:
-        InputError: nothing given, points without labels or the reverse, numbers that do not match,
+        InputError: neither points nor box, points without labels or the reverse, mismatched shapes,
             unknown labels, or values that are not finite.
     """
     if (points is None) != (labels is None):
@@ -85,7 +86,7 @@ def point_prompt(
 
 
 def join_points(old: PointPrompt | None, new: PointPrompt) -> PointPrompt:
-    """`new` points after the `old` ones."""
+    """Append the `new` points to the `old` ones."""
     if old is None:
         return new
     return PointPrompt(
@@ -95,7 +96,7 @@ def join_points(old: PointPrompt | None, new: PointPrompt) -> PointPrompt:
 
 
 def mask_prompt(mask: Any, *, image_size: int, device: torch.device) -> Tensor:
-    """A mask as float32 `[1, 1, S, S]`.
+    """Convert a mask to float32 `[1, 1, S, S]`, 0 or 1 after resizing.
 
     Args:
         mask: `[H, W]`: bool, whole numbers (nonzero is object), or fractions from 0 to 1.

@@ -1,4 +1,4 @@
-"""Results of all objects on one frame. Each form is computed when it is first read."""
+"""Results of all objects on one frame, as masks, labels, boxes, areas or RLE, computed on read."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["FrameResult", "HostResult", "one_behind"]
 class FrameResult:
     """Results of the O objects of a video on one frame, on the device.
 
-    Masks, labels, boxes, areas and RLE come from one pass over the low-resolution logits, which
-    runs when the first of them is read and is kept. Boxes, areas and RLE wait for the device.
+    Masks, labels, boxes, areas and RLE share one pass over the low-resolution logits, which runs on
+    the first read of any of them and is cached. Boxes, areas and RLE synchronize with the device.
     """
 
     frame_idx: int
     obj_ids: list[Any]
     low_res_masks: Tensor  #: mask logits of the model, float `[O, 1, S / 4, S / 4]`
     object_score_logits: Tensor  #: presence logits `[O]`
-    predicted_iou: Tensor  #: IoU of each mask as the model predicts it, `[O]`
+    predicted_iou: Tensor  #: IoU of each mask, predicted by the model, `[O]`
     video_size: tuple[int, int]  #: (height, width)
     non_overlap: bool = False  #: set each pixel in at most one mask
     impl: Impl = "auto"  #: implementation of `mask_output`
@@ -86,7 +86,7 @@ class FrameResult:
         return self._packed.areas
 
     def rle(self) -> list[dict[str, Any]]:
-        """COCO RLE of each mask, `{"size": [H, W], "counts": str}`."""
+        """Return the COCO RLE of each mask, `{"size": [H, W], "counts": str}`."""
         return self._packed.rle()
 
     def to_host(self) -> HostResult:
@@ -144,13 +144,13 @@ class HostResult:
         return self._packed.rle()
 
     def encode(self) -> list[EncodedMask]:
-        """RLE, box and area of each mask."""
+        """Return RLE, box and area of each mask."""
         return self._packed.encode()
 
 
 def one_behind(results: Iterable[FrameResult]) -> Iterator[HostResult | None]:
-    """Results on the CPU, each yielded after the next frame has started, so that copies overlap
-    with computation. The first item is None.
+    """Yield results on the CPU, each after the next frame has started, so that copies overlap with
+    computation. The first item is None.
 
     Raises:
         Exception: an error of `results`, after all earlier results have been yielded.

@@ -33,18 +33,19 @@ class ObjectState:
     mask_inputs: dict[int, Tensor] = field(default_factory=dict)
     memory: ObjectMemory = field(default_factory=ObjectMemory)
     pending: ObjectMemory = field(default_factory=ObjectMemory)
-    """Outputs for prompts since the last propagation, not yet encoded into memory."""
+    """Outputs of prompts since the last propagation, not yet encoded into memory."""
     frames_tracked: dict[int, dict[str, bool]] = field(default_factory=dict)
     """`{"reverse": ...}` for each frame that propagation has passed, in that order."""
 
     def output(self, frame_idx: int, is_cond: bool) -> FrameOutput | None:
-        """The newest output on a frame: a pending one of this kind, else the one in memory."""
+        """Return the newest output on a frame: a pending one of this kind, else the one in
+        memory."""
         kind = "cond_frame_outputs" if is_cond else "non_cond_frame_outputs"
         found = self.pending[kind].get(frame_idx)
         return self.memory.output(frame_idx) if found is None else found
 
     def keep_prompt(self, frame_idx: int, points: PointPrompt | None, mask: Tensor | None) -> None:
-        """Replace the prompt on a frame, which is points or a mask."""
+        """Replace the prompt on a frame by points or a mask."""
         self.drop_prompt(frame_idx)
         if points is not None:
             self.point_inputs[frame_idx] = points
@@ -60,30 +61,30 @@ class ObjectState:
         return self.point_inputs.keys() | self.mask_inputs.keys()
 
     def mark_tracked(self, frame_idx: int, reverse: bool) -> None:
-        """Note that propagation has passed a frame."""
+        """Record that propagation has passed a frame."""
         self.frames_tracked.pop(frame_idx, None)
         self.frames_tracked[frame_idx] = {"reverse": reverse}
 
     def passed(self, steps: int) -> int | None:
-        """The frame that propagation passed `steps` frames before the last one."""
+        """Return the frame that propagation passed `steps` frames before the last one."""
         return next(islice(reversed(self.frames_tracked), steps, None), None)
 
     def tracked_output(self, steps: int) -> FrameOutput | None:
-        """The output on the frame `passed` so many steps ago; None if it was prompted."""
+        """Return the output on the frame passed `steps` frames ago; None if it was prompted."""
         frame_idx = self.passed(steps)
         if frame_idx is None:
             return None
         return self.memory.non_cond_frame_outputs.get(frame_idx)
 
     def drop_mask(self, frame_idx: int) -> None:
-        """Free mask and prompts of a frame that is never shown again; its memory stays."""
+        """Drop mask and prompts of a frame that is not read again; its memory stays."""
         output = self.memory.output(frame_idx)
         if output is not None:
             output.pred_masks = None
         self.drop_prompt(frame_idx)
 
     def forget_tracked(self, frame_idx: int) -> None:
-        """Forget that a frame was passed, and its output if it was not prompted."""
+        """Drop the record that a frame was passed, and its output if it was not prompted."""
         del self.frames_tracked[frame_idx]
         self.memory.non_cond_frame_outputs.pop(frame_idx, None)
         self.drop_prompt(frame_idx)
@@ -91,10 +92,10 @@ class ObjectState:
 
 @dataclass(eq=False)
 class VideoSession(DictRecord):
-    """Inference state of one video.
+    """Inference state of one video, also usable as the dictionary that `init_state` of `sam2`
+    returns.
 
-    It reads and is written like the dictionary that `init_state` of `sam2` returns. Of the same 18
-    keys, those per object are computed from `objects`.
+    It has the same 18 keys; those per object are computed from `objects`.
     """
 
     KEYS = (
@@ -118,11 +119,11 @@ class VideoSession(DictRecord):
         "frames_tracked_per_obj",
     )
     images: Frames  #: normalised frames, float32 `[3, S, S]` each
-    num_frames: int | None  #: None where the end is not known
+    num_frames: int | None  #: None for a stream
     video_height: int
     video_width: int
-    device: torch.device  #: where the model computes
-    storage_device: torch.device  #: where masks and memory are kept
+    device: torch.device  #: device of the model
+    storage_device: torch.device  #: device of stored masks and memory
     offload_video_to_cpu: bool = False
     offload_state_to_cpu: bool = False
     objects: list[ObjectState] = field(default_factory=list)
@@ -131,21 +132,21 @@ class VideoSession(DictRecord):
     """Image and image encoder output of the current frame."""
     constants: dict[str, Any] = field(default_factory=dict)
     features: FeatureCache | None = None
-    """Features of `images`; None for frames of a client's own, which may change."""
+    """Features of `images`; None for frames that a client provides, which may change."""
     history: int | None = None
-    """Number of frames passed last that are remembered, at least those that can be read; None for
-    all."""
+    """Number of last passed frames whose outputs are kept, at least those that can be read; None
+    for all."""
     _pool: MemoryPool | None = field(default=None, repr=False)
     _offload: PendingOffload | None = field(default=None, repr=False)
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy encodes its frames itself, and has a pool of its own.
+        # Copies encode their frames themselves, into their own pool.
         return {**self.__dict__, "features": None, "_pool": None, "_offload": None}
 
     @property
     def inference_state(self) -> MutableMapping[str, Any]:
-        """The state that methods under official names are given."""
+        """The state to pass to methods with official names."""
         return self
 
     @property
@@ -177,29 +178,29 @@ class VideoSession(DictRecord):
         return {i: o.frames_tracked for i, o in enumerate(self.objects)}
 
     def pool(self, model: SAM2Base, memory_dtype: torch.dtype, pools: Pools) -> MemoryPool:
-        """The memory pool of this session.
+        """Return the memory pool of this session.
 
         Args:
-            model: the model that reads it, in its dtype.
+            model: the model that reads it; its dtype is that of pointers.
             memory_dtype: dtype of memory maps.
-            pools: lends a pool if there is none that fits.
+            pools: lends a pool if the session has no matching one.
         """
         if self._pool is None or not self._pool.fits(model, memory_dtype):
             self._pool = pools.lend(model, memory_dtype, self)
         return self._pool
 
     def encoded_frame(self, encode: Encode, frame_idx: int, then: Sequence[int] = ()) -> Encoded:
-        """Image and features of a frame.
+        """Return the image and features of a frame.
 
         Args:
             encode: encodes images on the session's device.
-            then: the frames that will be asked for next.
+            then: the frames that will be requested next.
         """
         cached = self.cached_features.get(frame_idx)
         if cached is None:
             device = torch.device(self.device)
             features = self.features
-            # A client may have replaced the encoder, or the frames that were opened.
+            # A client may have replaced the encoder or the frames.
             fused = isinstance(encode, FusedImageEncoder)
             if fused and features is not None and features.frames is self.images:
                 cached = features.get(encode, device, frame_idx, then)
@@ -211,19 +212,19 @@ class VideoSession(DictRecord):
     def evict(self, objects: Sequence[ObjectState], rules: SelectionRules) -> None:
         """Free device memory of outputs that the next frame cannot read.
 
-        Maps leave their slots after `rules.memory_reach` frames. The history, as far as it is
-        kept, moves to the CPU.
+        Maps are freed or copied out of their slots once they are out of `rules.memory_reach`.
+        Outputs kept by `history` are offloaded to the CPU, others are dropped.
         """
         if self._offload is not None:
             self._offload.finish()
             self._offload = None
-        # A correction of the last frame reads what that frame has read.
+        # A correction of the last frame reads the same memories as that frame.
         maps, unread = rules.memory_reach + 1, rules.reach + 1
         keep = self.history is None or self.history > unread
         leaving: list[tuple[FrameOutput, Sequence[str]]] = []
         for obj in objects:
             newest, unread_map, oldest = (obj.tracked_output(n) for n in (0, maps, unread))
-            # The mask was handed out. A stream drops it with the next frame.
+            # The caller has the mask. A stream drops it with the next frame.
             if newest is not None and self.num_frames is not None:
                 leaving.append((newest, ["pred_masks"]))
             if unread_map is not None and not keep:
@@ -241,25 +242,25 @@ class VideoSession(DictRecord):
                     obj.forget_tracked(outdated)
 
     def find(self, obj_id: Any) -> ObjectState | None:
-        # By a dictionary: == between ids of different types need not be a truth value.
+        # A dictionary compares hashes first: == between ids of different types need not be a bool.
         return {o.obj_id: o for o in self.objects}.get(obj_id)
 
     def get_object(self, obj_id: Any) -> ObjectState:
-        """The object with this id.
+        """Return the object with this id.
 
         Raises:
             StateError: there is none.
         """
         found = self.find(obj_id)
         if found is None:
-            raise StateError(f"there is no object {obj_id!r}; the objects are {self.obj_ids}")
+            raise StateError(f"no object {obj_id!r}; the objects are {self.obj_ids}")
         return found
 
     def object_for(self, obj_id: Any) -> ObjectState:
-        """The object with this id, or a new one that `add_object` would add.
+        """Return the object with this id, or a new one, which is not added.
 
         Raises:
-            InputError: no dictionary takes this id.
+            InputError: the id is not hashable.
         """
         try:
             hash(obj_id)
@@ -270,7 +271,7 @@ class VideoSession(DictRecord):
     def add_object(self, obj: ObjectState) -> None:
         if obj not in self.objects:
             self.objects.append(obj)
-            # A new list: ids that were handed out with earlier results stay what they were.
+            # A new list, so that earlier results keep their ids.
             self.obj_ids = [o.obj_id for o in self.objects]
 
     def drop_object(self, obj_id: Any) -> None:
@@ -282,10 +283,10 @@ class VideoSession(DictRecord):
         self.obj_ids.clear()
 
     def check_frame(self, frame_idx: int) -> int:
-        """`frame_idx` as an int, if the video has such a frame.
+        """Return `frame_idx` as an int.
 
         Raises:
-            InputError: it has not.
+            InputError: it is not a whole number, or the video has no such frame.
         """
         try:
             index = int(frame_idx)
@@ -293,5 +294,5 @@ class VideoSession(DictRecord):
             raise InputError(f"frame_idx must be a whole number, not {frame_idx!r}") from None
         end = index + 1 if self.num_frames is None else self.num_frames
         if index != frame_idx or not 0 <= index < end:
-            raise InputError(f"there is no frame {frame_idx}; the video has frames 0 to {end - 1}")
+            raise InputError(f"no frame {frame_idx}; the video has frames 0 to {end - 1}")
         return index

@@ -1,7 +1,7 @@
 """Tracking on a stream, whose frames are given one by one.
 
-A stream is a video of unknown length. Only the current frame is held, and of earlier ones only the
-memory that the next frame can read, so memory does not grow with the number of frames.
+A stream is a video of unknown length. The session stores the current frame and the memories that
+the next frame can read, so its size does not grow with the number of frames.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["StreamSession"]
 
 @dataclass(frozen=True)
 class _Current:
-    """The current frame, in the place of the frames of a video."""
+    """The current frame; takes the place of a video's frames in the session."""
 
     frame_idx: int
     pixels: Tensor  #: uint8 `[S, S, 3]`
@@ -59,7 +59,8 @@ class StreamSession:
 
     @property
     def state(self) -> VideoSession | None:
-        """The state of the stream, read as that of a video; None before the first frame."""
+        """The state of the stream, with the keys of a video's state; None before the first
+        frame."""
         return self._session
 
     @property
@@ -75,14 +76,14 @@ class StreamSession:
             frame: RGB, uint8 `[H, W, 3]`, a NumPy array or a tensor.
 
         Returns:
-            All objects; empty while there are none.
+            The results of all objects; empty if there are none.
 
         Raises:
-            VideoError: no such array.
-            InputError: the size of the frames changes.
-            torch.OutOfMemoryError: one object alone is too much for the device.
+            VideoError: `frame` is not such an array.
+            InputError: its size differs from that of earlier frames.
+            torch.OutOfMemoryError: one object alone does not fit on the device.
 
-        After an error the stream is unchanged, and continues with the same frame or another.
+        After an error the stream is unchanged, and can continue with the same frame or another.
         """
         model = self._model
         image = check_array(frame, "the frame", ndim=3)
@@ -93,8 +94,8 @@ class StreamSession:
             return current_result(model, session, 0, is_cond=True)
         if image.shape[:2] != (session.video_height, session.video_width):
             raise InputError(
-                f"the frame is {image.shape[1]}x{image.shape[0]} pixels, but the frames before it "
-                f"are {session.video_width}x{session.video_height}: reset() starts anew"
+                f"the frame is {image.shape[1]}x{image.shape[0]} pixels, but earlier frames are "
+                f"{session.video_width}x{session.video_height}: call reset() to start a new stream"
             )
         if session.objects:
             tracking.commit_prompts(model, session)
@@ -121,22 +122,20 @@ class StreamSession:
         Args:
             obj_id: a new id.
             points: (x, y) `[P, 2]` in pixels.
-            labels: 1 for a point on the object, 0 for one beside it, `[P]`.
+            labels: 1 for a point on the object, 0 for one on the background, `[P]`.
             box: (x0, y0, x1, y1) in pixels.
-            mask: `[H, W]`, bool or 0 and 1; then neither points nor box.
+            mask: `[H, W]`, bool or 0 and 1; excludes points and box.
 
         Returns:
-            All objects on the current frame.
+            The results of all objects on the current frame.
 
         Raises:
-            StateError: there is no frame yet, or already an object of this id.
-            InputError: a prompt that makes no sense.
+            StateError: there is no frame yet, or already an object with this id.
+            InputError: the prompt is invalid.
         """
         session = self._started()
         if session.object_for(obj_id) in session.objects:
-            raise StateError(
-                f"there is an object {obj_id!r} already: correct() takes prompts on it"
-            )
+            raise StateError(f"object {obj_id!r} already exists: call correct() to prompt it again")
         return self._prompt(session, obj_id, points, labels, box, mask, clear_old_points=True)
 
     @torch.inference_mode()
@@ -149,14 +148,16 @@ class StreamSession:
         mask: Any = None,
         clear_old_points: bool = True,
     ) -> FrameResult:
-        """Correct the mask of an object on the current frame; arguments as `add_object`.
+        """Correct the mask of an object on the current frame.
 
         Args:
             clear_old_points: replace earlier points on this frame instead of adding to them.
 
+        Other arguments and the result are those of `add_object`.
+
         Raises:
             StateError: there is no such object.
-            InputError: a prompt that makes no sense.
+            InputError: the prompt is invalid.
         """
         session = self._started()
         session.get_object(obj_id)
@@ -171,14 +172,14 @@ class StreamSession:
         self._started().drop_object(obj_id)
 
     def reset(self) -> None:
-        """Forget all objects and frames; the next frame is frame 0 and may be of another size."""
+        """Drop all objects and frames; the next frame is frame 0 and may have another size."""
         self._session = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the stream in plain containers, with copies of its tensors.
+        """Return the state of the stream in plain containers, with copies of its tensors.
 
         `torch.save` stores it, `torch.load(weights_only=True)` reads it if object ids are numbers
-        or strings, and `load_state_dict` continues from it, here or on another machine.
+        or strings, and `load_state_dict` continues from it, also on another machine.
         """
         session = self._session
         if session is None:
@@ -198,8 +199,8 @@ class StreamSession:
         """Continue from a `state_dict`, with a model of the same weights.
 
         Raises:
-            StateError: it is no such state, or that of a model of other sizes; the stream is
-                unchanged.
+            StateError: `state` is not from `state_dict`, or from a model of other sizes; the stream
+                is unchanged.
         """
         if not state:
             self.reset()
@@ -207,18 +208,18 @@ class StreamSession:
         model = self._model
         for key, value in _shape(model).items():
             if state.get(key) != value:
-                raise StateError(f"the state has {key} {state.get(key)}, the model {value}")
+                raise StateError(f"the state has {key} {state.get(key)}, but the model has {value}")
         try:
             current = _Current(state["frame_idx"], state["pixels"].to(model.device))
             session = _open(model, current, *state["video_size"])
             load_objects(session, state["objects"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise StateError(f"this is no state of a stream: {error!r}") from None
+            raise StateError(f"not the state of a stream: {error!r}") from None
         self._session = session
 
     def _started(self) -> VideoSession:
         if self._session is None:
-            raise StateError("the stream has no frame yet: step() comes first")
+            raise StateError("the stream has no frame yet: call step() first")
         return self._session
 
     def _prompt(
@@ -245,14 +246,12 @@ class StreamSession:
                 normalize_coords=True,
             )
         if not points is labels is box is None:
-            raise InputError(
-                "a mask is a prompt of its own: give it without points, labels and box"
-            )
+            raise InputError("a mask cannot be combined with points, labels or a box")
         return tracking.add_mask(self._model, session, frame_idx, obj_id, mask)
 
 
 def _shape(model: VideoModel) -> dict[str, int]:
-    """Sizes that a state shares with every model that can continue from it."""
+    """Return the sizes in which a state and the model that loads it must agree."""
     names = ("image_size", "num_maskmem", "mem_dim", "hidden_dim")
     return {name: getattr(model, name) for name in names}
 

@@ -1,4 +1,4 @@
-"""The objects of a session as plain containers and tensors, and back."""
+"""Serialization of a session's objects to plain containers and tensors, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OUTPUT = (*FrameOutput.KEYS, "predicted_iou")
 
 
 def dump_objects(session: VideoSession) -> list[dict[str, Any]]:
-    """All that is known of the objects; tensors are copies."""
+    """Return prompts, memory and tracking records of each object; tensors are copies."""
     return [
         {
             "obj_id": obj.obj_id,
@@ -32,10 +32,10 @@ def dump_objects(session: VideoSession) -> list[dict[str, Any]]:
 
 
 def load_objects(session: VideoSession, objects: list[dict[str, Any]]) -> None:
-    """Give the session the objects that `dump_objects` returned."""
+    """Add the objects that `dump_objects` returned to a session."""
 
     def place(value: Any) -> Any:
-        # A copy: the state may be loaded once more.
+        # A copy, as the state may be loaded again.
         return value.to(session.device, copy=True) if isinstance(value, Tensor) else value
 
     def output(state: dict[str, Any]) -> FrameOutput:

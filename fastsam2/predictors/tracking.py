@@ -1,7 +1,7 @@
 """Interactive tracking of objects through a video: prompts, propagation, corrections.
 
-Functions of a model and a session; the model holds no state of the video. Their order, and the
-choice of conditioning frames, are those of `sam2.sam2_video_predictor`.
+Functions of a model and a session; the model holds no state of the video. The order of operations
+and the choice of conditioning frames are those of `sam2.sam2_video_predictor`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def add_points(
     """Prompt an object with clicks or a box; see `SAM2VideoPredictor.add_new_points_or_box`."""
     frame_idx = session.check_frame(frame_idx)
     if box is not None and not clear_old_points:
-        raise InputError("a box comes before all points: it needs clear_old_points=True")
+        raise InputError("a box must come before all points: it needs clear_old_points=True")
     prompt = point_prompt(
         points,
         labels,
@@ -95,13 +95,13 @@ def _add_prompt(
     points: PointPrompt | None = None,
     mask: Tensor | None = None,
 ) -> FrameResult:
-    """Segment the prompted frame, keep prompt and pending output, and return all objects there.
+    """Segment the prompted frame, store prompt and pending output, and return the frame's result.
 
-    Memory is encoded when propagation begins, once the user is done with the frame. The session
-    stays unchanged if the frame cannot be read.
+    Memory is encoded when propagation begins, after the last prompt on the frame. The session is
+    unchanged if the frame cannot be read.
     """
     tracked = obj.frames_tracked.get(frame_idx)
-    # Without a conditioning frame there is no memory that could correct the frame.
+    # Without a conditioning frame there is no memory to read.
     is_init = tracked is None or not obj.memory.cond_frame_outputs
     is_cond = is_init or model.add_all_frames_to_correct_as_cond
     previous = obj.output(frame_idx, is_cond) if points is not None else None
@@ -116,7 +116,7 @@ def _add_prompt(
 
 
 def _clamped_logits(session: VideoSession, output: FrameOutput | None) -> Tensor | None:
-    """Mask logits of an earlier output as a prompt; extreme ones are numerically harmful."""
+    """Return the mask logits of an earlier output as a prompt, clamped for numerical stability."""
     if output is None or output.pred_masks is None:
         return None
     return output.pred_masks.to(session.device).float().clamp(-32.0, 32.0)
@@ -220,9 +220,10 @@ def propagate(
     reverse: bool,
     progress: Callable[..., Iterable[int]],
 ) -> Iterator[FrameResult]:
-    """Track all objects; see `SAM2VideoPredictor.propagate`.
+    """Track all objects, after `commit_prompts`; see `SAM2VideoPredictor.propagate`.
 
-    `commit_prompts` comes first. `progress` wraps the frames to visit, as `tqdm.tqdm` does.
+    Args:
+        progress: wraps the frames to visit, as `tqdm.tqdm` does.
     """
     assert session.num_frames is not None
     fast = model.fast_paths()
@@ -236,12 +237,12 @@ def propagate(
     if reach < 0:
         raise InputError(f"max_frame_num_to_track must not be negative, but is {reach}")
     if reverse:
-        # Frame 0 is the first frame, and has its output already.
+        # There is nothing before frame 0, and its output exists.
         frames = range(start, max(start - reach, 0) - 1, -1) if start > 0 else range(0)
     else:
         frames = range(start, min(start + reach, last) + 1)
     for frame_idx in progress(frames, desc="propagate in video"):
-        # Objects may have been removed meanwhile; added ones have no memory yet.
+        # Skip objects removed since the last frame; added ones have no memory yet.
         objects = [obj for obj in objects if obj in session.objects]
         if not objects:
             return
@@ -259,11 +260,11 @@ def track_frame(
     reverse: bool,
     then: Sequence[int] = (),
 ) -> FrameResult:
-    """Track objects on a frame; on prompted frames they keep their outputs.
+    """Track objects on a frame; objects prompted on it keep their outputs.
 
     Args:
         fast: fast paths of the model.
-        then: the frames that come next.
+        then: the frames that will be tracked next.
     """
     rules = model.selection_rules
     tracked = [obj for obj in objects if frame_idx not in obj.memory.cond_frame_outputs]
@@ -376,10 +377,10 @@ def _store_own_memory(
     memory: Tensor | None,
     positions: list[Tensor] | None,
 ) -> None:
-    """Keep memory that the model's own methods have returned."""
+    """Store memory returned by the model's own methods."""
     if memory is None or positions is None:
         return
-    # An inference tensor would not show in-place edits of a client.
+    # Inference tensors have no version counter, by which in-place edits of a client are detected.
     with torch.inference_mode(False):
         stored = memory.to(session.storage_device, model.memory_dtype, copy=True)
     output.maskmem_features = stored
@@ -387,7 +388,7 @@ def _store_own_memory(
 
 
 def clear_prompts(session: VideoSession, frame_idx: int, obj: ObjectState) -> None:
-    """Remove an object's prompts on a frame; its output stays as if it had been tracked."""
+    """Remove an object's prompts on a frame; its output becomes that of a tracked frame."""
     obj.drop_prompt(frame_idx)
     obj.pending.cond_frame_outputs.pop(frame_idx, None)
     obj.pending.non_cond_frame_outputs.pop(frame_idx, None)
@@ -398,14 +399,21 @@ def clear_prompts(session: VideoSession, frame_idx: int, obj: ObjectState) -> No
 
 
 def pending_is_cond(session: VideoSession, frame_idx: int) -> bool:
-    """True if any object has a pending output of a conditioning frame here."""
+    """True if `frame_idx` is a pending conditioning frame of any object."""
     return any(frame_idx in obj.pending.cond_frame_outputs for obj in session.objects)
 
 
 def remove_object(
     model: VideoModel, session: VideoSession, obj_id: Any, strict: bool, need_output: bool
 ) -> list[FrameResult]:
-    """Remove an object; returns the others on each frame where it had been prompted."""
+    """Remove an object.
+
+    Returns:
+        With `need_output`, the results of the other objects on each frame where it was prompted.
+
+    Raises:
+        StateError: there is no such object, with `strict`.
+    """
     obj = session.get_object(obj_id) if strict else session.find(obj_id)
     if obj is None:
         return []

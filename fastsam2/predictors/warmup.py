@@ -1,4 +1,4 @@
-"""Tracking made-up videos, so that the first real one finds all that it needs."""
+"""Warm-up on synthetic videos, so that the first real one neither compiles nor records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["warmup"]
 
 
 class Predictor(Protocol):
-    """What is used of a video predictor."""
+    """The methods of a video predictor that `warmup` calls."""
 
     @property
     def plan(self) -> Plan: ...
@@ -35,11 +35,13 @@ def warmup(
     size: tuple[int, int],
     progress: Callable[..., Iterable[int]],
 ) -> None:
-    """See `SAM2VideoPredictor.warmup`."""
+    """Run the warm-up; see `SAM2VideoPredictor.warmup`."""
     height, width = size
     if min(n_objects, height, width) < 1:
-        raise InputError(f"warmup needs objects and pixels, not {n_objects} on {height} x {width}")
-    # Both ways in which frames are encoded: one, and as many as ahead.
+        raise InputError(
+            f"n_objects and size must be positive, not {n_objects} and ({height}, {width})"
+        )
+    # Enough frames to encode both a single frame and a batch ahead.
     frames = 2 + predictor.plan.encoder_batch
     video = np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), np.uint8)
     for objects in progress(_counts(n_objects, predictor.plan), desc="warm-up"):
@@ -48,12 +50,12 @@ def warmup(
             box = [0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height]
             predictor.add_new_points_or_box(state, 0, obj_id, box=box)
         for result in predictor.propagate(state, progress=lambda frames, desc: frames):
-            # All forms in which it can be read.
+            # Each form of the result has kernels of its own.
             _ = result.logits, result.boxes, result.rle(), result.to_host().labels
 
 
 def _counts(n_objects: int, plan: Plan) -> list[int]:
-    """The largest first: its memory then serves all."""
+    """Return the numbers of objects to run, largest first, as its memory serves all others."""
     if not plan.graphs:
         return sorted({1, n_objects}, reverse=True)
     return [1 << k for k in range((n_objects - 1).bit_length(), -1, -1)]

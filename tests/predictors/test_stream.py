@@ -157,9 +157,9 @@ def test_state_of_another_model(model: SAM2VideoPredictor, clip: np.ndarray) -> 
     stream = StreamSession(model)
     stream.step(clip[0])
     state = {**stream.state_dict(), "image_size": 1024}
-    with pytest.raises(StateError, match="image_size 1024, the model 128"):
+    with pytest.raises(StateError, match="image_size 1024, but the model has 128"):
         stream.load_state_dict(state)
-    with pytest.raises(StateError, match="no state of a stream: KeyError"):
+    with pytest.raises(StateError, match="not the state of a stream: KeyError"):
         stream.load_state_dict({k: v for k, v in stream.state_dict().items() if k != "pixels"})
     assert stream.frame_idx == 0
 
@@ -195,7 +195,7 @@ def test_mistakes_leave_the_stream_as_it_was(
 
 
 def test_a_prompt_before_any_frame(model: SAM2VideoPredictor) -> None:
-    with pytest.raises(StateError, match=r"step\(\) comes first"):
+    with pytest.raises(StateError, match=r"call step\(\) first"):
         StreamSession(model).add_object(1, box=[0, 0, 9, 9])
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for parts of a model, used while the parts are what the package built."""
+"""Fused replacements for parts of a model, used while those parts are as the package built them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ _PREFIX = "_fast_"  #: of attributes of a model that hold its stand-ins
 
 
 class FastPath(Generic[T]):
-    """Builds a stand-in for parts of a model, and again when weights, options or plan change.
+    """Builds a fused replacement for parts of a model; rebuilds it when weights, options or plan
+    change.
 
-    Under a caller's autocast it is built of a copy of the parts in the caller's dtype, so that a
-    float32 model costs what one in half precision costs.
+    Under a caller's autocast it is built from a copy of the parts in the autocast dtype, so that a
+    float32 model costs no more than one in half precision.
 
     Args:
-        name: under which it is stored on a model.
-        build: builds it of a model and a runner; None if the model's configuration excludes it.
+        name: key under which it is stored on a model.
+        build: builds it from a model and a runner; None if the model's configuration excludes it.
         parts: names of the submodules it replaces.
         methods: names of the methods it replaces.
-        parameters: names of the model's own parameters it is built of.
-        options: names of the attributes it is built of.
+        parameters: names of the model's own parameters it is built from.
+        options: names of the attributes it is built from.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class FastPath(Generic[T]):
         self._options = options
 
     def __call__(self, model: SAM2Base) -> T | None:
-        """Return the stand-in for this model, None if the model's own code must run.
+        """Return the fused replacement for this model, None if the model's own code must run.
 
-        That is so if one of the parts was replaced, hooked, compiled, given another `forward` or is
-        in training, if one of the methods was overridden, or if gradients are required.
+        The model's own code runs if one of the parts was replaced, hooked, compiled, given another
+        `forward` or is in training, if one of the methods was overridden, or if gradients are
+        required.
         """
         cache: _Cache[T] = vars(model).setdefault(self._name, _Cache())
         modules = self._plain_modules(model, cache)
@@ -77,7 +79,7 @@ class FastPath(Generic[T]):
         key = (runner, model.impl, dtype, options, fingerprint(weights))
         built = cache.built
         if built is None or built.key != key:
-            # It outlives this call, and must serve under autograd and without autocast too.
+            # It outlives this call, and later calls may be in other modes.
             with torch.inference_mode(False), torch.no_grad(), without_autocast(model.device):
                 source = self._copy(model, dtype)
                 built = cache.built = _Built(key, source, self._build(source, runner))
@@ -85,7 +87,7 @@ class FastPath(Generic[T]):
         return built.value
 
     def _plain_modules(self, model: SAM2Base, cache: _Cache[T]) -> list[nn.Module] | None:
-        """All modules of the parts; None if one of them is not what the package built."""
+        """Return all modules of the parts; None if one is not as the package built it."""
         if torch_module._has_any_global_hook():
             return None
         roots = [_find(model, part) for part in self._parts]
@@ -119,7 +121,7 @@ class FastPath(Generic[T]):
 
 
 class _Module(NamedTuple):
-    """A module as it was built."""
+    """A module with its class and children at the time it was built."""
 
     module: nn.Module
     kind: type
@@ -135,7 +137,7 @@ class _Built(Generic[T]):
 
 @dataclass
 class _Cache(Generic[T]):
-    """A stand-in, stored on the model that it stands in for; copies of the model start empty."""
+    """A fused replacement, stored on its model; copies of the model start with an empty one."""
 
     roots: list[nn.Module | None] = field(default_factory=list)
     modules: list[_Module] = field(default_factory=list)  #: of `roots`, if they are as built
@@ -148,7 +150,7 @@ class _Cache(Generic[T]):
 def _modules_as_built(
     model: SAM2Base, parts: Sequence[str], roots: Sequence[nn.Module | None]
 ) -> list[_Module]:
-    """All modules of the parts; none if a class or name is not the one that was built."""
+    """Return all modules of the parts; an empty list if a class or name is not as built."""
     found = []
     for part, root in zip(parts, roots, strict=True):
         if root is None:
@@ -163,7 +165,7 @@ def _modules_as_built(
 
 
 def _is_untouched(modules: Sequence[_Module]) -> bool:
-    """True if there are modules, all in eval mode, as they were built, and without hooks."""
+    """True if there are modules, all in eval mode, unchanged since built, and without hooks."""
     for module, kind, children in modules:
         if (
             module.training
@@ -193,7 +195,7 @@ def _is_own(model: SAM2Base, name: str) -> bool:
 
 
 def _copy_options(model: SAM2Base, twin: SAM2Base) -> None:
-    """Options are read at each call, and may have been changed since the last one."""
+    """Copy the model's attributes, which may change between calls, to the copy of its parts."""
     own = ("_modules", "_parameters", "_buffers")
     for name, value in vars(model).items():
         if name not in own and not name.startswith(_PREFIX):

@@ -50,7 +50,7 @@ class FoldedLayer:
     out_bias: Tensor  #: `W_o b_v + b_o`
 
     def feed(self, x: Tensor) -> Tensor:
-        """The layer's end, `[N, L, D]` to the same."""
+        """Apply the layer's MLP with its residual, `[N, L, D]` to the same."""
         layer = self.layer
         return x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
 
@@ -84,7 +84,7 @@ def fold_layer(layer: MemoryAttentionLayer) -> FoldedLayer:
 
 
 def fold_memory_attention(module: MemoryAttention) -> list[FoldedLayer] | None:
-    """The layers folded, or None where the module is built in a way that the identities exclude.
+    """Fold all layers; None if the identities do not hold for the module's configuration.
 
     They need one head, and positions added to the input and to the keys of the memory only, as in
     all official models.
@@ -100,7 +100,7 @@ def fold_memory_attention(module: MemoryAttention) -> list[FoldedLayer] | None:
 
 @dataclass(frozen=True)
 class FoldedBlock:
-    """A CXBlock whose layer scale has gone into its last projection."""
+    """A CXBlock whose layer scale is folded into its last projection."""
 
     block: CXBlock  #: its depthwise convolution, norm and first projection are used as they are
     weight: Tensor  #: `gamma * W_2`, `[C, 4 C]`
@@ -116,10 +116,11 @@ def fold_block(block: CXBlock) -> FoldedBlock:
 
 
 def fold_high_res(neck: FpnNeck, decoder: MaskDecoder) -> list[tuple[Tensor, Tensor]] | None:
-    """Weight `[C_out, C_in, 1, 1]` and bias that take the trunk's maps of strides 4 and 8 straight
-    to what the mask decoder adds: two 1x1 convolutions with nothing between them are one.
+    """Fold the neck's and the mask decoder's 1x1 convolutions of strides 4 and 8 into one each.
 
-    None where a level of the pyramid gets the map above added, which lies between.
+    Returns:
+        Weight `[C_out, C_in, 1, 1]` and bias for each stride; None if the pyramid adds a top-down
+        term between the two convolutions.
     """
     if not decoder.use_high_res_features or {0, 1} & set(neck.fpn_top_down_levels):
         return None

@@ -1,4 +1,4 @@
-"""The image encoder as it runs in inference, without the largest maps of the feature pyramid."""
+"""The image encoder for inference, without the largest maps of the feature pyramid."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FrameFeatures:
 
     @classmethod
     def of(cls, model: SAM2Base, backbone_out: dict[str, Any]) -> FrameFeatures:
-        """The levels in use of what `SAM2Base.forward_image` returned."""
+        """Select the levels in use from the output of `SAM2Base.forward_image`."""
         *high_res, pix_feat = backbone_out["backbone_fpn"][-model.num_feature_levels :]
         return cls(pix_feat, backbone_out["vision_pos_enc"][-1], high_res or None)
 
@@ -58,7 +58,8 @@ class FusedImageEncoder:
         self._prepared = runner.prepare(self.pyramid)
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
-        """Encode normalised images `[B, 3, S, S]`; returns the same as `forward_image`."""
+        """Encode normalised images `[B, 3, S, S]`; returns the same dictionary as
+        `forward_image`."""
         with without_autocast(images.device):
             run = self._prepared or self.pyramid
             features = run(self._padded(images.to(self._dtype)))
@@ -70,7 +71,7 @@ class FusedImageEncoder:
             }
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """Maps of the pyramid from the largest to the smallest in use; a pure function."""
+        """Return the pyramid's maps, from the largest to the smallest in use; a pure function."""
         strip = rows_in_cache(images) if in_pieces(images) else None
         levels = self._encoder.trunk(images, strip=strip)
         high_res = [F.conv2d(levels[i], *conv) for i, conv in enumerate(self._folded)]
@@ -78,8 +79,8 @@ class FusedImageEncoder:
         return features[: len(features) - self._encoder.scalp]
 
     def _padded(self, images: Tensor) -> Tensor:
-        """Pad a batch to 1, `encoder_batch`, twice that, and so on: compiled functions and graphs
-        serve one size each."""
+        """Pad a batch to 1, `encoder_batch`, twice that, and so on: a compiled function or graph
+        serves one size only."""
         plan = self._plan
         if not (plan.compile or plan.graphs) or len(images) == 1:
             return images

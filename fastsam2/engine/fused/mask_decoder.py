@@ -1,4 +1,4 @@
-"""The mask decoder as it runs in tracking: objects without a prompt, the best of three masks.
+"""The mask decoder for tracking: objects without a prompt, the best of three masks.
 
 The prompt tokens are constants of the model, and only the mask with the best predicted IoU is
 computed.
@@ -55,7 +55,7 @@ class FusedMaskDecoder:
     @classmethod
     def of(cls, model: SAM2Base) -> FusedMaskDecoder | None:
         """Reorder the weights of `model`; None if its configuration excludes that."""
-        # The decoder chooses one of three masks, and not by its stability.
+        # The mask is chosen by predicted IoU; stability scores would need all masks.
         if not model._use_multimask(is_init_cond_frame=False, point_inputs=None):
             return None
         first, norm, act1, second, act2 = model.sam_mask_decoder.output_upscaling
@@ -109,7 +109,7 @@ class FusedMaskDecoder:
         return DecodedMasks(low_res, ious, model._object_pointer(token, presence), presence)
 
     def _upscale(self, image: Tensor, high_res: list[Tensor] | None) -> Tensor:
-        """Channels last, `[N, H, W, C]` to `[N, 4 H, 4 W, C / 8]`."""
+        """Upscale by 4, channels last: `[N, H, W, C]` to `[N, 4 H, 4 W, C / 8]`."""
         x = _enlarge(image, *self.first)
         if high_res is not None:
             x = x + high_res[1].permute(0, 2, 3, 1)
@@ -122,12 +122,13 @@ class FusedMaskDecoder:
 
 
 def _as_linear(conv: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
-    """Weight `[4 C_out, C_in]` and bias: with stride 2, patches of 2x2 do not overlap."""
+    """Return weight `[4 C_out, C_in]` and bias of a 2x2 transposed convolution with stride 2, whose
+    patches do not overlap, as a linear layer."""
     assert conv.bias is not None
     return conv.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), conv.bias.repeat(4)
 
 
 def _enlarge(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`[N, H, W, C_in]` to `[N, 2 H, 2 W, C_out]`."""
+    """Apply the layer of `_as_linear`: `[N, H, W, C_in]` to `[N, 2 H, 2 W, C_out]`."""
     patches = F.linear(x, weight, bias).unflatten(-1, (2, 2, -1))
     return patches.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Memory attention as it runs in inference: folded weights, all objects of a frame in one batch.
+"""Memory attention for inference: folded weights, all objects of a frame in one batch.
 
 The first layer's self-attention and its cross-attention queries depend on the frame alone, and are
 computed once for all objects.
@@ -50,7 +50,7 @@ class FusedMemoryAttention:
         return None if layers is None else cls(model, layers)
 
     def rope(self, pix_feat: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary tables for features `[1, C, H, W]`."""
+        """Return the rotary tables for features `[1, C, H, W]`."""
         attention = self.layers[0].layer.cross_attn_image
         return attention.rope_table(pix_feat.shape[-2:].numel(), pix_feat.device)
 
@@ -95,9 +95,9 @@ class FusedMemoryAttention:
         pages: Pages,
         tables: BlockTables,
     ) -> Tensor:
-        """Attend to memory from the first layer's queries on; returns `[N, L, C]`."""
+        """Run all layers from the first one's queries on; returns `[N, L, C]`."""
         objects, scale = tables.reads.shape[0], x.shape[-1] ** -0.5
-        # Keys of all layers at once, or those of one: they are the largest tensors by far.
+        # Keys are by far the largest tensors: on a CPU they are made one layer at a time.
         at_once = 1 if in_pieces(x) else len(self.layers)
         object_slots = tables.slots[tables.reads.long()]
         pointers, positions = self.model.pointer_tokens(
@@ -138,7 +138,7 @@ class FusedMemoryAttention:
     def _queries(
         self, folded: FoldedLayer, x: Tensor, rope: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Self-attention of a layer, and the queries of its cross-attention."""
+        """Run a layer's self-attention; returns its output and the cross-attention's queries."""
         layer, scale = folded.layer, x.shape[-1] ** -0.5
         q, k, v = F.linear(layer.norm1(x), folded.qkv_weight, folded.qkv_bias).chunk(3, dim=-1)
         x = x + rope_attention(q, k, v, *rope, scale, impl=self.impl)
@@ -146,7 +146,7 @@ class FusedMemoryAttention:
 
 
 def _split(tables: BlockTables, batch: int) -> Iterator[BlockTables]:
-    """Tables of `batch` objects at a time."""
+    """Yield tables of `batch` objects at a time."""
     for begin in range(0, tables.reads.shape[0], batch):
         of_objects = {
             name: getattr(tables, name)[begin : begin + batch]

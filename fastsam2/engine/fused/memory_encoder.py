@@ -1,4 +1,4 @@
-"""The memory encoder as it runs in inference, on mask logits at a quarter of the image's size.
+"""The memory encoder for inference, on mask logits at a quarter of the image's size.
 
 The projection of the frame's features is computed once for all objects, and no mask of the image's
 size is made.
@@ -73,7 +73,7 @@ class FusedMemoryEncoder:
             pix_feat: image features, not conditioned on memory, `[1, C, H, W]`.
             masks: mask logits `[N, 1, 4 H, 4 W]`.
             object_score_logits: presence logits `[N, 1]`.
-            is_mask_from_pts: the masks answer prompts.
+            is_mask_from_pts: the masks come from prompts.
 
         Returns:
             Memory in the layout of slots, `[N, H * W, M]`.
@@ -114,7 +114,7 @@ BlockArguments = tuple[Tensor, Tensor, Tensor, Tensor, float, Tensor, Tensor, Te
 
 
 def _block_arguments(block: CXBlock) -> BlockArguments:
-    """Arguments of `cx_block` after the first."""
+    """Return the arguments of `cx_block` after the first."""
     folded, conv, norm = fold_block(block), block.dwconv, block.norm
     assert conv.bias is not None
     return (
@@ -132,7 +132,7 @@ def _block_arguments(block: CXBlock) -> BlockArguments:
 
 
 def _mask_weights(module: MaskDownSampler) -> MaskDownsampleWeights | None:
-    """None where the stages are not those the kernel is written for."""
+    """Arrange the downsampler's weights; None if its stages are not those the kernel supports."""
     *stages, last = module.encoder
     found, channels = [], 1
     for i in range(0, len(stages), 3):

@@ -1,3 +1,3 @@
-"""How tensor functions run: precision, compilation, CUDA graphs, streams, host copies."""
+"""Execution of tensor functions: precision, compilation, CUDA graphs, streams, host copies."""
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ __all__ = ["Compiled", "compile_image_encoder"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Limit on compilations, never reached; models and image sizes count as one each.
+#: Limit on compilations, high enough never to be reached; each model and image size needs one.
 _MANY = 1024
 
 
@@ -27,8 +27,8 @@ class Compiled(Generic[P, T]):
     its arguments, and once for each value of the other sizes.
 
     Args:
-        function: such as a `TrackStep`.
-        options: of `torch.compile`.
+        function: a function of tensors, such as a `TrackStep`.
+        options: passed to `torch.compile`.
     """
 
     def __init__(self, function: Callable[P, T], **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Functions of tensors recorded once and replayed: on a GPU, one launch instead of hundreds."""
+"""CUDA graphs: functions of tensors recorded once and replayed, one launch instead of hundreds."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
-#: Recordings that are kept of a function, those used last.
+#: Recordings kept of a function; the least recently used are dropped.
 _KEPT = 32
-#: One recording at a time: while one is made, another may not wait for the device.
+#: Held during recording, when no other recording may synchronize with the device.
 _RECORDING = threading.Lock()
 
 
@@ -38,18 +38,19 @@ def fall_back(error: RuntimeError) -> None:
 
 
 class Recorder(Protocol):
-    """Records what a device does."""
+    """Records the device work of a function."""
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
-        """What does it again, with the same tensors, and what `run` returned, which is then new.
+        """Record `run`; returns a function that replays it, and its output, which each replay
+        overwrites.
 
         Raises:
-            RuntimeError: `run` does what cannot be recorded.
+            RuntimeError: `run` does work that cannot be recorded.
         """
 
 
 class CudaRecorder:
-    """Records CUDA graphs, which share their memory: they must run one after another."""
+    """Records CUDA graphs, which share one memory pool and so must run one after another."""
 
     def __init__(self) -> None:
         self._memory: Any = None
@@ -58,12 +59,12 @@ class CudaRecorder:
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
-            # Whatever is compiled, tuned or allocated at the first call is so outside the graph.
+            # Warm-up: the first calls compile, tune and allocate, which must not be recorded.
             for _ in range(2):
                 run()
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        # Another thread may allocate meanwhile.
+        # Other threads may allocate during the recording.
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             out = run()
         self._memory = graph.pool()
@@ -71,20 +72,20 @@ class CudaRecorder:
 
 
 class _Recording(Generic[T]):
-    """A function, recorded with tensors of its own for what may lie elsewhere at each call."""
+    """A recorded function; it owns a copy of each input whose address changes between calls."""
 
     def __init__(self, function: Callable[..., T], args: tuple[Any, ...], by: Recorder) -> None:
-        # In and out of inference mode alike.
+        # Inputs are written in later calls, which need not be in inference mode.
         with torch.inference_mode(False):
             own = map_tensors(args, lambda x: torch.empty_like(x).copy_(x))
         self._inputs = list(tensors(own))
-        # No more than known, so that pages which nobody needs any longer can go.
+        # Weak references, so that unused pages can be freed.
         self._fixed = [weakref.ref(x) for x in static_tensors(args)]
         with _RECORDING:
             self._replay, self._out = by.record(lambda: function(*own))
 
     def fits(self, args: tuple[Any, ...]) -> bool:
-        """Whether what is fixed still lies where it lay."""
+        """True if the static inputs are the recorded ones."""
         return all(known() is x for known, x in zip(self._fixed, static_tensors(args), strict=True))
 
     def alive(self) -> bool:
@@ -104,7 +105,7 @@ class Graphed(Generic[P, T]):
     results are copied out, and belong to the caller.
 
     Args:
-        function: does no more than work of the device that does not depend on values.
+        function: device work only, independent of the tensors' values.
         recorder: records it.
     """
 
@@ -113,11 +114,11 @@ class Graphed(Generic[P, T]):
         self._recorder = recorder
         self._recordings: OrderedDict[Hashable, _Recording[T]] = OrderedDict()
         self._lock = threading.Lock()
-        self._last: Event | None = None  # of what was done with the recordings' tensors
+        self._last: Event | None = None  # after the last use of the recordings' tensors
         self._fails = False
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the function returns, on tensors of one device."""
+        """Return the function's output; all tensors must be on one device."""
         device = next(tensors(args)).device
         with self._lock, current_device(device):
             if self._fails:
@@ -129,7 +130,7 @@ class Graphed(Generic[P, T]):
             return out
 
     def __len__(self) -> int:
-        """How many recordings there are."""
+        """Return the number of recordings."""
         return len(self._recordings)
 
     def _run(self, args: tuple[Any, ...]) -> T:
@@ -150,7 +151,7 @@ class Graphed(Generic[P, T]):
         return recording(args)
 
     def _forget(self) -> None:
-        """Let go of recordings that can no longer be used, or have not been for long."""
+        """Drop recordings whose static inputs are gone, and the least recently used."""
         for key in [k for k, r in self._recordings.items() if not r.alive()]:
             del self._recordings[key]
         while len(self._recordings) >= _KEPT:

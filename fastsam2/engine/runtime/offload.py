@@ -17,7 +17,7 @@ class HostCopy:
     """Asynchronous copy of tensors to the CPU.
 
     Args:
-        tensors: of one device.
+        tensors: tensors of one device.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -37,7 +37,7 @@ class HostCopy:
             self._done = record_event(device)
 
     def wait(self) -> list[Tensor]:
-        """The tensors on the CPU."""
+        """Wait for the copies and return them."""
         if self._done is None:
             return self._given
         self._done.synchronize()
@@ -61,7 +61,7 @@ def _pinned(x: Tensor) -> Tensor:
 
 
 class PendingOffload:
-    """Fields of outputs on their way to the CPU; they keep their device tensors until `finish`.
+    """Asynchronous copy of output fields to the CPU; they keep device tensors until `finish`.
 
     Args:
         fields: outputs, each with the names of its fields to copy.

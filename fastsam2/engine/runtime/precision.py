@@ -10,7 +10,7 @@ __all__ = ["autocast_dtype", "without_autocast"]
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Dtype of the autocast that is enabled for `device`, None without one."""
+    """Return the dtype of the autocast enabled for `device`, None without one."""
     kind = device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None
@@ -18,7 +18,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A context that disables the caller's autocast; kernels take one dtype."""
+    """Return a context that disables the caller's autocast; kernels take one dtype."""
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""Tensors within records, tuples, lists and dictionaries."""
+"""Traversal of tensors in nested dataclasses, tuples, lists and dictionaries."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class StaticInputs:
 
 
 def dynamic_dims(record: object) -> Iterator[tuple[Tensor, int]]:
-    """Tensors of a record with the dimensions that its class lists as `DYNAMIC`."""
+    """Yield the tensors of a record with the dimensions that its class lists as `DYNAMIC`."""
     for name, dims in getattr(record, "DYNAMIC", {}).items():
         for dim in dims:
             yield getattr(record, name), dim
 
 
 def tensors(value: object) -> Iterator[Tensor]:
-    """All tensors except those in `StaticInputs` records."""
+    """Return all tensors except those in `StaticInputs` records."""
     return (x for x, static in _leaves(value, False) if not static)
 
 
 def static_tensors(value: object) -> Iterator[Tensor]:
-    """The tensors in `StaticInputs` records."""
+    """Return the tensors in `StaticInputs` records."""
     return (x for x, static in _leaves(value, False) if static)
 
 
 def _leaves(value: object, static: bool) -> Iterator[tuple[Tensor, bool]]:
-    """All tensors, each with True if it is in a `StaticInputs` record."""
+    """Yield all tensors, each with True if it is in a `StaticInputs` record."""
     if isinstance(value, Tensor):
         yield value, static
     for part in _parts(value):

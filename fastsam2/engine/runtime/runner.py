@@ -1,4 +1,4 @@
-"""Preparation of tensor functions as a plan says."""
+"""Compilation and recording of tensor functions by a plan."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 class Runner:
-    """Compiles functions, records them as CUDA graphs, or leaves them as they are.
+    """Compiles functions, records them as CUDA graphs, or returns them unchanged.
 
     Args:
-        plan: says which.
-        recorder: makes a recorder of graphs.
-        options: of `torch.compile`.
+        plan: `compile` and `graphs` select which.
+        recorder: creates a recorder of graphs.
+        options: passed to `torch.compile`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Streams and events of a device. On a CPU, which runs operations in order, they do nothing."""
+"""Streams and events of a device; no-ops on a CPU, which runs operations in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Event(Protocol):
         """Make the current stream wait for the event.
 
         Args:
-            used: tensors made before the event that the current stream is going to read.
+            used: tensors created before the event that the current stream will read.
         """
 
     def synchronize(self) -> None:
@@ -31,7 +31,7 @@ class Stream(Protocol):
     """A queue of work that a device runs in order, concurrently with its other streams."""
 
     def enter(self) -> contextlib.AbstractContextManager[object]:
-        """A context in which work of the caller is queued on this stream."""
+        """Return a context in which the caller's work is queued on this stream."""
 
 
 class _CompletedEvent:
@@ -81,11 +81,11 @@ def record_event(device: torch.device) -> Event:
 
 
 def current_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """A context in which `device` is the current CUDA device; does nothing for other devices."""
+    """Return a context in which `device` is the current CUDA device; a no-op for others."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @cache
 def side_stream(device: torch.device, name: str) -> Stream:
-    """The side stream of `device` with this name, created at first use."""
+    """Return the side stream of `device` with this name, created at first use."""
     return _CudaStream(device) if device.type == "cuda" else _CurrentStream()

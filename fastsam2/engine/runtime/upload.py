@@ -1,4 +1,4 @@
-"""Small tables of numbers, from Python to the device."""
+"""Upload of small tables of numbers to the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["upload"]
 
 
 def upload(device: torch.device, *tables: Sequence[object]) -> list[Tensor]:
-    """Tables as int32 or float32 tensors on the device, in one copy that nobody waits for."""
+    """Return tables as int32 or float32 tensors on the device, in one asynchronous copy."""
     found = [torch.tensor(table) for table in tables]
     found = [x.float() if x.is_floating_point() else x.int() for x in found]
     if device.type == "cpu":

@@ -24,7 +24,7 @@ def do_pool(x: Tensor, pool: nn.Module | None, norm: nn.Module | None = None) ->
 
 
 class MultiScaleAttention(nn.Module):
-    """Attention within a map, whose queries may be pooled to a smaller one."""
+    """Self-attention of a map, with optional pooling of the queries to a smaller map."""
 
     def __init__(
         self, dim: int, dim_out: int, num_heads: int, q_pool: nn.Module | None = None
@@ -51,7 +51,7 @@ class MultiScaleAttention(nn.Module):
 
 
 class MultiScaleBlock(nn.Module):
-    """A transformer block over windows; at a stage's start it widens and pools."""
+    """A transformer block over windows; the first of a stage also widens and pools."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class MultiScaleBlock(nn.Module):
         return self._feed(self._attend(x))
 
     def in_strips(self, x: Tensor, tokens: int) -> Tensor:
-        """As `forward`, on about so many tokens at a time, as windows do not see each other."""
+        """Run `forward` on strips of about `tokens` tokens, as windows are independent."""
         rows = max(1, tokens // x.shape[2])
         if self.window_size == 0:
             x = self._attend(x)
@@ -102,7 +102,7 @@ class MultiScaleBlock(nn.Module):
             windows, (padded_h, padded_w) = window_partition(x, self.window_size)
             size = self.window_size
             if self.q_stride:
-                # Pooling shrinks every window, and the map they lie in with them.
+                # Pooling shrinks every window and the map.
                 size //= self.q_stride[0]
                 height, width = shortcut.shape[1:3]
                 padded_h, padded_w = height + -height % size, width + -width % size
@@ -124,8 +124,8 @@ class Hiera(nn.Module):
         stages: blocks in each stage.
         window_spec: window side in each stage.
         global_att_blocks: blocks that attend over the whole map instead.
-        window_pos_embed_bkg_spatial_size: (H, W) of the position map that is stretched to fit.
-        return_interm_layers: give every stage's output, not only the last.
+        window_pos_embed_bkg_spatial_size: (H, W) of the position map, which is resized to the grid.
+        return_interm_layers: return every stage's output, not only the last.
     """
 
     def __init__(
@@ -163,8 +163,7 @@ class Hiera(nn.Module):
         self.blocks = nn.ModuleList()
         stage, dim = 0, embed_dim
         for i in range(depth):
-            # The first block of a stage still works in the windows of the stage before it, whose
-            # map it pools.
+            # The first block of a stage uses the windows of the previous stage, whose map it pools.
             window = 0 if i in global_att_blocks else window_spec[stage]
             dim_out = dim
             if i - 1 in self.stage_ends:
@@ -186,7 +185,7 @@ class Hiera(nn.Module):
         self.channel_list = [self.blocks[i].dim_out for i in outputs]
 
     def _get_pos_embed(self, hw: tuple[int, int]) -> Tensor:
-        """Positions `[1, H, W, C]`: a stretched global map plus one window's map, tiled."""
+        """Return positions `[1, H, W, C]`: a resized global map plus one window's map, tiled."""
         weights = [self.pos_embed, self.pos_embed_window]
         return self._positions(hw, weights, lambda: self._stretch_and_tile(hw))
 
@@ -197,9 +196,10 @@ class Hiera(nn.Module):
         return (stretched + window.tile(repeats)).permute(0, 2, 3, 1)
 
     def forward(self, x: Tensor, strip: int | None = None) -> list[Tensor]:
-        """Images `[B, 3, H, W]` to maps `[B, C_i, H_i, W_i]` of strides 4, 8, 16 and 32.
+        """Encode images `[B, 3, H, W]` into maps `[B, C_i, H_i, W_i]` of strides 4, 8, 16 and 32.
 
-        With `strip`, blocks work on about so many tokens at a time, which a CPU's cache can hold.
+        Args:
+            strip: tokens that a block processes at a time, to fit a CPU's cache; None for all.
         """
         x = self.patch_embed(x)
         x = x + self._get_pos_embed((x.shape[1], x.shape[2]))

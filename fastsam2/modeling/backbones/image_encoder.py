@@ -16,12 +16,12 @@ class FpnNeck(nn.Module):
     """A feature pyramid (arXiv 1612.03144) of 1x1 convolutions.
 
     Args:
-        position_encoding: gives the positions of each level.
+        position_encoding: computes the positions of each level.
         d_model: channels of every level.
         backbone_channel_list: channels of the backbone's maps, smallest map first.
-        fpn_interp_model: how the map above is enlarged.
+        fpn_interp_model: interpolation mode that enlarges the map above.
         fuse_type: `"sum"`, or `"avg"` for the mean of the two.
-        fpn_top_down_levels: levels that get the map above added; None: all.
+        fpn_top_down_levels: levels to which the map above is added; None for all.
     """
 
     def __init__(
@@ -53,12 +53,13 @@ class FpnNeck(nn.Module):
         self.fpn_top_down_levels = list(levels)
 
     def forward(self, xs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps of the backbone, largest first, to features and positions of the same sizes."""
+        """Turn the backbone's maps, largest first, into features and positions of the same
+        sizes."""
         features = self.top_down(xs, 0)
         return features, [self.position_encoding(x) for x in features]
 
     def top_down(self, xs: Sequence[Tensor], lowest: int) -> list[Tensor]:
-        """The features of level `lowest` and those above it, largest first."""
+        """Return the features of level `lowest` and those above it, largest first."""
         if len(xs) != len(self.convs):
             raise ValueError(f"{len(xs)} maps for {len(self.convs)} levels")
         features: list[Tensor] = []
@@ -74,7 +75,7 @@ class FpnNeck(nn.Module):
         return features
 
     def _enlarge(self, x: Tensor) -> Tensor:
-        """Twice the height and width, in at least float32."""
+        """Double height and width, in at least float32."""
         align = None if self.fpn_interp_model == "nearest" else False
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.interpolate(
@@ -96,8 +97,12 @@ class ImageEncoder(nn.Module):
         self.scalp = scalp
 
     def forward(self, sample: Tensor) -> dict[str, Any]:
-        """Images `[B, 3, S, S]` to `vision_features` (the smallest map kept), `vision_pos_enc` and
-        `backbone_fpn` (lists of `[B, C, H_i, W_i]`, largest first)."""
+        """Encode images `[B, 3, S, S]`.
+
+        Returns:
+            `vision_features` (the smallest map kept); `vision_pos_enc` and `backbone_fpn`, lists of
+            `[B, C, H_i, W_i]`, largest first.
+        """
         features, positions = self.neck(self.trunk(sample))
         keep = len(features) - self.scalp
         features, positions = features[:keep], positions[:keep]

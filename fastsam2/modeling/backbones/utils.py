@@ -9,7 +9,7 @@ __all__ = ["PatchEmbed", "window_partition", "window_unpartition"]
 
 
 def window_partition(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, int]]:
-    """Cut `[B, H, W, C]`, zero-padded at the far sides, into `[B * windows, size, size, C]`.
+    """Cut `[B, H, W, C]`, zero-padded at the bottom and right, into `[B * windows, size, size, C]`.
 
     Returns:
         The windows and the padded (H, W).
@@ -28,7 +28,7 @@ def window_partition(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, in
 def window_unpartition(
     windows: Tensor, window_size: int, pad_hw: tuple[int, int], hw: tuple[int, int]
 ) -> Tensor:
-    """Put windows back together and cut off the padding; the inverse of `window_partition`."""
+    """Join windows and remove the padding; the inverse of `window_partition`."""
     (padded_h, padded_w), (height, width) = pad_hw, hw
     rows, columns = padded_h // window_size, padded_w // window_size
     x = windows.reshape(-1, rows, columns, window_size, window_size, windows.shape[-1])
@@ -37,7 +37,7 @@ def window_unpartition(
 
 
 class PatchEmbed(nn.Module):
-    """Overlapping patches: a 7x7 convolution of stride 4, channels last."""
+    """Embedding of overlapping patches: a 7x7 convolution of stride 4, channels last."""
 
     def __init__(
         self,

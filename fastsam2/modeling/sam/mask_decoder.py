@@ -1,4 +1,4 @@
-"""Mask decoder: image embedding and prompt tokens become masks and scores (arXiv 2304.02643)."""
+"""Mask decoder: predicts masks and scores from image and prompt embeddings (arXiv 2304.02643)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class MaskDecoder(nn.Module):
         transformer: the two-way transformer.
         num_multimask_outputs: masks for an ambiguous prompt.
         use_high_res_features: add stride-8 and stride-4 features while upscaling.
-        dynamic_multimask_via_stability: in evaluation, when one mask is asked for and changes its
-            area by more than `1 - dynamic_multimask_stability_thresh` as its threshold moves by
-            `dynamic_multimask_stability_delta`, answer with the best of the three instead.
-        pred_obj_scores: predict whether the object is there at all.
-        use_multimask_token_for_obj_ptr: hand out the token of each mask, not only of the first.
+        dynamic_multimask_via_stability: in evaluation, replace the single mask by the best of the
+            three if its stability is below `dynamic_multimask_stability_thresh`; the stability is
+            the IoU of the mask at thresholds `+-dynamic_multimask_stability_delta`.
+        pred_obj_scores: predict whether the object is present.
+        use_multimask_token_for_obj_ptr: return the token of each mask, not only of the first.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class MaskDecoder(nn.Module):
             image_pe: positions `[1, C, H, W]`.
             sparse_prompt_embeddings: `[B, T, C]`.
             dense_prompt_embeddings: `[B, C, H, W]`.
-            multimask_output: answer with three masks instead of one.
-            repeat_image: use the one image for every prompt.
+            multimask_output: return three masks instead of one.
+            repeat_image: repeat the single image for every prompt.
             high_res_features: `[B, C / 8, 4 H, 4 W]` and `[B, C / 4, 2 H, 2 W]`.
 
         Returns:
@@ -119,8 +119,8 @@ class MaskDecoder(nn.Module):
         )
         if multimask_output:
             masks, ious = masks[:, 1:], ious[:, 1:]
-            # Without the option the object pointer always comes from the single-mask token: it is
-            # the one that several clicks lead to, as in training.
+            # Without the option the object pointer always comes from the single-mask token, which
+            # training uses for prompts of several clicks.
             chosen = slice(1, None) if self.use_multimask_token_for_obj_ptr else slice(0, 1)
             return masks, ious, tokens[:, chosen], presence
         if self.dynamic_multimask_via_stability and not self.training:
@@ -138,7 +138,8 @@ class MaskDecoder(nn.Module):
         repeat_image: bool,
         high_res_features: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `forward`, but all four masks, IoUs and tokens, the single-mask one first."""
+        """Decode all four masks, IoUs and tokens, the single-mask one first; arguments and results
+        as for `forward`."""
         embeddings = [self.iou_token.weight, self.mask_tokens.weight]
         if self.pred_obj_scores:
             embeddings.insert(0, self.obj_score_token.weight)
@@ -168,11 +169,11 @@ class MaskDecoder(nn.Module):
         if self.pred_obj_scores:
             presence = self.pred_obj_score_head(hidden[:, 0])
         else:
-            presence = ious.new_full((batch, 1), 10.0)  # sigmoid(10): surely there
+            presence = ious.new_full((batch, 1), 10.0)  # sigmoid(10): present
         return masks, ious, mask_tokens_out, presence
 
     def _upscale(self, image: Tensor, high_res_features: list[Tensor] | None) -> Tensor:
-        """`[B, C, H, W]` to `[B, C / 8, 4 H, 4 W]`."""
+        """Upscale by 4: `[B, C, H, W]` to `[B, C / 8, 4 H, 4 W]`."""
         if not self.use_high_res_features or high_res_features is None:
             return self.output_upscaling(image)
         up1, norm, act1, up2, act2 = self.output_upscaling
@@ -180,7 +181,7 @@ class MaskDecoder(nn.Module):
         return act2(up2(act1(norm(up1(image) + stride8))) + stride4)
 
     def _get_stability_scores(self, mask_logits: Tensor) -> Tensor:
-        """IoU `[B, M]` of the masks cut a little above and a little below zero."""
+        """Return the IoU `[B, M]` of each mask at thresholds +delta and -delta."""
         delta = self.dynamic_multimask_stability_delta
         logits = mask_logits.flatten(-2)
         inner = (logits > delta).sum(-1).float()
@@ -190,7 +191,8 @@ class MaskDecoder(nn.Module):
     def _dynamic_multimask_via_stability(
         self, all_mask_logits: Tensor, all_iou_scores: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The single mask where it is stable, else the one of three with the best predicted IoU."""
+        """Select the single mask if it is stable, else the one of three with the best predicted
+        IoU."""
         single, single_iou = all_mask_logits[:, :1], all_iou_scores[:, :1]
         best = 1 + all_iou_scores[:, 1:].argmax(-1)
         rows = torch.arange(best.shape[0], device=best.device)

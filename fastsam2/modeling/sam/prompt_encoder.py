@@ -1,4 +1,4 @@
-"""Prompt encoder: points, boxes and masks become tokens and a dense map (SAM, arXiv 2304.02643)."""
+"""Prompt encoder: embeds points, boxes and masks as tokens and a dense map (arXiv 2304.02643)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PromptEncoder(nn.Module):
     Args:
         embed_dim: width of the tokens.
         image_embedding_size: (H, W) of the image embedding.
-        input_image_size: (H, W) of the model's input, in whose pixels the prompts are given.
+        input_image_size: (H, W) of the model's input; prompts are in its pixels.
         mask_in_chans: channels between the two strided convolutions of a mask prompt.
     """
 
@@ -57,7 +57,8 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, embed_dim)
 
     def get_dense_pe(self) -> Tensor:
-        """Positions of the image embedding, `[1, embed_dim, H, W]`, in the weights' dtype."""
+        """Return the positions of the image embedding, `[1, embed_dim, H, W]`, in the weights'
+        dtype."""
         size, dtype = self.image_embedding_size, self.no_mask_embed.weight.dtype
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
         return self._dense_pe(
@@ -82,7 +83,7 @@ class PromptEncoder(nn.Module):
         return place + torch.cat(self._label_embeddings()[2:])
 
     def _label_embeddings(self) -> list[Tensor]:
-        """`[1, embed_dim]` for each label."""
+        """Return the embedding `[1, embed_dim]` of each label."""
         return [cast(nn.Embedding, e).weight for e in self.point_embeddings]
 
     def _embed_masks(self, masks: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class PromptEncoder(nn.Module):
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Embed any mix of prompts.
+        """Embed any combination of prompts.
 
         Args:
             points: (x, y) in pixels of the input `[B, N, 2]` and labels `[B, N]`: 1 positive, 0

@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
 
 class RoPEAttention(Attention):
-    """Attention that turns queries and keys by their place on a square grid."""
+    """Attention with 2-D rotary embedding of queries and keys on a grid."""
 
     def __init__(
         self,
@@ -77,7 +77,11 @@ class RoPEAttention(Attention):
         self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def rope_table(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosine and sine for a grid of `tokens` places, square unless it is `feat_sizes`."""
+        """Return cosine and sine for a grid of `tokens` positions, `feat_sizes` or square.
+
+        Raises:
+            ValueError: `tokens` fits neither.
+        """
         key = (tokens, device)
         if key not in self._tables:
             width, height = self.feat_sizes
@@ -89,7 +93,7 @@ class RoPEAttention(Attention):
                     f"not {tokens} tokens"
                 )
             head_dim = self.internal_dim // self.num_heads
-            # Kept longer than this call: it must serve under autograd too.
+            # It outlives this call, and later calls may be under autograd.
             with torch.inference_mode(False):
                 self._tables[key] = axial_rope_table(
                     head_dim, width, height, self.rope_theta, device
@@ -97,7 +101,7 @@ class RoPEAttention(Attention):
         return self._tables[key]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, num_k_exclude_rope: int = 0) -> Tensor:
-        """As `Attention`; the last `num_k_exclude_rope` keys have no place and are not turned."""
+        """Attend as `Attention` does; the last `num_k_exclude_rope` keys are not rotated."""
         q = self._separate_heads(self.q_proj(q))
         k = self._separate_heads(self.k_proj(k))
         v = self._separate_heads(self.v_proj(v))
@@ -111,7 +115,7 @@ class RoPEAttention(Attention):
 
 
 class TwoWayAttentionBlock(nn.Module):
-    """Tokens attend to themselves, then to the image; an MLP; then the image attends to tokens."""
+    """Self-attention of tokens, attention of tokens to image, MLP, attention of image to tokens."""
 
     def __init__(
         self,
@@ -140,7 +144,7 @@ class TwoWayAttentionBlock(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`queries` `[B, T, C]` and `keys` `[B, L, C]` with their positions, both updated."""
+        """Update `queries` `[B, T, C]` and `keys` `[B, L, C]`, given their positions."""
         if self.skip_first_layer_pe:
             queries = self.self_attn(queries, queries, queries)
         else:
@@ -156,7 +160,7 @@ class TwoWayAttentionBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """Two-way blocks and a last attention of the tokens to the image (SAM, arXiv 2304.02643)."""
+    """Two-way blocks and a final attention of tokens to image (SAM, arXiv 2304.02643)."""
 
     def __init__(
         self,
@@ -191,7 +195,7 @@ class TwoWayTransformer(nn.Module):
     def forward(
         self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Let prompts and image inform each other.
+        """Update tokens and image by attention to each other.
 
         Args:
             image_embedding: `[B, C, H, W]`.
