@@ -34,7 +34,7 @@ from fastsam2.modeling.sam2_utils import (
 )
 from fastsam2_kernels.dispatch import Impl
 
-__all__ = ["NO_OBJ_SCORE", "Heads", "SAM2Base"]
+__all__ = ["NO_OBJ_SCORE", "Heads", "SAM2Base", "decode_masks"]
 
 #: Mask logit of every pixel where an object is absent.
 NO_OBJ_SCORE = -1024.0
@@ -385,40 +385,6 @@ class SAM2Base(nn.Module):
         codes = get_1d_sine_pe(distances, width).to(self.dtype)
         return tokens, self.obj_ptr_tpos_proj(codes).repeat_interleave(pieces, dim=-2)
 
-    def decode_masks(
-        self,
-        pix_feat: Tensor,
-        high_res_features: list[Tensor] | None,
-        points: tuple[Tensor, Tensor] | None,
-        mask_prompt: Tensor | None,
-        multimask_output: bool,
-        repeat_image: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run the prompt encoder and the mask decoder.
-
-        Args:
-            pix_feat: features `[B, C, H, W]`, conditioned on memory in a video.
-            high_res_features: maps of strides 4 and 8.
-            points: (x, y) in pixels of the model's input `[B, P, 2]`, and labels `[B, P]`.
-            mask_prompt: mask logits `[B, 1, S / 4, S / 4]`.
-            multimask_output: return three masks instead of one.
-            repeat_image: `pix_feat` has batch 1 and serves all prompts.
-
-        Returns:
-            Mask logits `[B, K, S / 4, S / 4]`, predicted IoU `[B, K]`, output tokens `[B, K, C]` or
-            `[B, 1, C]`, presence logits `[B, 1]`.
-        """
-        sparse, dense = self.sam_prompt_encoder(points=points, boxes=None, masks=mask_prompt)
-        return self.sam_mask_decoder(
-            image_embeddings=pix_feat,
-            image_pe=self.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-            repeat_image=repeat_image,
-            high_res_features=high_res_features,
-        )
-
     def _forward_sam_heads(
         self,
         backbone_features: Tensor,
@@ -449,8 +415,8 @@ class SAM2Base(nn.Module):
             mask_inputs = F.interpolate(
                 at_least_float32(mask_inputs), size, mode="bilinear", antialias=True
             )
-        masks, ious, tokens, presence = self.decode_masks(
-            backbone_features, high_res_features, points, mask_inputs, multimask_output
+        masks, ious, tokens, presence = decode_masks(
+            self, backbone_features, high_res_features, points, mask_inputs, multimask_output
         )
         masks = at_least_float32(masks)
         if self.pred_obj_scores:
@@ -593,4 +559,40 @@ def _mask_decoder(config: SAM2Config) -> MaskDecoder:
         pred_obj_scores=config.pred_obj_scores,
         pred_obj_scores_mlp=config.pred_obj_scores_mlp,
         use_multimask_token_for_obj_ptr=config.use_multimask_token_for_obj_ptr,
+    )
+
+
+def decode_masks(
+    model: Any,
+    pix_feat: Tensor,
+    high_res_features: list[Tensor] | None,
+    points: tuple[Tensor, Tensor] | None,
+    mask_prompt: Tensor | None,
+    multimask_output: bool,
+    repeat_image: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run the prompt encoder and the mask decoder.
+
+    Args:
+        model: a `SAM2Base`, or any module with the same prompt encoder and mask decoder.
+        pix_feat: features `[B, C, H, W]`, conditioned on memory in a video.
+        high_res_features: maps of strides 4 and 8.
+        points: (x, y) in pixels of the model's input `[B, P, 2]`, and labels `[B, P]`.
+        mask_prompt: mask logits `[B, 1, S / 4, S / 4]`.
+        multimask_output: return three masks instead of one.
+        repeat_image: `pix_feat` has batch 1 and serves all prompts.
+
+    Returns:
+        Mask logits `[B, K, S / 4, S / 4]`, predicted IoU `[B, K]`, output tokens `[B, K, C]` or
+        `[B, 1, C]`, presence logits `[B, 1]`.
+    """
+    sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=mask_prompt)
+    return model.sam_mask_decoder(
+        image_embeddings=pix_feat,
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=multimask_output,
+        repeat_image=repeat_image,
+        high_res_features=high_res_features,
     )

@@ -57,13 +57,15 @@ class FastPath(Generic[T]):
         self._parameters = parameters
         self._options = options
 
-    def __call__(self, model: SAM2Base) -> T | None:
+    def __call__(self, model: nn.Module) -> T | None:
         """Return the fused replacement for this model, None if the model's own code must run.
 
         The model's own code runs if one of the parts was replaced, hooked, compiled, given another
         `forward` or is in training, if one of the methods was overridden, or if gradients are
         required.
         """
+        if not isinstance(model, SAM2Base):
+            return None
         cache: _Cache[T] = vars(model).setdefault(self._name, _Cache())
         modules = self._plain_modules(model, cache)
         if modules is None or not all(_is_own(model, name) for name in self._methods):
