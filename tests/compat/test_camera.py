@@ -114,9 +114,9 @@ def test_values_that_programs_assign(camera: Any, clip: np.ndarray, expected: An
     assert_same(prompt(camera), expected[0])
     camera.condition_state = {}
     assert not camera.condition_state
-    with pytest.raises(StateError, match="cannot become 3"):
+    with pytest.raises(StateError, match="cannot be set to 3"):
         camera.frame_idx = 3
-    with pytest.raises(StateError, match="can only be emptied"):
+    with pytest.raises(StateError, match="can only be set to an empty value"):
         camera.condition_state = {"images": []}
 
 
@@ -179,7 +179,7 @@ def test_refusals(camera: Any, clip: np.ndarray) -> None:
             call()
     camera.load_first_frame(clip[0])
     camera.track(clip[1])
-    with pytest.raises(StateError, match="frame 0 is not here; the camera is at 1"):
+    with pytest.raises(StateError, match="the current frame is 1, not 0"):
         prompt(camera)
-    with pytest.raises(StateError, match="frame 7 is not here"):
+    with pytest.raises(StateError, match="the current frame is 1, not 7"):
         camera.add_new_mask(7, 1, np.ones((120, 160), dtype=bool))
