@@ -1,8 +1,9 @@
 """Masks and labels on a CPU: each object within its window, in strips of rows that stay in cache.
 
-Bilinear interpolation is separable and lies between its inputs. So an object is looked for only
-where its logits exceed the threshold, columns are interpolated once per row of logits, and rows of
-the video are combined from two of those. The arithmetic is that of `F.interpolate`.
+Bilinear interpolation is separable, and its results lie between its inputs. So each object is
+limited to the window in which its logits exceed the threshold, columns are interpolated once per
+row of logits, and each row of the video is combined from two of those. The arithmetic is that of
+`F.interpolate`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class _Axis(NamedTuple):
         return cls(before.numpy(), after.numpy(), (at - before).clamp(max=1))
 
     def span(self, occupied: npt.NDArray[np.bool_]) -> tuple[int, int]:
-        """Range of the pixels that have an occupied source; (0, 0) if there is none."""
+        """Return the range of pixels that have an occupied source; (0, 0) if there is none."""
         found = np.flatnonzero(occupied[self.before] | occupied[self.after])
         return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
 
@@ -50,7 +51,7 @@ class _Axis(NamedTuple):
 def mask_output_cpu(
     logits: Tensor, size: tuple[int, int], threshold: float, non_overlap: bool
 ) -> MaskOutput:
-    """`[N, h, w]` to masks of `size`, as `mask_output_reference`."""
+    """Compute masks of `size` and labels from logits `[N, h, w]`; see `mask_output_reference`."""
     logits = logits.detach()
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
@@ -58,7 +59,7 @@ def mask_output_cpu(
     height, width = size
     y, x = _Axis.of(logits, 1, height), _Axis.of(logits, 2, width)
     bits = np.zeros((n, height, -(-width // 8)), np.uint8)
-    # Bytes are twice as fast; later objects have higher numbers.
+    # Bytes are twice as fast. Later objects have higher numbers, so `np.maximum` stores the newest.
     labels = np.zeros(size, np.uint8 if n < 256 else np.int16)
     best = np.full(size, threshold, logits.numpy().dtype)
     above = logits.numpy() > threshold
@@ -92,7 +93,7 @@ def _store(
 def _strips(
     logits: Tensor, y: _Axis, width: int, rows: slice, columns: slice
 ) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Upsampled logits `[h, w]` in a window of the video: (rows, values) of each strip."""
+    """Yield upsampled logits of a window of the video as (rows, values) of each strip."""
     if rows.start == rows.stop or columns.start == columns.stop:
         return
     first, last = y.before[rows.start], y.after[rows.stop - 1]

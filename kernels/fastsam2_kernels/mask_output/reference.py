@@ -23,7 +23,10 @@ class MaskOutput(NamedTuple):
 def mask_output_reference(
     logits: Tensor, size: tuple[int, int], threshold: float, non_overlap: bool
 ) -> MaskOutput:
-    """`[N, h, w]` to masks of `size`; half-precision logits are interpolated in float32."""
+    """Compute masks of `size` and labels from logits `[N, h, w]`.
+
+    Half-precision logits are interpolated in float32.
+    """
     if not len(logits):
         bits = logits.new_zeros(0, size[0], -(-size[1] // 8), dtype=torch.uint8)
         return MaskOutput(bits, logits.new_zeros(size, dtype=torch.int16))
