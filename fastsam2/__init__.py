@@ -1,7 +1,7 @@
 """fastsam2: SAM 2 inference with the official weights, interface and numbers.
 
-The names below are the whole of the everyday interface; the modules that `sam2` has are on the same
-paths here.
+The names below are the complete everyday interface; the modules of `sam2` have the same paths in
+this package.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: `import fastsam2` and `fastsam2 --help` need not wait for torch."""
+    """Import a name on first use, so that `import fastsam2` and `fastsam2 --help` do not load
+    torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'fastsam2' has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""Masks of everything in an image, from a grid of points."""
+"""`SAM2AutomaticMaskGenerator`: segmentation of everything in an image from a grid of points."""
 
 from __future__ import annotations
 
@@ -45,35 +45,35 @@ ENCODERS = {
 
 
 class SAM2AutomaticMaskGenerator:
-    """Prompt with each point of a grid, then keep the good and distinct masks.
+    """Segments everything in an image: prompts a grid of points, keeps good and distinct masks.
 
     Args:
         model: a `SAM2Base`, or a video predictor.
-        points_per_side: the grid has its square; None if `point_grids` is given.
-        points_per_batch: points decoded together; more need more memory.
-        pred_iou_thresh: masks must score more, in [0, 1]; 0 keeps all.
-        stability_score_thresh: masks must be this stable, in [0, 1]; 0 keeps all.
-        stability_score_offset: stability is the IoU of the masks cut at `mask_threshold` plus and
-            minus this many logits.
+        points_per_side: points along each side of the grid; None if `point_grids` is given.
+        points_per_batch: points decoded in one batch; more need more memory.
+        pred_iou_thresh: keep masks with a higher predicted IoU, in [0, 1]; 0 keeps all.
+        stability_score_thresh: keep masks of at least this stability, in [0, 1]; 0 keeps all.
+        stability_score_offset: the stability is the IoU of the masks at `mask_threshold` plus and
+            minus this offset in logits.
         mask_threshold: logits above it are foreground.
-        box_nms_thresh: of masks whose boxes have a larger IoU the better one is kept.
-        crop_n_layers: layer i searches 4**i crops of the image as well.
-        crop_nms_thresh: as `box_nms_thresh`, between crops; masks from smaller crops are kept.
-        crop_overlap_ratio: overlap of the first layer's crops, as a part of the shorter side.
-        crop_n_points_downscale_factor: layer i has a grid with this factor**i fewer points a side.
+        box_nms_thresh: of masks whose boxes have a larger IoU than this, keep the better one.
+        crop_n_layers: number of crop layers; layer i also segments 4**i crops of the image.
+        crop_nms_thresh: `box_nms_thresh` between crops; masks from smaller crops are kept.
+        crop_overlap_ratio: overlap of the first layer's crops, as a fraction of the shorter side.
+        crop_n_points_downscale_factor: divide the points per side by this factor**i in layer i.
         point_grids: for each layer, points [P, 2] as (x, y) in [0, 1].
-        min_mask_region_area: smaller holes and specks, in low-resolution pixels, are removed.
+        min_mask_region_area: remove smaller holes and specks, in low-resolution pixels.
         output_mode: "binary_mask" for bool arrays [H, W], "uncompressed_rle" or "coco_rle".
         use_m2m: refine each mask once with itself as a prompt.
-        multimask_output: three masks for each point, not one.
+        multimask_output: decode three masks for each point, not one.
         kwargs: ignored, as in `sam2`.
 
     Raises:
-        InputError: both or neither of `points_per_side` and `point_grids`, or an unknown
-            `output_mode`.
+        InputError: both or neither of `points_per_side` and `point_grids`, fewer grids than
+            layers, or an unknown `output_mode`.
 
-    Source: `sam2.automatic_mask_generator`. Masks that score too low are never brought to the
-    image's size, which changes nothing else.
+    Source: `sam2.automatic_mask_generator`. Masks with a low predicted IoU are dropped before they
+    are upsampled, with the same results.
     """
 
     def __init__(
@@ -137,23 +137,25 @@ class SAM2AutomaticMaskGenerator:
 
     @classmethod
     def from_pretrained(cls, model_id: str, **kwargs: Any) -> SAM2AutomaticMaskGenerator:
-        """Build on the weights of a Hugging Face repository, such as `facebook/sam2.1-hiera-tiny`.
+        """Build a generator with the weights of a Hugging Face repository.
 
-        `kwargs` go to the model's builder and to the constructor, which ignore unknown ones.
+        Args:
+            model_id: such as `facebook/sam2.1-hiera-tiny`; also a short name or a local path.
+            kwargs: passed to the model's builder and to the constructor, which ignore unknown ones.
         """
         return cls(build_image_model(*resolve_model(model_id), **kwargs), **kwargs)
 
     @torch.no_grad()
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
-        """Masks of an RGB image [H, W, 3], uint8.
+        """Segment an RGB image [H, W, 3], uint8.
 
         Returns:
-            For each mask a dictionary: `segmentation` as `output_mode` says, `area` in pixels,
-            `bbox` [x0, y0, width, height], `predicted_iou`, `point_coords` [[x, y]],
+            For each mask a dictionary: `segmentation` in the form of `output_mode`, `area` in
+            pixels, `bbox` [x0, y0, width, height], `predicted_iou`, `point_coords` [[x, y]],
             `stability_score`, and `crop_box` [x0, y0, width, height].
 
         Raises:
-            InputError: not such an image.
+            InputError: `image` is not such an array.
         """
         data = self._generate_masks(image)
         encode = ENCODERS[self.output_mode]
@@ -194,7 +196,7 @@ class SAM2AutomaticMaskGenerator:
         crop_layer_idx: int,
         orig_size: tuple[int, ...],
     ) -> MaskData:
-        """Distinct masks found in one crop, with boxes and points in the image."""
+        """Segment one crop; returns its distinct masks, with boxes and points in the image."""
         x0, y0, x1, y1 = crop_box
         self.predictor.set_image(image[y0:y1, x0:x1])
         grid = self.point_grids[crop_layer_idx] * np.array([x1 - x0, y1 - y0])
@@ -221,7 +223,8 @@ class SAM2AutomaticMaskGenerator:
         orig_size: tuple[int, ...],
         normalize: bool = False,
     ) -> MaskData:
-        """Good masks, as RLE of the image's size, for points [P, 2] in pixels of the crop."""
+        """Segment points [P, 2] in pixels of the crop; returns the masks that pass the thresholds,
+        as RLE of the image's size."""
         coords = torch.as_tensor(points, dtype=torch.float32, device=self.predictor.device)
         inputs = self.predictor._transforms.transform_coords(coords, normalize, im_size)
         low_res_masks, iou_preds = self.predictor._decode(
@@ -263,7 +266,8 @@ class SAM2AutomaticMaskGenerator:
     def _refine(
         self, inputs: torch.Tensor, low_res_masks: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decode each point [M, 2] once more with its mask [M, h, w]: masks and scores [M]."""
+        """Decode each point [M, 2] again, with its mask [M, h, w] as a prompt; returns masks
+        [M, h, w] and scores [M]."""
         refined = [
             self.predictor._decode(
                 points[:, None],
@@ -280,12 +284,12 @@ class SAM2AutomaticMaskGenerator:
     def postprocess_small_regions(
         mask_data: MaskData, min_area: int, nms_thresh: float
     ) -> MaskData:
-        """Fill small holes and drop small islands of RLE masks, then duplicates that this made.
+        """Fill small holes and remove small islands of RLE masks, then remove duplicate masks.
 
         Args:
             mask_data: has `rles` and `boxes` [M, 4]; changed in place and returned.
-            min_area: in pixels; smaller regions go.
-            nms_thresh: as `box_nms_thresh`; masks that needed no change are kept first.
+            min_area: area in pixels below which regions are removed.
+            nms_thresh: threshold like `box_nms_thresh`; prefers masks that needed no change.
         """
         if not mask_data["rles"]:
             return mask_data

@@ -1,4 +1,4 @@
-"""Build SAM 2: the official functions with all their arguments, and without Hydra."""
+"""Builders of SAM 2: the official functions with all their arguments, without Hydra."""
 
 from __future__ import annotations
 
@@ -56,20 +56,21 @@ def build_sam2(
         config_file: a short name (`sam2.1-tiny`), Hugging Face id or official YAML name; None to
             infer the model from its checkpoint.
         ckpt_path: weights in any format `fastsam2.checkpoints` reads; None for random ones.
-        device: by default CUDA where there is one, else the CPU.
+        device: by default CUDA if available, else the CPU.
         mode: `"eval"` or `"train"`.
-        hydra_overrides_extra: such as `["++model.image_size=512"]`.
-        apply_postprocessing: where one mask is asked for and is not stable, return the best of
-            three.
-        plan: how the model runs, see `fastsam2.Plan`. "auto": the fastest way on this device that
-            needs no compiler, in half precision where that is fast. None: in float32.
+        hydra_overrides_extra: overrides of the configuration, such as
+            `["++model.image_size=512"]`.
+        apply_postprocessing: return the best of three masks if one mask is requested and is not
+            stable.
+        plan: execution plan, see `fastsam2.Plan`. "auto": the fastest on this device without
+            `torch.compile`, in half precision if that is fast. None: float32.
         dtype, impl: override those of the plan.
-        kwargs: ignored, as `sam2` ignores them.
+        kwargs: ignored, as in `sam2`.
 
     Raises:
         ConfigError: an unknown model, field or value.
-        CheckpointError: weights that cannot be read or do not fit.
-        DeviceError: a device that is not there.
+        CheckpointError: the weights cannot be read or do not fit the model.
+        DeviceError: the device is not available or does not support the plan.
     """
     return build_image_model(
         config_file,
@@ -98,14 +99,16 @@ def build_sam2_video_predictor(
     plan: Plan | Literal["auto"] | None = None,
     **kwargs: Any,
 ) -> SAM2VideoPredictor:
-    """Build the predictor for videos; arguments and errors as `build_sam2`, and:
+    """Build the predictor for videos.
 
     Args:
         apply_postprocessing: also fill holes of up to 8 pixels in the S / 4 wide masks, and
-            remember prompted masks as the binary masks the user saw.
+            binarize masks of prompted frames before they are encoded into memory.
         vos_optimized: compile the image encoder and the whole tracking step, once for any number
             of objects, and on CUDA record them as graphs; the first frames are slow.
         memory_dtype: dtype of the memory maps kept between frames.
+
+    Other arguments and errors are those of `build_sam2`.
     """
     return build_tracker(
         SAM2VideoPredictor,
@@ -129,16 +132,18 @@ def build_sam2_camera_predictor(
     device: torch.device | str | None = None,
     **kwargs: Any,
 ) -> SAM2CameraPredictor:
-    """Build the predictor for a camera; arguments and errors as `build_sam2_video_predictor`."""
+    """Build the predictor for a camera; arguments and errors are those of
+    `build_sam2_video_predictor`."""
     return build_tracker(SAM2CameraPredictor, config_file, ckpt_path, device, **kwargs)
 
 
 def build_sam2_hf(model_id: str, **kwargs: Any) -> SAM2Base:
-    """`build_sam2` with the weights of a Hugging Face repository, short name or local path."""
+    """Build the model for images with the weights of a Hugging Face repository, short name or local
+    path; `kwargs` are arguments of `build_sam2`."""
     return build_sam2(*resolve_model(model_id), **kwargs)
 
 
 def build_sam2_video_predictor_hf(model_id: str, **kwargs: Any) -> SAM2VideoPredictor:
-    """`build_sam2_video_predictor` with the weights of a Hugging Face repository, short name or
-    local path."""
+    """Build the predictor for videos with the weights of a Hugging Face repository, short name or
+    local path; `kwargs` are arguments of `build_sam2_video_predictor`."""
     return build_sam2_video_predictor(*resolve_model(model_id), **kwargs)

@@ -1,4 +1,4 @@
-"""Masks in single images, from points, boxes and masks."""
+"""`SAM2ImagePredictor`: segmentation of single images from points, boxes and masks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MasksScoresLogits = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class ImageFeatures(TypedDict):
-    """What `set_image` keeps of B images; h = w = image_size / 16 with the official models."""
+    """Features of B images; h = w = image_size / 16 with the official models."""
 
     image_embed: torch.Tensor  # [B, 256, h, w]
     high_res_feats: list[torch.Tensor]  # [B, 32, 4h, 4w], [B, 64, 2h, 2w]
 
 
 class SAM2ImagePredictor:
-    """Embed an image once, then answer prompts on it.
+    """SAM 2 for images: embed an image once, then segment any number of prompts on it.
 
     Args:
         sam_model: a `SAM2Base`, or a video predictor; several predictors can share one.
@@ -66,26 +66,28 @@ class SAM2ImagePredictor:
         self._transforms = SAM2Transforms(
             self.model.image_size, mask_threshold, max_hole_area, max_sprinkle_area
         )
-        if self.device.type == "cuda":  # where resizing is faster; MPS may lack it
+        if self.device.type == "cuda":  # resizes faster than the CPU; MPS may lack the operation
             self._transforms.to(self.device)
         self._bb_feat_sizes = [(self.model.image_size // stride,) * 2 for stride in (4, 8, 16)]
         self.reset_predictor()
 
     @classmethod
     def from_pretrained(cls, model_id: str, **kwargs: Any) -> SAM2ImagePredictor:
-        """Build on the weights of a Hugging Face repository, such as `facebook/sam2.1-hiera-tiny`.
+        """Build a predictor with the weights of a Hugging Face repository.
 
-        `kwargs` go to the model's builder and to the constructor, which ignore unknown ones.
+        Args:
+            model_id: such as `facebook/sam2.1-hiera-tiny`; also a short name or a local path.
+            kwargs: passed to the model's builder and to the constructor, which ignore unknown ones.
         """
         return cls(build_image_model(*resolve_model(model_id), **kwargs), **kwargs)
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Device of the model."""
         return self.model.device
 
     def reset_predictor(self) -> None:
-        """Forget the images."""
+        """Drop the images and their features."""
         self._is_image_set = False
         self._features = None
         self._orig_hw = None
@@ -95,17 +97,21 @@ class SAM2ImagePredictor:
         """Embed one image for `predict`.
 
         Args:
-            image: RGB: [H, W, 3] uint8 array, PIL image, or [3, H, W] uint8 tensor; floats count
-                as already scaled to [0, 1].
+            image: RGB: [H, W, 3] uint8 array, PIL image, or [3, H, W] uint8 tensor; floats must
+                already be scaled to [0, 1].
 
         Raises:
-            InputError: not such an image.
+            InputError: `image` has another type, shape or dtype.
         """
         self.reset_predictor()
         self._embed(self._transforms(image)[None], [_size(image)])
 
     def set_image_batch(self, image_list: Sequence[ImageLike]) -> None:
-        """Embed images of any sizes (see `set_image`) for `predict_batch`."""
+        """Embed images of any sizes for `predict_batch`; see `set_image`.
+
+        Raises:
+            InputError: not a list of images, an empty one, or an invalid image.
+        """
         self.reset_predictor()
         if not isinstance(image_list, (list, tuple)) or not image_list:
             raise InputError(f"expected a list of images, got {describe(image_list)}")
@@ -138,26 +144,27 @@ class SAM2ImagePredictor:
         return_logits: bool = False,
         normalize_coords: bool = True,
     ) -> MasksScoresLogits:
-        """Masks for prompts on the image that was set.
+        """Segment the image that was set, for N prompts.
+
+        All prompts are arrays, tensors or nested lists.
 
         Args:
-            point_coords: [P, 2] or [N, P, 2] (x, y) in pixels of the image; an array, tensor or
-                nested list, as all prompts.
+            point_coords: [P, 2] or [N, P, 2] (x, y) in pixels of the image.
             point_labels: [P] or [N, P]: 1 foreground, 0 background.
             box: [4] or [N, 4] as (x0, y0, x1, y1) in pixels of the image.
-            mask_input: [1, h, w] or [N, 1, h, w] logits from an earlier answer.
-            multimask_output: three masks for each prompt, not one.
-            return_logits: masks as logits, not as 0 and 1.
-            normalize_coords: False if coordinates lie in [0, 1] already.
+            mask_input: [1, h, w] or [N, 1, h, w] logits from an earlier prediction.
+            multimask_output: return three masks for each prompt, not one.
+            return_logits: return masks as logits, not as 0 and 1.
+            normalize_coords: False if coordinates are already in [0, 1].
 
         Returns:
-            masks: float32 [C, H, W] in the size of the image, or [N, C, H, W] for N > 1 prompts.
+            masks: float32 [C, H, W] at the image's size, or [N, C, H, W] for N > 1 prompts.
             scores: float32 [C] or [N, C], the predicted IoU.
             logits: float32 [C, h, w] or [N, C, h, w], h = w = image_size / 4, within +-32.
 
         Raises:
             StateError: no image was set.
-            InputError: prompts that do not fit together, or hold NaN or infinity.
+            InputError: prompts have invalid or mismatched shapes, or hold NaN or infinity.
         """
         self._require_image()
         return self._answer(
@@ -178,7 +185,7 @@ class SAM2ImagePredictor:
         return_logits: bool = False,
         normalize_coords: bool = True,
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """`predict` on each image of the batch: lists of prompts in, lists of answers out.
+        """Call `predict` on each image of the batch, with lists of prompts and results.
 
         Raises:
             StateError: no batch was set.
@@ -245,8 +252,12 @@ class SAM2ImagePredictor:
         normalize_coords: bool,
         img_idx: int = -1,
     ) -> Prompts:
-        """Prompts as in `predict` -> (masks [N, 1, h, w], points [N, P, 2], labels [N, P], boxes
-        [N, 2, 2]), coordinates in pixels of the model's input."""
+        """Convert the prompts of `predict` to tensors.
+
+        Returns:
+            Masks [N, 1, h, w], points [N, P, 2], labels [N, P] and boxes [N, 2, 2], each None if
+            not given; coordinates in pixels of the model's input.
+        """
         points = labels = boxes = masks = None
         if point_coords is not None:
             points, labels = read_points(point_coords, point_labels, self.device)
@@ -276,7 +287,7 @@ class SAM2ImagePredictor:
         return_logits: bool = False,
         img_idx: int = -1,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Masks for N prompts that `_prep_prompts` prepared.
+        """Segment N prompts from `_prep_prompts`.
 
         Returns:
             masks [N, C, H, W] bool, or logits if `return_logits`; scores [N, C]; low-resolution
@@ -301,12 +312,13 @@ class SAM2ImagePredictor:
         multimask_output: bool = True,
         img_idx: int = -1,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Low-resolution logits [N, C, h, w], unclamped, and scores [N, C]; see `_predict`."""
+        """Return low-resolution logits [N, C, h, w], unclamped, and scores [N, C]; see
+        `_predict`."""
         features = self._require_image()
         coords = [] if point_coords is None else [point_coords]
         labels = [] if point_labels is None or point_coords is None else [point_labels]
         if boxes is not None:
-            # The prompt encoder takes a box as two points with labels of their own.
+            # A box is two points with labels 2 and 3.
             corners = boxes.reshape(-1, 2, 2)
             coords.insert(0, corners)
             corner_labels = torch.tensor([[2, 3]], dtype=torch.int, device=boxes.device)
@@ -326,7 +338,11 @@ class SAM2ImagePredictor:
         return low_res_masks, scores
 
     def get_image_embedding(self) -> torch.Tensor:
-        """The embedding [B, 256, h, w] of the images set; B is 1 after `set_image`."""
+        """Return the embedding [B, 256, h, w] of the images set; B is 1 after `set_image`.
+
+        Raises:
+            StateError: no image was set.
+        """
         return self._require_image()["image_embed"]
 
     def _require_image(self) -> ImageFeatures:
@@ -336,7 +352,7 @@ class SAM2ImagePredictor:
 
 
 def _size(image: ImageLike) -> tuple[int, int]:
-    """(H, W) of an image that `SAM2Transforms` took."""
+    """Return (H, W) of an image that `SAM2Transforms` has accepted."""
     if isinstance(image, Image.Image):
         return image.height, image.width
     height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.shape[-2:]

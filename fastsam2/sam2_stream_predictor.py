@@ -1,4 +1,4 @@
-"""`SAM2StreamPredictor`: tracking on a camera, or on any video whose end is not known."""
+"""`SAM2StreamPredictor`: tracking on a camera or any other video of unknown length."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ __all__ = ["SAM2StreamPredictor", "StreamSession"]
 
 
 class SAM2StreamPredictor:
-    """SAM 2 for streams: frames come one by one, objects are added and removed at any of them.
+    """SAM 2 for streams: frames are given one by one, objects added and removed at any frame.
 
-    What it finds is what `SAM2VideoPredictor` finds in a long video. Memory is constant.
+    Results equal those of `SAM2VideoPredictor` on a long video. Memory use does not grow with the
+    number of frames.
 
     All state is in the session that `start` returns, so one predictor serves many streams.
 
     Args:
-        model: a video predictor; its weights and options hold.
+        model: a video predictor, whose weights and options are used.
     """
 
     def __init__(self, model: VideoModel) -> None:
@@ -27,12 +28,14 @@ class SAM2StreamPredictor:
 
     @classmethod
     def from_pretrained(cls, model_id: str, **kwargs: Any) -> SAM2StreamPredictor:
-        """The predictor of a Hugging Face repository, short name or local path.
+        """Build a predictor with the weights of a Hugging Face repository.
 
-        Keywords go to `build_sam2_video_predictor_hf`.
+        Args:
+            model_id: such as `facebook/sam2.1-hiera-tiny`; also a short name or a local path.
+            kwargs: arguments of `build_sam2_video_predictor_hf`.
         """
         return cls(SAM2VideoPredictor.from_pretrained(model_id, **kwargs))
 
     def start(self) -> StreamSession:
-        """Begin a stream."""
+        """Start a stream."""
         return StreamSession(self.model)

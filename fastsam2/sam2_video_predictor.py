@@ -25,7 +25,7 @@ from fastsam2.utils.misc import load_video_frames
 
 __all__ = ["SAM2VideoPredictor"]
 
-#: What `init_state` returned, or a dict of a client's own making with the same keys.
+#: The session that `init_state` returned, or a client's dict with the same keys.
 State = MutableMapping[str, Any]
 
 
@@ -37,9 +37,11 @@ class SAM2VideoPredictor(VideoModel):
 
     @classmethod
     def from_pretrained(cls, model_id: str, **kwargs: Any) -> SAM2VideoPredictor:
-        """The predictor of a Hugging Face repository, short name or local path.
+        """Build a predictor with the weights of a Hugging Face repository.
 
-        Keywords go to `build_sam2_video_predictor_hf`.
+        Args:
+            model_id: such as `facebook/sam2.1-hiera-tiny`; also a short name or a local path.
+            kwargs: arguments of `build_sam2_video_predictor_hf`.
         """
         return build_tracker(cls, *resolve_model(model_id), **kwargs)
 
@@ -49,17 +51,17 @@ class SAM2VideoPredictor(VideoModel):
         size: tuple[int, int] = (720, 1280),
         progress: Callable[..., Iterable[int]] | None = None,
     ) -> None:
-        """Compile, record and load what frames need, so that none of them waits for it.
+        """Compile functions, record CUDA graphs and load kernels before the first video.
 
-        What is compiled is kept on disk, and found there by the next process.
+        Compiled functions are cached on disk for later processes.
 
         Args:
-            n_objects: as many as there will be in a video, at most.
-            size: (height, width) of the videos.
-            progress: wraps the numbers of objects that are tried, by default `tqdm`.
+            n_objects: largest number of objects in a video.
+            size: (height, width) of the videos in pixels.
+            progress: wraps the numbers of objects to run, by default `tqdm`.
 
         Raises:
-            InputError: numbers below 1.
+            InputError: a number below 1.
         """
         warmup(self, n_objects, size, progress or tqdm)
 
@@ -78,24 +80,22 @@ class SAM2VideoPredictor(VideoModel):
 
         Args:
             video_path: a video file or its bytes, a folder of images, a list of paths, PIL images
-                or arrays, a `uint8 [T, H, W, 3]` array, or an iterator of frames; or what this
-                method returned, for another session on the same video, which shares its frames and
-                features.
-            offload_video_to_cpu: hand frames out on the CPU and move each when it is needed. In
-                either case frames are decoded when they are needed, and never all on the device.
-            offload_state_to_cpu: keep masks on the CPU from the start. Memory maps stay on the
-                device as long as frames can read them, and move to the CPU then, in either case.
+                or arrays, a `uint8 [T, H, W, 3]` array, or an iterator of frames; or an earlier
+                session on the same video, whose frames and features the new one shares.
+            offload_video_to_cpu: return frames on the CPU and move each to the device on use. In
+                either case frames are decoded on use, and never all on the device.
+            offload_state_to_cpu: store masks on the CPU from the start. In either case memory maps
+                stay on the device while frames can read them, and are then offloaded to the CPU.
             async_loading_frames: start to load frames in the background.
-            history: number of tracked frames, those passed last, whose outputs are remembered.
-                `"full"`: all, so that any frame can be corrected and tracked from again.
-                `"window"`: those that the next frame can read, which is also the minimum. Prompted
-                frames are always remembered. A prompt on a forgotten frame acts like one on a frame
-                that was never tracked.
-            feature_bytes: bound on the image features that are kept.
+            history: number of last tracked frames whose outputs are kept. `"full"`: all, so that
+                any frame can be corrected and tracked from again. `"window"`: those that the next
+                frame can read, which is also the minimum. Prompted frames are always kept. A prompt
+                on a dropped frame acts like one on a frame that was never tracked.
+            feature_bytes: bound on the cached image features, in bytes.
 
         Raises:
-            VideoError: it cannot be read.
-            InputError: a `history` that makes no sense.
+            VideoError: the video cannot be read.
+            InputError: an invalid `history`.
         """
         if not (history in ("full", "window") or (isinstance(history, int) and history >= 0)):
             raise InputError(f'history must be "full", "window" or a number, not {history!r}')
@@ -111,7 +111,7 @@ class SAM2VideoPredictor(VideoModel):
                 async_loading_frames=async_loading_frames,
                 compute_device=self.device,
             )
-            # The frames of other loaders, which clients put in the place of ours, may change.
+            # Frames of a client's loader may change, so their features are not cached.
             own = isinstance(images, FrameLoader)
             ahead = self.plan.encoder_batch
             features = FeatureCache(images, feature_bytes, ahead) if own else None
@@ -142,22 +142,23 @@ class SAM2VideoPredictor(VideoModel):
         normalize_coords: bool = True,
         box: Any = None,
     ) -> tuple[int, list[Any], Tensor]:
-        """Prompt an object, new or known, with clicks, a box, or both.
+        """Prompt a new or existing object with clicks, a box, or both.
 
-        On a frame that has been tracked the clicks correct what was found.
+        On a tracked frame the clicks correct the tracked mask.
 
         Args:
             points: (x, y) `[P, 2]` in pixels of the video.
-            labels: 1 for a click on the object, 0 for one beside it, `[P]`.
+            labels: 1 for a click on the object, 0 for one on the background, `[P]`.
             clear_old_points: replace earlier points on this frame instead of adding to them.
-            normalize_coords: False if coordinates are fractions of the video's size already.
+            normalize_coords: False if coordinates are already fractions of the video's size.
             box: (x0, y0, x1, y1) in pixels of the video.
 
         Returns:
-            The frame, the ids of all objects, and their mask logits there, float32 `[O, 1, H, W]`.
+            The frame index, the ids of all objects, and their mask logits on the frame, float32
+            `[O, 1, H, W]`.
 
         Raises:
-            InputError: a prompt that makes no sense, or a frame that is not there.
+            InputError: the prompt is invalid, or the video has no such frame.
         """
         result = tracking.add_points(
             self,
@@ -173,23 +174,29 @@ class SAM2VideoPredictor(VideoModel):
         return frame_idx, result.obj_ids, result.logits
 
     def add_new_points(self, *args: Any, **kwargs: Any) -> tuple[int, list[Any], Tensor]:
-        """The older name of `add_new_points_or_box`."""
+        """Call `add_new_points_or_box`; its older name."""
         return self.add_new_points_or_box(*args, **kwargs)
 
     @torch.inference_mode()
     def add_new_mask(
         self, inference_state: State, frame_idx: int, obj_id: Any, mask: Any
     ) -> tuple[int, list[Any], Tensor]:
-        """Prompt an object with a mask `[H, W]`; returns and raises as `add_new_points_or_box`."""
+        """Prompt an object with a mask.
+
+        Args:
+            mask: `[H, W]`: bool, whole numbers (nonzero is object), or fractions from 0 to 1.
+
+        Result and errors are those of `add_new_points_or_box`.
+        """
         result = tracking.add_mask(self, as_session(inference_state), frame_idx, obj_id, mask)
         return frame_idx, result.obj_ids, result.logits
 
     @torch.inference_mode()
     def propagate_in_video_preflight(self, inference_state: State) -> None:
-        """Encode prompted frames into memory; `propagate_in_video` does so itself.
+        """Encode prompted frames into memory; `propagate_in_video` calls this itself.
 
         Raises:
-            StateError: an object, or all of them, has no prompt.
+            StateError: there is no object, or one has no prompt.
         """
         tracking.commit_prompts(self, as_session(inference_state))
 
@@ -201,10 +208,10 @@ class SAM2VideoPredictor(VideoModel):
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
     ) -> Iterator[tuple[int, list[Any], Tensor]]:
-        """As `propagate`, in the form of `sam2`.
+        """Track all objects as `propagate` does, with the results of `sam2`.
 
         Yields:
-            The frame, the ids of all objects, and their mask logits, float32 `[O, 1, H, W]`.
+            The frame index, the ids of all objects, and their mask logits, float32 `[O, 1, H, W]`.
         """
         for result in self.propagate(
             inference_state, start_frame_idx, max_frame_num_to_track, reverse
@@ -220,21 +227,22 @@ class SAM2VideoPredictor(VideoModel):
         reverse: bool = False,
         progress: Callable[..., Iterable[int]] | None = None,
     ) -> Iterator[FrameResult]:
-        """Track all objects, frame after frame, in one batch.
+        """Track all objects frame by frame, in one batch.
 
-        An object that is removed meanwhile is left out from the next frame on.
+        An object that is removed during propagation is left out from the next frame on.
 
         Args:
-            start_frame_idx: where to begin; by default at the first prompted frame.
-            max_frame_num_to_track: how many frames to go beyond that; by default to the end.
-            reverse: go backward in time.
+            start_frame_idx: first frame; by default the first prompted one.
+            max_frame_num_to_track: number of frames to track after it; by default all.
+            reverse: track backward in time.
             progress: wraps the range of frames, by default `tqdm`.
 
         Raises:
-            StateError: an object, or all of them, has no prompt.
-            InputError: the video has no frame `start_frame_idx`.
-            VideoError: a frame cannot be read; everything before it has been yielded.
-            torch.OutOfMemoryError: one object alone is too much for the device.
+            StateError: there is no object, or one has no prompt.
+            InputError: the video has no frame `start_frame_idx`, or `max_frame_num_to_track` is
+                negative.
+            VideoError: a frame cannot be read; all earlier frames have been yielded.
+            torch.OutOfMemoryError: one object alone does not fit on the device.
         """
         self.propagate_in_video_preflight(inference_state)
         yield from tracking.propagate(
@@ -250,10 +258,10 @@ class SAM2VideoPredictor(VideoModel):
     def clear_all_prompts_in_frame(
         self, inference_state: State, frame_idx: int, obj_id: Any, need_output: bool = True
     ) -> tuple[int, list[Any], Tensor] | None:
-        """Take back an object's prompts on a frame.
+        """Remove an object's prompts on a frame.
 
         Returns:
-            As `add_new_points_or_box`; None without `need_output`.
+            The result of `add_new_points_or_box`; None without `need_output`.
 
         Raises:
             StateError: there is no such object.
@@ -274,17 +282,17 @@ class SAM2VideoPredictor(VideoModel):
         strict: bool = False,
         need_output: bool = True,
     ) -> tuple[list[Any], list[tuple[int, Tensor]]]:
-        """Forget an object.
+        """Remove an object.
 
         Args:
             strict: raise if there is no such object.
 
         Returns:
             The remaining ids, and, with `need_output`, the remaining objects' mask logits
-            `[O, 1, H, W]` on each frame where it had been prompted.
+            `[O, 1, H, W]` on each frame where the object was prompted.
 
         Raises:
-            StateError: no such object, with `strict`.
+            StateError: there is no such object, with `strict`.
         """
         session = as_session(inference_state)
         updated = tracking.remove_object(self, session, obj_id, strict, need_output)
@@ -292,5 +300,5 @@ class SAM2VideoPredictor(VideoModel):
 
     @torch.inference_mode()
     def reset_state(self, inference_state: State) -> None:
-        """Forget all objects; the video stays open."""
+        """Remove all objects; the video stays open."""
         as_session(inference_state).drop_all_objects()

@@ -1,4 +1,4 @@
-"""Typed records that also read, and where clients write, like the dictionaries of `sam2`."""
+"""Typed records that can also be read and written like the dictionaries of `sam2`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ __all__ = [
 
 
 class DictRecord(MutableMapping[str, Any]):
-    """A record whose attributes named in `KEYS` are items too; other keys are kept as in a dict."""
+    """A record whose attributes named in `KEYS` are also items; other keys are stored as in a
+    dict."""
 
     KEYS: ClassVar[tuple[str, ...]] = ()
     _extra: dict[str, Any]
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Make a record of a client's mapping; missing values are None."""
+        """Build a record from a client's mapping; missing values are None."""
         if isinstance(values, cls):
             return values
         record = cls(**{key: values.get(key) for key in cls.KEYS})
@@ -73,7 +74,7 @@ class StoredMemory(Protocol):
     """A slot that holds the memory of one object on one frame."""
 
     def copy(self) -> Tensor:
-        """A copy of the memory, `[1, mem_dim, H, W]`."""
+        """Return a copy of the memory, `[1, mem_dim, H, W]`."""
 
 
 class FrameOutput(DictRecord):
@@ -81,12 +82,12 @@ class FrameOutput(DictRecord):
 
     Args:
         maskmem_features: memory `[1, mem_dim, H, W]`; None before it is encoded and after it has
-            been evicted. Memory in a slot is copied out when it is first read here.
+            been evicted. Memory in a slot is copied out on the first read of this field.
         maskmem_pos_enc: positions of the memory, a list of one map.
         pred_masks: mask logits `[1, 1, S / 4, S / 4]`; None after they have been evicted.
         obj_ptr: object pointer `[1, C]`.
         object_score_logits: presence logit `[1, 1]`.
-        predicted_iou: predicted IoU of the mask `[1]`; None if it is not known.
+        predicted_iou: predicted IoU of the mask `[1]`; None if unknown.
     """
 
     KEYS = (
@@ -98,7 +99,7 @@ class FrameOutput(DictRecord):
     )
     _memory: Tensor | None
     _slot: StoredMemory | None
-    _version: int  #: of `_memory`, when it was copied out of the slot
+    _version: int  #: version of `_memory` at the time it was copied out of the slot
 
     def __init__(
         self,
@@ -130,19 +131,19 @@ class FrameOutput(DictRecord):
 
     @property
     def slot(self) -> StoredMemory | None:
-        """The slot that holds the memory; None if the memory is a tensor of its own."""
+        """The slot that holds the memory; None if the memory is a separate or edited tensor."""
         if self._slot is None or self._memory is None:
             return self._slot
         edited = self._memory._version != self._version
         return None if edited else self._slot
 
     def store(self, slot: StoredMemory, pos_enc: list[Tensor]) -> None:
-        """Refer to memory that was encoded into a slot."""
+        """Set the memory to one that was encoded into a slot."""
         self._memory, self._slot = None, slot
         self.maskmem_pos_enc = pos_enc
 
     def leave_slot(self) -> None:
-        """Copy the memory out of its slot, which becomes free."""
+        """Copy the memory out of its slot and release the slot."""
         self.maskmem_features = self.maskmem_features
 
     @property
@@ -151,7 +152,7 @@ class FrameOutput(DictRecord):
         return self._memory is not None or self._slot is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy or a pickle has no slot in a pool.
+        # Copies and pickles do not share the slot.
         memory = self._slot.copy() if self._memory is None and self._slot else self._memory
         return {**self.__dict__, "_memory": memory, "_slot": None}
 
@@ -160,9 +161,9 @@ R = TypeVar("R", bound=DictRecord)
 
 
 class RecordDict(dict[int, R], Generic[R]):
-    """Records by frame. Plain dictionaries that clients put in become records."""
+    """Records by frame index. Plain dictionaries that clients store are converted to records."""
 
-    record: ClassVar[Any]  #: their class
+    record: ClassVar[Any]  #: class of the records
 
     def __init__(self, items: Mapping[int, Any] | Iterable[tuple[int, Any]] = ()) -> None:
         super().__init__()

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-# Read when a kernel is first imported: where there is no GPU, kernels are interpreted.
+# Read at the first import of a kernel: without a GPU, kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# Without it, as on a machine with a GPU and little else, tests of kernels still run.
+# Tests of kernels also run without `sam2`, as on a machine with a GPU and little else.
 if importlib.util.find_spec("sam2") is not None:
     from tests.pairs import clip, long_clip, pair, tiny_pair  # noqa: F401
 
@@ -25,7 +25,7 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def no_fallback(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Raise where a CUDA graph cannot be recorded; a test that expects this calls the fixture."""
+    """Raise if a CUDA graph cannot be recorded; a test that expects it calls the fixture."""
     from fastsam2.engine.runtime import cuda_graphs  # after `sam2`: see tests/reference.py
 
     def fail(error: RuntimeError) -> None:

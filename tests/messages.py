@@ -1,4 +1,4 @@
-"""What every error of the package promises about its message."""
+"""Check of the messages of the package's errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["one_line"]
 
 
 def one_line(error: pytest.ExceptionInfo[Any]) -> str:
-    """The message, after checking that it is one line and that no other traceback comes with it."""
+    """Return the message; checks that it is one line and that no other traceback is chained."""
     message = str(error.value)
     assert "\n" not in message
     assert error.value.__cause__ is None

@@ -1,4 +1,4 @@
-"""Fixtures of models and clips, which need `sam2`."""
+"""Fixtures of models and clips that need `sam2`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ __all__ = ["clip", "long_clip", "pair", "tiny_pair"]
 
 @pytest.fixture(scope="session", params=reference.CONFIGS)
 def pair(request: pytest.FixtureRequest) -> support.Pair:
-    """`sam2`'s video predictor and ours with the same weights, at 256 px, for every config."""
+    """Return `sam2`'s video predictor and ours with equal weights, at 256 px, for every config."""
     return support.make_pair(request.param)
 
 
 @pytest.fixture(scope="session")
 def tiny_pair() -> support.Pair:
-    """The same for SAM 2.1 tiny alone."""
+    """Return the same for SAM 2.1 tiny only."""
     return support.make_pair("sam2.1-tiny")
 
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight JPEG frames of 120 x 160."""
+    """Return a folder of eight JPEG frames of 120 x 160."""
     return support.write_clip(tmp_path_factory.mktemp("clip"), frames=8)
 
 
 @pytest.fixture(scope="session")
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty frames: more than the model remembers pointers of."""
+    """Return twenty frames, more than the model has pointers of."""
     return support.write_clip(tmp_path_factory.mktemp("long_clip"), frames=20)

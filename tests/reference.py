@@ -1,6 +1,6 @@
-"""The specification to compare with: `sam2` 1.1.0, built with random weights.
+"""The reference: `sam2` 1.1.0, built with random weights.
 
-`sam2` is imported here before `fastsam2` so that neither can stand in for the other.
+`sam2` is imported here before `fastsam2` so that neither can replace the other.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _overrides(image_size: int, extra: list[str]) -> list[str]:
 def video_predictor(
     name: str, image_size: int = 256, seed: int = 0, overrides: tuple[str, ...] = (), **kwargs: Any
 ) -> nn.Module:
-    """The official video predictor of config `name` on the CPU, with random weights."""
+    """Build the official video predictor of config `name` on the CPU, with random weights."""
     model = sam2.build_sam.build_sam2_video_predictor(
         CONFIGS[name],
         device="cpu",
@@ -69,7 +69,7 @@ def video_predictor(
 def image_model(
     name: str, image_size: int = 1024, seed: int = 0, overrides: tuple[str, ...] = (), **kwargs: Any
 ) -> nn.Module:
-    """The official `SAM2Base` of config `name` on the CPU, with random weights."""
+    """Build the official `SAM2Base` of config `name` on the CPU, with random weights."""
     model = sam2.build_sam.build_sam2(
         CONFIGS[name],
         device="cpu",
@@ -88,7 +88,7 @@ def save_checkpoint(model: nn.Module, path: Path) -> Path:
 
 @contextlib.contextmanager
 def float32_memory() -> Iterator[None]:
-    """Let the official video predictor keep its memory in float32 instead of bfloat16."""
+    """Make the official video predictor store its memory in float32 instead of bfloat16."""
     module = sam2.sam2_video_predictor
     proxy = types.SimpleNamespace(**vars(torch))
     proxy.bfloat16 = torch.float32

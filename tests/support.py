@@ -1,4 +1,4 @@
-"""Makers of what tests compare: models with the weights of a reference, clips, tolerances."""
+"""Helpers of tests: models with the weights of a reference, clips, errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import reference
 
 
 class Pair(NamedTuple):
-    """The same model twice."""
+    """The official model and ours with the same weights."""
 
     name: str
     ref: nn.Module
@@ -31,7 +31,7 @@ def make_pair(name: str, image_size: int = 256, overrides: tuple[str, ...] = ())
 def twin(
     name: str, ref: nn.Module, image_size: int = 256, overrides: tuple[str, ...] = ()
 ) -> SAM2VideoPredictor:
-    """Our video predictor with the weights of `ref`, keeping its memory in float32."""
+    """Build our video predictor with the weights of `ref` and float32 memory."""
     ours = build_sam2_video_predictor(
         name,
         device="cpu",
@@ -44,7 +44,7 @@ def twin(
 
 
 def frames_rgb(frames: int, height: int = 120, width: int = 160, seed: int = 0) -> np.ndarray:
-    """A textured blob that moves over a textured background, uint8 `[T, H, W, 3]`."""
+    """Draw a textured blob that moves over a textured background, uint8 `[T, H, W, 3]`."""
     rng = np.random.default_rng(seed)
 
     def texture() -> np.ndarray:
@@ -62,14 +62,15 @@ def frames_rgb(frames: int, height: int = 120, width: int = 160, seed: int = 0) 
 
 
 def write_clip(folder: Path, frames: int, **kwargs: Any) -> Path:
-    """`frames_rgb` as numbered JPEG files."""
+    """Write `frames_rgb` as numbered JPEG files."""
     for t, frame in enumerate(frames_rgb(frames, **kwargs)):
         Image.fromarray(frame).save(folder / f"{t:05d}.jpg", quality=95)
     return folder
 
 
 def relative_error(ours: Tensor, ref: Tensor) -> float:
-    """Largest difference over the largest magnitude of the reference, which must not be zero."""
+    """Return the largest difference divided by the largest magnitude of the reference, which must
+    not be zero."""
     assert ours.shape == ref.shape, (ours.shape, ref.shape)
     if ref.numel() == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""Builders: devices, modes, options, and how weights get into memory."""
+"""Builders: devices, modes, options, and loading of weights."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_coordinates_stay_float32() -> None:
 
 
 def test_compiled_image_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling takes minutes and waits for the first frame: here it is only recorded."""
+    """Compilation takes minutes at the first frame: this only checks that it is requested."""
     compiled = []
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self, **kwargs: compiled.append(type(self).__name__)
@@ -87,7 +87,7 @@ def test_plans(monkeypatch: pytest.MonkeyPatch) -> None:
         assert build(plan="auto").plan == Plan(dtype)
 
 
-def test_plans_that_cannot_be_carried_out_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_plans_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def build(**kwargs: Any) -> SAM2VideoPredictor:
         return build_sam2_video_predictor("nano", device="cpu", **kwargs)
 
@@ -128,7 +128,7 @@ print((max(peak, anonymous()) - before) / weights)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_weights_are_held_once(tmp_path: Path) -> None:
+def test_weights_are_loaded_without_a_second_copy(tmp_path: Path) -> None:
     path = tmp_path / "base_plus.pt"
     model = build_sam2("sam2.1-base_plus", device="cpu")
     torch.save({"model": model.state_dict()}, path)

@@ -29,12 +29,12 @@ from sam2.sam2_video_predictor import SAM2VideoPredictor  # isort: skip
 
 # Constants in the body of an official constructor, not configuration.
 FIXED = {"depth": 2, "num_heads": 8, "mlp_dim": 2048}
-# In the YAML files only: the encodings follow from the widths next to them.
+# Only in the YAML files: the encodings follow from the widths in the same section.
 DERIVED = {"_target_", "position_encoding"}
 
 
 def parameters(cls: type) -> dict[str, Any]:
-    """Default of every constructor argument of `cls` and its base classes."""
+    """Return the default of every constructor argument of `cls` and its base classes."""
     defaults: dict[str, Any] = {}
     for base in reversed(cls.__mro__[:-1]):
         for name, parameter in inspect.signature(base.__init__).parameters.items():
@@ -54,7 +54,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def flatten_official(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every argument used to build `node`, from the YAML or by default."""
+    """Return every argument used to build `node`, from the YAML or by default."""
     values: dict[str, Any] = {}
     for name, value in {**parameters(get_class(node["_target_"])), **node}.items():
         if name in DERIVED:
@@ -81,7 +81,7 @@ def test_equals_official_yaml(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", reference.CONFIGS)
-def test_every_value_of_the_yaml_is_there(name: str) -> None:
+def test_every_yaml_value_is_a_field(name: str) -> None:
     yaml = OmegaConf.to_container(compose(config_name=reference.CONFIGS[name]).model)
 
     def leaves(node: dict[str, Any], prefix: str = "") -> set[str]:
@@ -123,7 +123,7 @@ def test_find_config(spelling: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "sam3", "sam2.1_hiera_x.yaml", "sam2_hiera_tiny.pt"])
-def test_find_config_knows_no_other(name: str) -> None:
+def test_find_config_of_unknown_names(name: str) -> None:
     assert find_config(name) is None
 
 

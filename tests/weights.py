@@ -1,4 +1,4 @@
-"""Random weights under which every part of a model shows."""
+"""Random weights with which every part of a model affects its output."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import nn
 
 
 def randomise_(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw every parameter and buffer anew, so that no part is zero, unit or tiny.
+    """Randomise every parameter and buffer, so that no part is zero, unit or tiny.
 
-    The object score is biased up: a model that scores every object absent answers with one
-    constant mask, and would agree with anything.
+    The object score is biased up: a model that scores every object absent returns a constant mask,
+    which would agree with anything.
     """
     generator = torch.Generator().manual_seed(seed)
 

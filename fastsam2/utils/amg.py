@@ -1,6 +1,6 @@
-"""Helpers of the automatic mask generator, under the names that `sam2.utils.amg` gives them.
+"""Helpers of the automatic mask generator, with the names of `sam2.utils.amg`.
 
-Boxes are (x0, y0, x1, y1) in pixels unless said otherwise; x1 and y1 of a mask's box are inclusive.
+Boxes are (x0, y0, x1, y1) in pixels by default; x1 and y1 of a mask's box are inclusive.
 An uncompressed RLE is `{"size": [H, W], "counts": [...]}` as in COCO: run lengths in column order,
 background first.
 """
@@ -53,7 +53,7 @@ NMS_BLOCK = 1024
 
 
 class MaskData:
-    """Columns of equal length, one row a mask: lists, arrays or tensors by name."""
+    """Columns of equal length by name, with one row per mask: lists, arrays or tensors."""
 
     def __init__(self, **columns: Column) -> None:
         self._stats: dict[str, Column] = {}
@@ -72,7 +72,7 @@ class MaskData:
         return self._stats[key]
 
     def items(self) -> ItemsView[str, Column]:
-        """Pairs of name and column."""
+        """Return pairs of name and column."""
         return self._stats.items()
 
     def filter(self, keep: torch.Tensor) -> None:
@@ -108,16 +108,17 @@ class MaskData:
 
 
 def batch_iterator(batch_size: int, *args: Any) -> Iterator[list[Any]]:
-    """Cut sequences of equal length into consecutive batches, the last maybe shorter."""
+    """Yield consecutive batches of sequences of equal length; the last may be shorter."""
     lengths = [len(arg) for arg in args]
     if len(set(lengths)) != 1:
-        raise InputError(f"sequences to batch must have one length, got {lengths}")
+        raise InputError(f"sequences to batch must have the same length, got {lengths}")
     for start in range(0, lengths[0], batch_size):
         yield [arg[start : start + batch_size] for arg in args]
 
 
 def build_point_grid(n_per_side: int) -> np.ndarray:
-    """Centres of n x n equal cells of the unit square, float64 [n * n, 2] as (x, y), row by row."""
+    """Return the centres of n x n equal cells of the unit square, row by row, float64 [n * n, 2] as
+    (x, y)."""
     offset = 1 / (2 * n_per_side)
     side = np.linspace(offset, 1 - offset, n_per_side)
     return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
@@ -126,14 +127,19 @@ def build_point_grid(n_per_side: int) -> np.ndarray:
 def build_all_layer_point_grids(
     n_per_side: int, n_layers: int, scale_per_layer: int
 ) -> list[np.ndarray]:
-    """Point grids of the whole image and of each crop layer, fewer points in later ones."""
+    """Build the point grids of the whole image and of each crop layer.
+
+    Args:
+        scale_per_layer: divides the points per side from one layer to the next.
+    """
     return [build_point_grid(int(n_per_side / scale_per_layer**i)) for i in range(n_layers + 1)]
 
 
 def generate_crop_boxes(
     im_size: Sequence[int], n_layers: int, overlap_ratio: float
 ) -> tuple[list[list[int]], list[int]]:
-    """The whole image, then 4**i overlapping crops for each layer i: (boxes, their layers)."""
+    """Return the boxes of the whole image and of 4**i overlapping crops for each layer i, and the
+    layer of each box."""
     im_h, im_w = im_size
     boxes, layers = [[0, 0, im_w, im_h]], [0]
     for layer in range(1, n_layers + 1):
@@ -148,19 +154,19 @@ def generate_crop_boxes(
 
 
 def uncrop_points(points: torch.Tensor, crop_box: Sequence[int]) -> torch.Tensor:
-    """Points [..., 2] of a crop -> points of the image."""
+    """Convert points [..., 2] of a crop to points of the image."""
     return points + torch.tensor(crop_box[:2], device=points.device)
 
 
 def uncrop_boxes_xyxy(boxes: torch.Tensor, crop_box: Sequence[int]) -> torch.Tensor:
-    """Boxes [..., 4] of a crop -> boxes of the image."""
+    """Convert boxes [..., 4] of a crop to boxes of the image."""
     return boxes + torch.tensor([*crop_box[:2], *crop_box[:2]], device=boxes.device)
 
 
 def uncrop_masks(
     masks: torch.Tensor, crop_box: Sequence[int], orig_h: int, orig_w: int
 ) -> torch.Tensor:
-    """Masks [..., h, w] of a crop -> masks [..., H, W] of the image, 0 outside the crop."""
+    """Pad masks [..., h, w] of a crop to masks [..., H, W] of the image, 0 outside the crop."""
     x0, y0, x1, y1 = crop_box
     return F.pad(masks, (x0, orig_w - x1, y0, orig_h - y1))
 
@@ -168,8 +174,8 @@ def uncrop_masks(
 def is_box_near_crop_edge(
     boxes: torch.Tensor, crop_box: Sequence[int], orig_box: Sequence[int], atol: float = 20.0
 ) -> torch.Tensor:
-    """Whether boxes [M, 4] of a crop come within `atol` pixels of an edge of the crop that is not
-    also an edge of the image."""
+    """Return bool [M], True for boxes [M, 4] of a crop within `atol` pixels of a crop edge that is
+    not also an edge of the image."""
     in_image = uncrop_boxes_xyxy(boxes, crop_box).float()
 
     def near(edges: Sequence[int]) -> torch.Tensor:
@@ -179,7 +185,7 @@ def is_box_near_crop_edge(
 
 
 def box_xyxy_to_xywh(box_xyxy: BoxT) -> BoxT:
-    """(x0, y0, x1, y1) -> (x0, y0, width, height) of one box."""
+    """Convert one box from (x0, y0, x1, y1) to (x0, y0, width, height)."""
     box = deepcopy(box_xyxy)
     box[2] = box[2] - box[0]
     box[3] = box[3] - box[1]
@@ -187,12 +193,12 @@ def box_xyxy_to_xywh(box_xyxy: BoxT) -> BoxT:
 
 
 def box_area(boxes: torch.Tensor) -> torch.Tensor:
-    """Areas [...] of boxes [..., 4]."""
+    """Return the areas [...] of boxes [..., 4]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def batched_mask_to_box(masks: torch.Tensor) -> torch.Tensor:
-    """Boxes, int64 [..., 4], around bool masks [..., H, W]; zeros for an empty mask."""
+    """Return the boxes of bool masks [..., H, W], int64 [..., 4]; zeros for an empty mask."""
     boxes = mask_to_box(masks).long()
     return boxes * (boxes[..., 2:3] >= 0)
 
@@ -200,8 +206,8 @@ def batched_mask_to_box(masks: torch.Tensor) -> torch.Tensor:
 def calculate_stability_score(
     masks: torch.Tensor, mask_threshold: float, threshold_offset: float
 ) -> torch.Tensor:
-    """IoU [...] of each of the logits [..., H, W] thresholded above and below the threshold."""
-    # One mask contains the other, so that their areas are the intersection and the union.
+    """Return the IoU [...] of logits [..., H, W] thresholded above and below `mask_threshold`."""
+    # One mask contains the other, so their areas are the intersection and the union.
     intersections = (masks > mask_threshold + threshold_offset).sum((-2, -1))
     unions = (masks > mask_threshold - threshold_offset).sum((-2, -1))
     return intersections / unions
@@ -212,15 +218,15 @@ def box_nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> 
 
     Args:
         boxes: [M, 4] float.
-        scores: [M]; of equal scores the earlier box goes first.
-        iou_threshold: a box that overlaps a kept one by more is dropped.
+        scores: [M]; of boxes with equal scores the earlier one is preferred.
+        iou_threshold: boxes with a larger IoU with a kept one are dropped.
 
     Returns:
         Indices [K] of the kept boxes, best first.
 
-    Same as `torchvision.ops.nms`. It works in blocks of boxes: one matrix of overlaps drops what
-    earlier blocks suppress, and within the block the rule "kept unless a better kept box overlaps"
-    is iterated until it is stable, which takes as many rounds as the longest chain of boxes.
+    Same results as `torchvision.ops.nms`. Boxes are processed in blocks: one overlap matrix drops
+    the boxes that earlier blocks suppress, and within the block the rule "kept unless a better kept
+    box overlaps" is iterated until it is stable, in as many rounds as the longest chain of boxes.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     kept = order[:0]
@@ -235,14 +241,14 @@ def box_nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> 
 
 
 def _overlap(a: torch.Tensor, b: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Whether the IoU of boxes [M, 4] and [N, 4] is above the threshold: [M, N]."""
+    """Return bool [M, N], True if the IoU of boxes [M, 4] and [N, 4] exceeds the threshold."""
     low = torch.maximum(a[:, None, :2], b[None, :, :2])
     high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
     width, height = (high - low).clamp_min(0).unbind(-1)
     inter = width * height
     iou = inter / (box_area(a)[:, None] + box_area(b) - inter)
-    # torchvision compares in double, where a single 0.8 is above 0.8; the next single number below
-    # the threshold gives the same answers without a matrix of doubles.
+    # torchvision compares in float64, where the float32 value of 0.8 exceeds 0.8. Comparing with
+    # the next float32 below the threshold gives the same results without a float64 matrix.
     limit = np.float32(iou_threshold)
     if float(limit) > iou_threshold:
         limit = np.nextafter(limit, np.float32(-1))
@@ -250,7 +256,7 @@ def _overlap(a: torch.Tensor, b: torch.Tensor, iou_threshold: float) -> torch.Te
 
 
 def mask_to_rle_pytorch(tensor: torch.Tensor) -> list[RLE]:
-    """Uncompressed RLE of bool masks [M, H, W]; only run lengths leave the device."""
+    """Encode bool masks [M, H, W] as uncompressed RLE; only run lengths leave the device."""
     size = list(tensor.shape[1:])
     return [{"size": size, "counts": counts} for counts in PackedMasks.of(tensor).runs.tolist()]
 
@@ -261,7 +267,7 @@ def rle_to_mask(rle: RLE) -> np.ndarray:
 
 
 def area_from_rle(rle: RLE) -> int:
-    """Number of foreground pixels of an uncompressed RLE."""
+    """Return the number of foreground pixels of an uncompressed RLE."""
     return area(rle)
 
 
@@ -273,10 +279,12 @@ def coco_encode_rle(uncompressed_rle: RLE) -> RLE:
 def remove_small_regions(
     mask: np.ndarray, area_thresh: float, mode: Literal["holes", "islands"]
 ) -> tuple[np.ndarray, bool]:
-    """Fill the holes, or drop the islands, of bool `mask` [H, W] below `area_thresh` pixels.
+    """Fill holes, or remove islands, of bool `mask` [H, W] smaller than `area_thresh` pixels.
+
+    If all islands are small, the largest one is kept.
 
     Returns:
-        The mask and whether it changed. Of nothing but small islands the largest is kept.
+        The mask, and True if it changed.
 
     Raises:
         InputError: `mode` is unknown.

@@ -1,4 +1,4 @@
-"""Frames of a video, under the names that `sam2.utils.misc` gives their loaders."""
+"""Loaders of video frames, with the names of `sam2.utils.misc`."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def load_video_frames(
     async_loading_frames: bool = False,
     compute_device: torch.device | str | None = None,
 ) -> tuple[FrameLoader, int, int]:
-    """Open a video; frames are decoded when they are asked for, and a few ahead of that.
+    """Open a video; frames are decoded on request, and a few of them ahead.
 
     Args:
-        video_path: whatever `fastsam2.data.open_frames.open_frames` takes.
-        image_size: side S of the model's input.
-        offload_video_to_cpu: hand frames out on the CPU instead of on `compute_device`.
-        async_loading_frames: begin with the first frames at once.
+        video_path: any input of `fastsam2.data.open_frames.open_frames`.
+        image_size: side S of the model's input in pixels.
+        offload_video_to_cpu: return frames on the CPU instead of on `compute_device`.
+        async_loading_frames: start to load the first frames at once.
 
     Returns:
         The frames, float32 `[3, S, S]` each, and the video's height and width.
 
     Raises:
-        VideoError: it cannot be read.
-        InputError: another normalisation than the model's.
+        VideoError: the video cannot be read.
+        InputError: `img_mean` and `img_std` are not those of the model.
     """
     _check_normalisation(img_mean, img_std)
     device = "cpu" if offload_video_to_cpu or compute_device is None else compute_device
@@ -63,13 +63,13 @@ def load_video_frames(
     return loader, loader.video_height, loader.video_width
 
 
-# What a video is, is told when it is opened: one loader does for all kinds.
+# `open_frames` detects the kind of video, so one loader serves all.
 load_video_frames_from_jpg_images = load_video_frames
 load_video_frames_from_video_file = load_video_frames
 
 
 class AsyncVideoFrameLoader(FrameLoader):
-    """Frames of a list of image files; `load_video_frames` takes more than that."""
+    """Frames of a list of image files; `load_video_frames` accepts more kinds of input."""
 
     def __init__(
         self,
@@ -87,7 +87,8 @@ class AsyncVideoFrameLoader(FrameLoader):
 
 
 def _load_img_as_tensor(img_path: str | Path, image_size: int) -> tuple[Tensor, int, int]:
-    """An image file as float64 `[3, S, S]` from 0 to 1, and its height and width."""
+    """Load an image file as float64 `[3, S, S]` from 0 to 1; returns it with its height and
+    width."""
     with Image.open(img_path) as image:
         width, height = image.size
         resized = np.asarray(image.convert("RGB").resize((image_size, image_size)))

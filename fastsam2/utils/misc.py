@@ -1,4 +1,4 @@
-"""Helpers on masks, points and frames, under the names that `sam2.utils.misc` gives them."""
+"""Helpers on masks, points and frames, with the names of `sam2.utils.misc`."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ __all__ = [
 
 
 def get_sdpa_settings() -> tuple[bool, bool, bool]:
-    """Whether (the GPU is older than Ampere, flash attention runs, the math kernel is needed)."""
+    """Return three flags: the GPU is older than Ampere, flash attention can run, the math kernel
+    is needed."""
     flash = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
     return not flash, flash, not flash
 
 
 def get_connected_components(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels and areas (pixels) of the 8-connected components of `mask` [N, 1, H, W].
+    """Return labels and areas (pixels) of the 8-connected components of `mask` [N, 1, H, W].
 
-    Both come back as int32 of the same shape, 0 in the background.
+    Both are int32 of the same shape, 0 in the background.
     """
     return connected_components(mask != 0)
 
 
 def mask_to_box(masks: torch.Tensor) -> torch.Tensor:
-    """Corner pixels (x0, y0, x1, y1), inclusive, of bool `masks` [..., H, W] as int32 [..., 4].
+    """Return the boxes (x0, y0, x1, y1), inclusive, of bool `masks` [..., H, W] as int32 [..., 4].
 
     An empty mask has the box (W, H, -1, -1).
     """
@@ -60,8 +61,8 @@ def mask_to_box(masks: torch.Tensor) -> torch.Tensor:
 def fill_holes_in_mask_scores(mask: torch.Tensor, max_area: int) -> torch.Tensor:
     """Raise the holes of mask logits [N, 1, H, W] to 0.1.
 
-    Holes are the components of logits at most 0 of at most `max_area` pixels. `sam2` skips this
-    where its CUDA extension is missing; this always fills.
+    Holes are connected components of logits <= 0 with at most `max_area` pixels. `sam2` skips this
+    step without its CUDA extension; this function always fills them.
 
     Raises:
         InputError: `max_area` is not positive.

@@ -1,4 +1,4 @@
-"""From images to the model's input and from its logits back to the image."""
+"""Transforms of images and prompts to the model's input, and of its logits to the image's size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ImageLike = np.ndarray | Image.Image | torch.Tensor
 
 
 def image_to_tensor(image: ImageLike) -> torch.Tensor:
-    """An image as a [3, H, W] tensor that shares memory where it can.
+    """Convert an image to a [3, H, W] tensor, without a copy if possible.
 
     Args:
         image: [H, W, 3] uint8 or float array, PIL image (other modes are converted to RGB), or
@@ -55,15 +55,15 @@ def image_to_tensor(image: ImageLike) -> torch.Tensor:
 
 
 class SAM2Transforms(nn.Module):
-    """Resize and normalise images, scale prompts, and bring masks back to the image's size.
+    """Resizes and normalises images, scales prompts, and resizes masks to the image's size.
 
-    Images are resized on the device this module lies on.
+    Images are resized on the device of this module.
 
     Args:
-        resolution: side of the model's square input, in pixels.
+        resolution: side R of the model's square input, in pixels.
         mask_threshold: logits above it are foreground.
-        max_hole_area: holes up to this area, in low-resolution pixels, are filled.
-        max_sprinkle_area: specks up to this area, in low-resolution pixels, are removed.
+        max_hole_area: fill holes up to this area, in low-resolution pixels.
+        max_sprinkle_area: remove specks up to this area, in low-resolution pixels.
     """
 
     mean: torch.Tensor
@@ -85,12 +85,13 @@ class SAM2Transforms(nn.Module):
             self.register_buffer(name, torch.tensor(rgb).view(3, 1, 1), persistent=False)
 
     def forward(self, x: ImageLike) -> torch.Tensor:
-        """One image (see `image_to_tensor`) -> float32 [3, R, R]; float images are not rescaled.
+        """Transform one image (see `image_to_tensor`) to float32 [3, R, R].
 
-        Equals torchvision's ToTensor, Resize (bilinear, antialiased) and Normalize.
+        Float images are not rescaled. Equals torchvision's ToTensor, Resize (bilinear, antialiased)
+        and Normalize.
         """
         image = image_to_tensor(x)
-        if image.dtype == torch.uint8:  # crosses to the device as bytes
+        if image.dtype == torch.uint8:  # copied to the device as bytes
             image = image.to(self.mean.device).float() / 255
         else:
             image = image.float().to(self.mean.device)
@@ -101,7 +102,7 @@ class SAM2Transforms(nn.Module):
         return (image - self.mean) / self.std
 
     def forward_batch(self, img_list: Sequence[ImageLike]) -> torch.Tensor:
-        """Images of any sizes -> float32 [B, 3, R, R]."""
+        """Transform images of any sizes to float32 [B, 3, R, R]."""
         return torch.stack([self(image) for image in img_list])
 
     def transform_coords(
@@ -114,7 +115,10 @@ class SAM2Transforms(nn.Module):
 
         Args:
             coords: [..., 2], in pixels of the image if `normalize`, else in [0, 1].
-            orig_hw: (H, W) of the image, needed if `normalize`.
+            orig_hw: (H, W) of the image, required if `normalize`.
+
+        Raises:
+            InputError: `normalize` without `orig_hw`.
         """
         if normalize:
             if orig_hw is None:
@@ -129,13 +133,14 @@ class SAM2Transforms(nn.Module):
         normalize: bool = False,
         orig_hw: Sequence[int] | None = None,
     ) -> torch.Tensor:
-        """Boxes [..., 4] as (x0, y0, x1, y1) -> corners [B, 2, 2]; see `transform_coords`."""
+        """Scale boxes [..., 4] as (x0, y0, x1, y1) to corners [B, 2, 2]; see `transform_coords`."""
         return self.transform_coords(boxes.reshape(-1, 2, 2), normalize, orig_hw)
 
     def postprocess_masks(self, masks: torch.Tensor, orig_hw: Sequence[int]) -> torch.Tensor:
-        """Logits [B, C, h, w] -> float32 logits [B, C, H, W] with holes and specks removed."""
+        """Remove holes and specks from logits [B, C, h, w] and resize them to float32
+        [B, C, H, W]."""
         masks = cleaned = masks.float()
-        # Both are judged on the mask as given: a speck inside a filled hole becomes a hole.
+        # Holes and specks are both found in the input: a speck inside a filled hole becomes a hole.
         if self.max_hole_area > 0:
             hole = small_regions(masks <= self.mask_threshold, self.max_hole_area)
             cleaned = torch.where(hole, self.mask_threshold + 10.0, cleaned)

@@ -1,4 +1,4 @@
-"""Running one client on `sam2` and on fastsam2, and comparing what it comes to."""
+"""Helpers that run one client on `sam2` and on fastsam2 and compare the outcomes."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ CLICK = (50, 60)
 
 @dataclass(frozen=True)
 class Package:
-    """`sam2` or fastsam2, with a video predictor; those of both have the same weights."""
+    """`sam2` or fastsam2, with a video predictor; both predictors have the same weights."""
 
     name: str
     predictor: Any = field(repr=False)
 
     def module(self, path: str) -> ModuleType:
-        """The module at this path below the package."""
+        """Import the module at this path below the package."""
         return importlib.import_module(f"{self.name}.{path}")
 
     @contextlib.contextmanager
     def exact(self) -> Iterator[None]:
-        """Keep memory in float32, which is what tight tolerances need."""
+        """Keep memory in float32, as tight tolerances require."""
         with reference.float32_memory() if self.name == "sam2" else contextlib.nullcontext():
             yield
 
@@ -58,7 +58,7 @@ Client = Callable[..., Any]
 
 
 def overrides(*extra: str) -> list[str]:
-    """Hydra overrides for a model small enough to build and run in a test."""
+    """Return Hydra overrides for a model small enough to build and run in a test."""
     return [f"++model.image_size={SIZE}", *extra]
 
 
@@ -69,12 +69,12 @@ def click(package: Package, state: Any, frame: int = 0, obj: Any = 1) -> Any:
 
 
 def logits_of(frames: Any) -> list[Any]:
-    """All that a propagation yields, its reused lists and tensors copied."""
+    """Collect the results of a propagation, with copies of reused lists and tensors."""
     return [(frame, list(ids), masks.clone()) for frame, ids, masks in frames]
 
 
 def _outcome(client: Client, package: Package, *args: Any) -> Any:
-    """What the client returns, or the error it meets."""
+    """Run the client; returns its result or the error it raises."""
     torch.manual_seed(0)
     with package.exact():
         try:
@@ -84,14 +84,15 @@ def _outcome(client: Client, package: Package, *args: Any) -> Any:
 
 
 def agree(client: Client, packages: tuple[Package, Package], *args: Any) -> Any:
-    """Run the client on both packages, compare, and hand out what it comes to on fastsam2."""
+    """Run the client on both packages, compare, and return its outcome on fastsam2."""
     expected, actual = (_outcome(client, package, *args) for package in packages)
     assert_same(actual, expected)
     return actual
 
 
 def assert_same(actual: Any, expected: Any, where: str = "outcome") -> None:
-    """Equal in structure, types, shapes and dtypes; numbers within 1e-3 of their deviation.
+    """Check that structure, types, shapes and dtypes are equal, and numbers within 1e-3 of their
+    standard deviation.
 
     An error of fastsam2 may be of a class derived from that of `sam2`.
     """

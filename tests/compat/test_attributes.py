@@ -1,4 +1,4 @@
-"""Compatibility with `sam2`: read by exporters, and set between calls."""
+"""Compatibility with `sam2`: attributes that exporters read, and attributes set between calls."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_device(packages: Both) -> None:
 
 
 def encoder_output(package: Package) -> Any:
-    """cvat, micro-sam and openvino start from the features, in the layouts they come in."""
+    """cvat, micro-sam and openvino read the features in their official layouts."""
     model = package.predictor
     image = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -86,7 +86,7 @@ def holes_filled(package: Package, video: Path) -> Any:
 
 
 def one_object_a_pixel(package: Package, video: Path) -> Any:
-    """Ties aside, which rounding decides: how many pixels each object has."""
+    """Count the pixels of each object; ties, which rounding decides, do not change the counts."""
     package.predictor.non_overlap_masks = True
     frames = session(package, video)
     assert all(((masks > 0).sum(0) <= 1).all() for _, _, masks in frames)
@@ -130,7 +130,7 @@ def test_attribute_with_an_effect_of_its_own(client: Client, fresh: Both, video:
 
 
 class Far:
-    """Conditioning frames on 0, 3 and 6, and 12 frames in all."""
+    """A session of 12 frames with conditioning frames 0, 3 and 6."""
 
     def __len__(self) -> int:
         return 12
@@ -142,7 +142,7 @@ class Far:
 def on_the_way(package: Package, video: Path, change: dict[str, Any]) -> Any:
     predictor = package.predictor
     if package.name == "sam2":
-        # `sam2` calls a method that it lacks: what its docstring says, for one object.
+        # `sam2` calls a method that does not exist: do what its docstring says, for one object.
         def clear(state: Any, frame: int, obj_idx: int) -> None:
             predictor._clear_non_cond_mem_around_input(state, frame)
 
@@ -175,7 +175,7 @@ ON_THE_WAY: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", ON_THE_WAY, ids=str)
-def test_attribute_set_on_the_way(change: dict[str, Any], fresh: Both, video: Path) -> None:
+def test_attribute_set_during_propagation(change: dict[str, Any], fresh: Both, video: Path) -> None:
     result = agree(on_the_way, fresh, video, change)
     assert not isinstance(result, Exception), result
 

@@ -1,6 +1,6 @@
-"""The camera predictor that `sam2` lacks, as programs written for its real-time fork use it.
+"""The camera predictor, as programs written for the real-time fork of `sam2` use it.
 
-It is compared with the video predictor of `sam2`, whose numbers the fork has too.
+It is compared with the video predictor of `sam2`, which has the same results as the fork.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def camera(weights: Path) -> SAM2CameraPredictor:
 
 @pytest.fixture(scope="module")
 def expected(clip: np.ndarray, packages: Both) -> Any:
-    """The logits of `sam2` for two objects: prompted on frame 0, and tracked."""
+    """Compute the logits of `sam2` for two objects: prompted on frame 0, then tracked."""
     from fastsam2.utils.misc import load_video_frames
 
     ref = packages[0].predictor
@@ -67,7 +67,7 @@ def expected(clip: np.ndarray, packages: Both) -> Any:
 
 
 def prompt(camera: Any) -> Any:
-    """As the fork's notebook and X-AnyLabeling do."""
+    """Prompt two objects as the fork's notebook and X-AnyLabeling do."""
     camera.add_new_prompt(
         frame_idx=0,
         obj_id=1,
@@ -94,8 +94,8 @@ def test_numbers(camera: Any, clip: np.ndarray, expected: Any) -> None:
     assert camera.frame_idx == LENGTH - 1
 
 
-def test_from_the_start_again(camera: Any, clip: np.ndarray, expected: Any) -> None:
-    """X-AnyLabeling loads a first frame for each video, of any size; cvat's copies too."""
+def test_load_first_frame_resets(camera: Any, clip: np.ndarray, expected: Any) -> None:
+    """X-AnyLabeling loads a first frame for each video, of any size; cvat's copies do as well."""
     camera.load_first_frame(frames_rgb(1, 64, 64)[0])
     camera.add_new_points(0, "old", [[30, 30]], [1])
     camera.load_first_frame(Image.fromarray(clip[0]))
@@ -105,7 +105,7 @@ def test_from_the_start_again(camera: Any, clip: np.ndarray, expected: Any) -> N
 
 
 def test_values_that_programs_assign(camera: Any, clip: np.ndarray, expected: Any) -> None:
-    """The fork does not begin to count anew by itself, nor let go of a stream."""
+    """The fork resets neither its count nor its stream by itself, so programs assign to them."""
     camera.load_first_frame(clip[0])
     camera.track(clip[1])
     camera.frame_idx = 0
@@ -114,14 +114,14 @@ def test_values_that_programs_assign(camera: Any, clip: np.ndarray, expected: An
     assert_same(prompt(camera), expected[0])
     camera.condition_state = {}
     assert not camera.condition_state
-    with pytest.raises(StateError, match="cannot become 3"):
+    with pytest.raises(StateError, match="cannot be set to 3"):
         camera.frame_idx = 3
-    with pytest.raises(StateError, match="can only be emptied"):
+    with pytest.raises(StateError, match="can only be set to an empty value"):
         camera.condition_state = {"images": []}
 
 
 def test_reset(camera: Any, clip: np.ndarray, expected: Any) -> None:
-    """Objects go, the frame stays."""
+    """Objects are removed, the frame stays."""
     camera.reset_state()
     camera.load_first_frame(clip[0])
     camera.add_new_mask(0, (1,), np.ones((120, 160), dtype=bool))
@@ -130,7 +130,7 @@ def test_reset(camera: Any, clip: np.ndarray, expected: Any) -> None:
 
 
 def test_a_prompt_in_parts(camera: Any, clip: np.ndarray) -> None:
-    """Fractions instead of pixels, clicks one by one, a box that keeps no old points."""
+    """Fractions instead of pixels, clicks one by one, a box without old points to keep."""
     camera.load_first_frame(clip[0])
     first = camera.add_new_prompt(0, 1, points=[[50, 60]], labels=[1])
     again = camera.add_new_prompt(
@@ -156,8 +156,8 @@ def test_state_that_roboflow_reads(camera: Any, clip: np.ndarray) -> None:
     assert max(camera.condition_state["obj_ids"]) == 2
 
 
-def test_objects_on_the_way(camera: Any, clip: np.ndarray) -> None:
-    """The fork cannot add them: it would have to begin anew."""
+def test_objects_added_during_tracking(camera: Any, clip: np.ndarray) -> None:
+    """The fork cannot add them without a restart."""
     camera.load_first_frame(clip[0])
     assert camera.track(clip[1])[0] == []
     frame, ids, logits = camera.add_new_prompt(1, 5, bbox=BOX)
@@ -166,7 +166,7 @@ def test_objects_on_the_way(camera: Any, clip: np.ndarray) -> None:
 
 
 def test_it_is_a_model(camera: Any, weights: Path, packages: Both) -> None:
-    """Programs hand it to other predictors, move it, and load weights into it."""
+    """Programs pass it to other predictors, move it, and load weights into it."""
     assert isinstance(camera, SAM2Base)
     assert sorted(camera.state_dict()) == sorted(packages[0].predictor.state_dict())
     assert SAM2AutomaticMaskGenerator(model=camera).predictor.model is camera
@@ -179,7 +179,7 @@ def test_refusals(camera: Any, clip: np.ndarray) -> None:
             call()
     camera.load_first_frame(clip[0])
     camera.track(clip[1])
-    with pytest.raises(StateError, match="frame 0 is not here; the camera is at 1"):
+    with pytest.raises(StateError, match="the current frame is 1, not 0"):
         prompt(camera)
-    with pytest.raises(StateError, match="frame 7 is not here"):
+    with pytest.raises(StateError, match="the current frame is 1, not 7"):
         camera.add_new_mask(7, 1, np.ones((120, 160), dtype=bool))

@@ -1,7 +1,7 @@
-"""What programs do with the image predictor beyond its public methods.
+"""Uses of the image predictor beyond its public methods, as existing programs make them.
 
-Each client is written as such programs write it, runs on `sam2` and on fastsam2, and must come to
-the same outcome.
+Each client is written in the style of such programs, runs on `sam2` and on fastsam2, and must have
+the same outcome on both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class WorkingOfficialPredictor(OfficialPredictor):
 
 
 def cached_embedding(predictor_class: Any, model: Any, _: Any) -> Outcome:
-    """A server (roboflow) embeds with one predictor and answers with another, then refines."""
+    """A server (roboflow) embeds with one predictor and predicts with another, then refines."""
     first = predictor_class(model)
     first.set_image(IMAGE)
     cache = {
@@ -227,7 +227,7 @@ def features_by_hand(predictor_class: Any, model: Any, _: Any) -> Outcome:
 
 
 def own_transforms(predictor_class: Any, model: Any, transforms_class: Any) -> Outcome:
-    """Preprocessing replaced by an object of the client's own (micro-sam)."""
+    """Preprocessing replaced by a client's object (micro-sam)."""
 
     class Mirror:
         inner = transforms_class(resolution=model.image_size, mask_threshold=0.5)

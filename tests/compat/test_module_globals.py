@@ -1,7 +1,7 @@
 """Compatibility with `sam2`: module globals that programs replace.
 
-They count only if they are looked up when they are needed. What it asks of the image predictor is
-in `tests/compat/test_image_predictor.py`.
+Replacing them works only if they are looked up at call time. Tests of the image predictor are in
+`tests/compat/test_image_predictor.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Both = tuple[Package, Package]
 
 
 def replaced(package: Package, path: str, value: Any) -> Any:
-    """A patch as programs write it; it fails where the name does not exist."""
+    """Patch a name as programs do; fails if the name does not exist."""
     return mock.patch(f"{package.name}.{path}", value)
 
 
@@ -43,7 +43,7 @@ def silent_progress(package: Package, video: Path) -> Any:
 
 
 def progress_assigned(package: Package, video: Path) -> Any:
-    """Others assign, and their stand-in takes exactly the two arguments that it is given."""
+    """Others assign a replacement that takes exactly the two arguments it is called with."""
     module = package.module("sam2_video_predictor")
     state = package.predictor.init_state(str(video))
     click(package, state)
@@ -61,7 +61,7 @@ def progress_assigned(package: Package, video: Path) -> Any:
 
 
 class Frames:
-    """Frames as a client hands them over: a length, and tensors by index."""
+    """Frames of a client: a length, and tensors by index."""
 
     def __init__(self, count: int) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -77,7 +77,7 @@ class Frames:
 
 
 def own_frames(package: Package, video: Path) -> Any:
-    """fiftyone samples frames of its own; lazy loaders come in the same way."""
+    """fiftyone provides its own samples of frames; lazy loaders are used in the same way."""
     frames, given = Frames(3), {}
 
     def load(video_path: Any, image_size: int, **kwargs: Any) -> Any:

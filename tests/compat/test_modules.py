@@ -41,7 +41,7 @@ def short_session(package: Package, video: Path) -> Any:
 
 
 def test_state_dicts_fit_both_ways(fresh: Both, video: Path) -> None:
-    """Trained there and used here, and the reverse: strict, and every value arrives."""
+    """Each package loads the other's state dict, strictly and with all values."""
     ref, ours = (p.predictor for p in fresh)
     assert set(ours.state_dict()) == set(ref.state_dict())
     for source, target in ((ref, ours), (ours, ref)):
@@ -80,7 +80,7 @@ def test_load_as_trainers_do(packages: Both, weights: Path) -> None:
 
 
 class Recorder(nn.Module):
-    """A wrapper like that of `torch.compile`: it passes on what it is given, and takes note."""
+    """A wrapper like that of `torch.compile`; records its arguments and forwards them."""
 
     def __init__(self, inner: nn.Module, notes: list[Any]) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Recorder(nn.Module):
 
 
 def shapes(value: Any) -> Any:
-    """Structure of arguments, with tensors as their shapes."""
+    """Return the structure of arguments, with tensors replaced by their shapes."""
     if isinstance(value, Tensor):
         return tuple(value.shape)
     if isinstance(value, dict):
@@ -162,7 +162,7 @@ def forward_replaced(package: Package, video: Path) -> Any:
 
 
 def outputs_changed_by_hooks(package: Package, video: Path) -> Any:
-    """A hook that returns something decides what goes on, however deep it sits."""
+    """A hook that returns a value replaces the output, at any depth."""
     for path in (
         "image_encoder.trunk.blocks.3",
         "image_encoder.neck.convs.2",
@@ -192,7 +192,7 @@ def test_changed_parts(client: Client, fresh: Both, video: Path) -> None:
 
 
 def test_every_part_runs(fresh: Both, video: Path) -> None:
-    """Every module of `sam2` that holds weights runs as often here, each under its own name."""
+    """Every module of `sam2` with weights is called equally often here, by the same name."""
     counts: list[dict[str, int]] = []
     for package in fresh:
         seen: dict[str, int] = {}
@@ -227,7 +227,7 @@ class Adapter(nn.Module):
 
 
 class Unet(nn.Module):
-    """SAM2-UNet and its family: the trunk alone, frozen, with adapters, at a size of its own."""
+    """SAM2-UNet and similar programs: only the trunk, frozen, with adapters, at another size."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ def test_adapted_trunk(fresh: Both) -> None:
 
 
 class EncoderForExport(nn.Module):
-    """samexporter and ai-hub-models: an image to the three maps that the decoder takes."""
+    """Image to the three maps that the decoder takes, as in samexporter and ai-hub-models."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -314,7 +314,7 @@ class ShortEncoderForExport(nn.Module):
 
 
 class DecoderForExport(nn.Module):
-    """samexporter: prompts embedded by hand from the parts of the prompt encoder."""
+    """Decoder with prompts embedded from the parts of the prompt encoder, as in samexporter."""
 
     def __init__(self, model: Any, multimask_output: bool) -> None:
         super().__init__()
@@ -375,7 +375,7 @@ def exported(kind: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 @pytest.mark.parametrize("wrapper", [EncoderForExport, ShortEncoderForExport])
 @pytest.mark.filterwarnings("ignore")  # of both exporters, on what they cannot see
 def test_encoder_export(fresh: Both, kind: str, wrapper: type[nn.Module]) -> None:
-    """Exported from a model that never ran; the model itself runs on afterwards."""
+    """The model is exported before its first call, and still runs afterwards."""
     ref, ours = (wrapper(p.predictor).eval() for p in fresh)
     first, second = torch.randn(2, 1, 3, SIZE, SIZE)
     program = exported(kind, ours, (first,))
@@ -408,7 +408,7 @@ def decoder_inputs(labels: list[float], has_mask: float, batch: int = 1) -> tupl
 @pytest.mark.parametrize("multimask_output", [True, False])
 @pytest.mark.filterwarnings("ignore")  # of both exporters, on what they cannot see
 def test_decoder_export(packages: Both, kind: str, multimask_output: bool) -> None:
-    """A traced decoder serves any number of prompts and points: ONNX files have such axes."""
+    """A traced decoder serves any number of prompts and points, the dynamic axes of ONNX files."""
     ref, ours = (DecoderForExport(p.predictor, multimask_output).eval() for p in packages)
     program = exported(kind, ours, decoder_inputs([1.0, 0.0], 0.0))
     cases = [decoder_inputs([2.0, 3.0], 1.0), decoder_inputs([1.0, -1.0], 0.0)]
@@ -452,7 +452,7 @@ NAMES = {
 
 @pytest.mark.parametrize("path", NAMES)
 def test_names_to_import(packages: Both, path: str) -> None:
-    """And `hieradet` offers `window_partition`, which it imports itself."""
+    """Includes names that a module only imports, such as `window_partition` in `hieradet`."""
     for package in packages:
         module = package.module(path)
         assert [name for name in NAMES[path].split() if not hasattr(module, name)] == []
@@ -461,7 +461,7 @@ def test_names_to_import(packages: Both, path: str) -> None:
 
 
 def small_values(package: Package, video: Path) -> Any:
-    """What those helpers make of small inputs."""
+    """Call the helpers on small inputs."""
     generator = torch.Generator().manual_seed(5)
     misc, amg = package.module("utils.misc"), package.module("utils.amg")
     utils, hiera = (

@@ -37,7 +37,7 @@ HUB_ID = "facebook/sam2.1-hiera-tiny"
 
 
 def options(model: Any) -> dict[str, Any]:
-    """What the arguments of a builder decide."""
+    """Return the options of a model that the builder's arguments set."""
     decoder = model.sam_mask_decoder
     names = ["binarize_mask_from_pts_for_mem_enc"]
     if hasattr(model, "init_state"):
@@ -70,7 +70,7 @@ BUILDS: dict[str, dict[str, Any]] = {
 def test_builders(packages: Both, weights: Path, builder: str, arguments: dict[str, Any]) -> None:
     def client(package: Package) -> Any:
         build = getattr(package.module("build_sam"), builder)
-        # A list of the caller's: adding to it in place would show in the next call.
+        # The caller's list: in-place additions to it would change the next call.
         extra = overrides("++model.non_overlap_masks=true") if "video" in builder else overrides()
         given = list(extra)
         model = build(TINY, weights, hydra_overrides_extra=extra, **arguments)
@@ -105,7 +105,7 @@ def test_checkpoint_that_does_not_fit(packages: Both, weights: Path) -> None:
 
 
 def test_device_is_optional(weights: Path) -> None:
-    """`sam2` asks for CUDA; here the CPU is taken where there is none."""
+    """`sam2` requires CUDA by default; fastsam2 uses the CPU without it."""
     from fastsam2.build_sam import build_sam2
 
     model = build_sam2(TINY, weights, hydra_overrides_extra=overrides())
@@ -113,7 +113,7 @@ def test_device_is_optional(weights: Path) -> None:
 
 
 def test_vos_optimized(packages: Both) -> None:
-    """Compiling waits for the first frame: here the flag is only taken."""
+    """Compilation waits for the first frame: this only checks the flag."""
 
     def client(package: Package) -> Any:
         predictor = package.module("build_sam").build_sam2_video_predictor(
@@ -126,7 +126,7 @@ def test_vos_optimized(packages: Both) -> None:
 
 
 class Built(nn.Module):
-    """In place of a model: what it would have been made of."""
+    """Replacement of a model that stores the arguments of its constructor."""
 
     def __init__(self, trunk: Any, is_2_1: bool) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Built(nn.Module):
 
 
 def build_named(package: Package, spelling: str) -> Any:
-    """Which model a spelling of its name stands for."""
+    """Return the model that a spelling of its name selects."""
 
     def official(config: Any, **_: Any) -> Built:
         is_2_1 = "no_obj_embed_spatial" in config
@@ -201,7 +201,7 @@ def from_hub_image(package: Package) -> Any:
 
 
 def from_hub_generator(package: Package) -> Any:
-    """segment-geospatial hands one set of keywords to the builder and the generator alike."""
+    """segment-geospatial passes the same keywords to the builder and the generator."""
     cls = package.module("automatic_mask_generator").SAM2AutomaticMaskGenerator
     generator = cls.from_pretrained(
         HUB_ID, hydra_overrides_extra=overrides(), points_per_side=3, **SWALLOWED
@@ -324,7 +324,7 @@ def ids_of_any_kind(package: Package, video: Path) -> Any:
 
 
 def wrong_prompts(package: Package, video: Path) -> Any:
-    """Each mistake is answered by an error of the same built-in class."""
+    """Each mistake raises an error of the same built-in class."""
     predictor = package.predictor
     state = predictor.init_state(str(video))
     click(package, state)
@@ -405,7 +405,7 @@ def parts_of_a_video(package: Package, video: Path) -> Any:
 
 
 def steps_in_another_thread(package: Package, video: Path) -> Any:
-    """A server (Meta's demo, label-studio) draws each frame in whichever worker is free."""
+    """A server (Meta's demo, label-studio) propagates each frame in any free worker thread."""
     predictor = package.predictor
     state = predictor.init_state(str(video))
     click(package, state)
@@ -424,7 +424,7 @@ def steps_in_another_thread(package: Package, video: Path) -> Any:
 
 
 def left_midway(package: Package, video: Path) -> Any:
-    """Closed, broken off or dropped, a propagation leaves a session that goes on."""
+    """A session remains usable after a propagation is closed, left by `break`, or dropped."""
     predictor = package.predictor
     state = predictor.init_state(str(video))
     click(package, state)
@@ -449,7 +449,7 @@ def async_loading(package: Package, video: Path) -> Any:
 
 
 def one_model_several_predictors(package: Package, video: Path) -> Any:
-    """label-studio and napari answer on images with the video predictor, amid a session."""
+    """label-studio and napari segment images with the video predictor during a session."""
     predictor = package.predictor
     state = predictor.init_state(str(video))
     click(package, state)
@@ -527,7 +527,7 @@ def test_inputs_that_sam2_refuses(
 
 
 def test_reverse_with_memory_in_half_precision(packages: Both, video: Path) -> None:
-    """Where no pointer lies in the past, `sam2` hands bfloat16 memory to float32 weights."""
+    """`sam2` fails: without a past pointer it passes bfloat16 memory to float32 weights."""
     ref, ours = packages
     state = ref.predictor.init_state(str(video))
     click(ref, state, frame=3)
@@ -548,7 +548,7 @@ def test_reverse_with_memory_in_half_precision(packages: Both, video: Path) -> N
 
 
 def test_images_with_a_small_model(packages: Both) -> None:
-    """`sam2` knows the sizes of the features at 1024 pixels only."""
+    """`sam2` supports feature sizes of 1024 pixels only."""
     ref, ours = (p.module("sam2_image_predictor").SAM2ImagePredictor(p.predictor) for p in packages)
     with pytest.raises(RuntimeError, match="size"):
         ref.set_image(photograph(90, 120))

@@ -1,4 +1,4 @@
-"""Compatibility with `sam2`: the inference state, read as the dictionary that it is in `sam2`."""
+"""Compatibility with `sam2`: reading the inference state as a dictionary."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ KEYS = KEYS_TEXT.split()
 
 @pytest.fixture(scope="session")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve frames: more than the seven that memory reaches."""
+    """Return twelve frames, more than the seven that memory reaches."""
     return support.write_clip(tmp_path_factory.mktemp("longer"), frames=12)
 
 
 def tracked(package: Package, video: Path, **kwargs: Any) -> Any:
-    """A session with two objects, tracked through the first frames; the second one corrected."""
+    """Return a session with two objects, tracked through the first frames; the second corrected."""
     state = package.predictor.init_state(str(video), **kwargs)
     click(package, state, obj=3)
     mask = np.zeros((120, 160), dtype=bool)
@@ -41,14 +41,14 @@ def tracked(package: Package, video: Path, **kwargs: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Nested mappings as dictionaries in order of their keys, so that only content counts."""
+    """Convert nested mappings to dictionaries sorted by key, to compare only their contents."""
     if hasattr(value, "keys"):
         return {key: plain(value[key]) for key in sorted(value, key=str)}
     return [plain(x) for x in value] if isinstance(value, (list, tuple)) else value
 
 
 def every_value(package: Package, video: Path) -> Any:
-    """All of it, down to the tensors of each object on each frame."""
+    """Read the whole state, down to the tensors of each object on each frame."""
     state = tracked(package, video)
     images = torch.stack([state["images"][i].cpu() for i in range(len(state["images"]))])
     skipped = ("images", "cached_features", "constants")
@@ -61,7 +61,7 @@ def every_value(package: Package, video: Path) -> Any:
 
 
 def cached_features(package: Package, video: Path) -> Any:
-    """The frame last worked on: its image, and the image encoder's output."""
+    """The cached frame: its image, and the image encoder's output."""
     state = package.predictor.init_state(str(video))
     click(package, state, frame=2)
     ((frame, (image, features)),) = state["cached_features"].items()
@@ -76,7 +76,7 @@ def offloaded(package: Package, video: Path) -> Any:
 
 
 def sizes(package: Package, video: Path) -> Any:
-    """Meta's demo and vos_inference read how large and how long the video is."""
+    """Meta's demo and vos_inference read the size and length of the video."""
     state = package.predictor.init_state(video_path=str(video), async_loading_frames=False)
     height = state["video_height"]
     width = state["video_width"]
@@ -104,7 +104,7 @@ def object_scores(package: Package, video: Path) -> Any:
 
 
 def records(package: Package, video: Path) -> Any:
-    """What is kept of one object on one frame, as far as programs take it apart."""
+    """The fields of an output that programs read."""
     state = tracked(package, video)
     outputs = state["output_dict_per_obj"][0]["non_cond_frame_outputs"]
     record = outputs[1]
@@ -119,7 +119,7 @@ def records(package: Package, video: Path) -> Any:
 
 
 def preflight(package: Package, video: Path) -> Any:
-    """segment-geospatial encodes prompts first, then propagates on its own terms."""
+    """segment-geospatial encodes prompts first, then propagates with its own arguments."""
     predictor = package.predictor
     state = predictor.init_state(str(video))
     click(package, state, obj=1)
@@ -133,7 +133,7 @@ def preflight(package: Package, video: Path) -> Any:
 
 
 def separately_tracked(package: Package, video: Path) -> Any:
-    """vos_inference with one PNG an object: each is tracked alone, then they compete for pixels."""
+    """vos_inference with one PNG per object tracks each alone, then removes overlaps."""
     predictor = package.predictor
     state = predictor.init_state(video_path=str(video), async_loading_frames=False)
     height, width = state["video_height"], state["video_width"]
@@ -163,7 +163,7 @@ def separately_tracked(package: Package, video: Path) -> Any:
 
 
 def bounded_memory(package: Package, longer: Path) -> Any:
-    """Long videos: while they run, what can no longer be read is dropped, or set to None."""
+    """In long videos programs drop outputs that can no longer be read, or set them to None."""
     predictor = package.predictor
     state = predictor.init_state(str(longer))
     click(package, state)
@@ -201,7 +201,7 @@ def removed_and_reset(package: Package, video: Path) -> Any:
 
 
 def own_keys(package: Package, video: Path) -> Any:
-    """Programs keep what is theirs in the state, and ask for keys of older versions."""
+    """Programs store their own keys in the state, and look up keys of older versions."""
     state = package.predictor.init_state(str(video))
     state["session_id"] = "a1"
     state.update(prompts=[], start=4)

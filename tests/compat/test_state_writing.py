@@ -1,4 +1,4 @@
-"""Compatibility with `sam2`: state that programs write into, or build themselves."""
+"""Compatibility with `sam2`: states that programs write to or build themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Change = Callable[[Any, int], None]
 
 
 class LazyFrames:
-    """Frames that arrive while they are tracked: a length and items, nothing else."""
+    """Frames that are added during tracking: a length and items, nothing else."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -38,7 +38,7 @@ class LazyFrames:
 
 
 def by_hand(package: Package, images: Any) -> dict[str, Any]:
-    """The state of a program that has no use for `init_state`, such as micro-sam or DAM4SAM."""
+    """Build a state without `init_state`, as micro-sam and DAM4SAM do."""
     predictor = package.predictor
     state: dict[str, Any] = {
         "images": images,
@@ -69,7 +69,7 @@ def opened(package: Package, video: Path) -> Any:
 
 
 def every_call(package: Package, state: Any) -> Any:
-    """Each public method, and what the state says after it."""
+    """Call each public method and return the state after it."""
     predictor = package.predictor
     mask = np.zeros((120, 160), dtype=bool)
     mask[30:90, 40:110] = True
@@ -102,7 +102,7 @@ def hand_made_state(package: Package, video: Path) -> Any:
 
 
 def hand_made_with_text_devices(package: Package, video: Path) -> Any:
-    """Devices are given by name, frames lie in a list, and unread keys are left out."""
+    """Devices are given by name, frames are a list, and unread keys are missing."""
     state = by_hand(package, [LazyFrames(3)[i] for i in range(3)])
     state["device"] = state["storage_device"] = "cpu"
     del state["offload_video_to_cpu"], state["offload_state_to_cpu"]
@@ -111,7 +111,7 @@ def hand_made_with_text_devices(package: Package, video: Path) -> Any:
 
 
 def containers_held(package: Package, video: Path) -> Any:
-    """What a program took out of its state once goes on being the state's."""
+    """Containers that a program holds a reference to stay part of the state."""
     predictor = package.predictor
     state = by_hand(package, LazyFrames(4))
     memory, id_to_idx = state["output_dict_per_obj"], state["obj_id_to_idx"]
@@ -150,7 +150,7 @@ def stream(package: Package, state: Any) -> Any:
 
 
 def grown_on_the_way(package: Package, video: Path) -> Any:
-    """The video becomes longer while it is propagated; the next call goes on from there."""
+    """The video grows during propagation; the next call continues with the new frames."""
     predictor = package.predictor
     state = by_hand(package, LazyFrames(3))
     click(package, state)
@@ -164,7 +164,7 @@ def grown_on_the_way(package: Package, video: Path) -> Any:
 
 
 def other_images(package: Package, video: Path) -> Any:
-    """Frames replaced under the session: what was cached of the old ones is dropped by hand."""
+    """Frames are replaced in the session; the client drops the cached features of the old ones."""
     state = opened(package, video)
     click(package, state)
     state["images"] = LazyFrames(3)
@@ -174,7 +174,7 @@ def other_images(package: Package, video: Path) -> Any:
 
 
 def edited(change: Change) -> Client:
-    """Outputs on frames 0 and 2 are changed by hand between two propagations."""
+    """The client edits outputs on frames 0 and 2 between two propagations."""
 
     def client(package: Package, video: Path) -> Any:
         predictor = package.predictor
@@ -184,7 +184,7 @@ def edited(change: Change) -> Client:
         before = logits_of(predictor.propagate_in_video(state))
         change(state["output_dict_per_obj"][1]["cond_frame_outputs"], 0)
         change(state["output_dict_per_obj"][0]["non_cond_frame_outputs"], 2)
-        # Whoever reads what was written finds it.
+        # The edits can be read back.
         output = state["output_dict_per_obj"][0]["non_cond_frame_outputs"][2]
         written = {key: value for key, value in output.items() if value is not None}
         after = logits_of(predictor.propagate_in_video(state, start_frame_idx=3))
@@ -218,7 +218,7 @@ def pointer_and_masks_replaced(outputs: Any, frame: int) -> None:
 
 
 def output_replaced(outputs: Any, frame: int) -> None:
-    """By a plain dict with the five keys and one more."""
+    """Replace an output by a plain dict with the five keys and one more."""
     old = outputs[frame]
     outputs[frame] = {
         "maskmem_features": noise_like(old["maskmem_features"]),
@@ -231,7 +231,7 @@ def output_replaced(outputs: Any, frame: int) -> None:
 
 
 def output_updated(outputs: Any, frame: int) -> None:
-    """In one `update`, without the presence that nothing reads, and from a copy of the old one."""
+    """Replace outputs in one `update`, from a copy without the unread presence logits."""
     old = dict(outputs[frame])
     del old["object_score_logits"]
     old["maskmem_features"] = noise_like(old["maskmem_features"])
@@ -239,7 +239,7 @@ def output_updated(outputs: Any, frame: int) -> None:
 
 
 def all_but_one_dropped(outputs: Any, frame: int) -> None:
-    """Of what was tracked only one frame is kept."""
+    """Drop all tracked frames but one."""
     output = dict(outputs[frame], obj_ptr=noise_like(outputs[frame]["obj_ptr"]))
     outputs.clear()
     outputs |= {frame: output}
@@ -283,7 +283,7 @@ def test_client(client: Client, packages: Both, video: Path) -> None:
 
 @pytest.mark.parametrize("change", EDITS)
 def test_edits_have_an_effect(change: Change, packages: Both, video: Path) -> None:
-    """Otherwise agreement on them would say nothing."""
+    """Otherwise agreement would prove nothing."""
     _, ours = packages
     edit = edited(change)(ours, video)
     none = edited(lambda outputs, frame: None)(ours, video)
@@ -308,7 +308,7 @@ def onward(package: Package, state: Any) -> Any:
 
 
 def plain_dicts(state: Any) -> dict[str, Any]:
-    """What is left of a state that a program has stored in its own format."""
+    """Convert a state to plain dictionaries, as a program does that stores it in its own format."""
 
     def strip(value: Any) -> Any:
         return {k: strip(v) for k, v in value.items()} if isinstance(value, Mapping) else value
@@ -329,7 +329,7 @@ COPIES: list[Callable[[Any], Any]] = [
 def test_copy_of_a_state(
     copied: Callable[[Any], Any], make: Client, packages: Both, video: Path
 ) -> None:
-    """A copy goes on where the state was, and without the state."""
+    """A copy continues from the state, independently of it."""
 
     def client(package: Package) -> Any:
         state = make(package, video)
@@ -342,7 +342,7 @@ def test_copy_of_a_state(
     assert not isinstance(result, Exception), result
 
 
-def test_a_deep_copy_is_apart(packages: Both) -> None:
+def test_deep_copy_is_independent(packages: Both) -> None:
     _, ours = packages
     state = halfway(ours, by_hand(ours, LazyFrames(4)))
     other = copy.deepcopy(state)
@@ -354,7 +354,7 @@ def test_a_deep_copy_is_apart(packages: Both) -> None:
 
 
 def test_a_copy_has_no_pool(packages: Both, video: Path) -> None:
-    """A pool knows memories by their identity, which in a copy may come to be another's."""
+    """A pool looks up memories by `id`, which in a copy may belong to another tensor."""
     _, ours = packages
     for make in (opened, lambda p, _: by_hand(p, LazyFrames(4))):
         state = halfway(ours, make(ours, video))
@@ -369,7 +369,7 @@ def test_a_copy_has_no_pool(packages: Both, video: Path) -> None:
 
 @pytest.mark.parametrize("make", [opened, lambda p, _: by_hand(p, LazyFrames(3))])
 def test_image_features(make: Client, packages: Both, video: Path) -> None:
-    """For a batch of objects; and what was encoded is cached."""
+    """Features are expanded to a batch of objects, and cached."""
 
     def client(package: Package) -> Any:
         state = make(package, video)
@@ -386,7 +386,7 @@ def test_image_features(make: Client, packages: Both, video: Path) -> None:
 
 
 def test_cached_features_are_used(packages: Both, video: Path) -> None:
-    """A program that has encoded all frames beforehand puts them in."""
+    """A program encodes all frames beforehand and stores them in the state."""
 
     def client(package: Package) -> Any:
         state = by_hand(package, LazyFrames(4))
@@ -402,7 +402,7 @@ def test_cached_features_are_used(packages: Both, video: Path) -> None:
     assert not isinstance(result, Exception), result
 
 
-# What is no state
+# Invalid states
 
 
 def test_keys_that_are_missing(packages: Both) -> None:
@@ -413,7 +413,7 @@ def test_keys_that_are_missing(packages: Both) -> None:
         click(ours, state)
 
 
-def test_no_state_at_all(packages: Both) -> None:
+def test_not_a_state(packages: Both) -> None:
     _, ours = packages
     with pytest.raises(InputError, match="must come from init_state, not list"):
         click(ours, [])

@@ -24,7 +24,7 @@ def noise(seed: int, *shape: int) -> Tensor:
 
 
 def frame(model: Any, t: int, batch: int = 1) -> dict[str, Any]:
-    """Features of a frame in the form that `track_step` takes, for a batch of videos."""
+    """Return features of a frame as arguments of `track_step`, for a batch of videos."""
     backbone_out = model.forward_image(noise(t, batch, 3, SIZE, SIZE))
     _, feats, pos_embeds, sizes = model._prepare_backbone_features(backbone_out)
     return {
@@ -48,7 +48,7 @@ def box_mask(batch: int = 1) -> Tensor:
 
 @torch.inference_mode()
 def mask_tracker(package: Package) -> Any:
-    """cvat: a mask on the first frame, and of each frame only what it keeps itself."""
+    """cvat: a mask on the first frame, and its own storage of each frame's output."""
     model = package.predictor
 
     def call(t: int, **kwargs: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def mask_tracker(package: Package) -> Any:
 
 @torch.inference_mode()
 def batch_of_videos(package: Package) -> Any:
-    """Three videos at once: clicks, a correction of what was tracked, and back in time."""
+    """Three videos in one batch: clicks, a correction of a tracked frame, and reverse tracking."""
     model, batch = package.predictor, 3
     outputs: dict[str, dict[int, Any]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
 
@@ -116,7 +116,7 @@ def batch_of_videos(package: Package) -> Any:
 
 @torch.inference_mode()
 def parts(package: Package) -> Any:
-    """What `track_step` is made of, by its official names."""
+    """Call the methods that `track_step` consists of, by their official names."""
     model, batch = package.predictor, 2
     features = frame(model, 0, batch)
     prepared = model._prepare_memory_conditioned_features(
@@ -158,7 +158,7 @@ def test_client(client: Client, packages: Both) -> None:
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_image_model(client: Client) -> None:
-    """The model that `build_sam2` returns has all of it."""
+    """The model that `build_sam2` returns has the same methods."""
     ref = reference.image_model("sam2.1-tiny", SIZE)
     ours = build_sam2(
         "sam2.1-tiny", device="cpu", hydra_overrides_extra=[f"++model.image_size={SIZE}"]
@@ -170,7 +170,7 @@ def test_image_model(client: Client) -> None:
 
 @pytest.fixture(scope="module")
 def older() -> Both:
-    """A model of the first release: pointers without time, no spatial no-object embedding."""
+    """Return a model of the first release: no pointer times, no spatial no-object embedding."""
     pair = support.make_pair("sam2-tiny", SIZE)
     return Package("sam2", pair.ref), Package("fastsam2", pair.ours)
 
@@ -219,7 +219,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
 
 
 def test_training_mode(fresh: Both) -> None:
-    """Conditioning frames ahead are read, neighbours without a stride, masks as they are."""
+    """Future conditioning frames are read, neighbours without a stride, masks are not binarized."""
     for package in fresh:
         without_dropout(package.predictor).train()
         package.predictor.memory_temporal_stride_for_eval = 3
@@ -228,7 +228,7 @@ def test_training_mode(fresh: Both) -> None:
 
 
 def gradients(package: Package, training: bool) -> Any:
-    """Backward through two frames, from the second one's answer into all parts."""
+    """Gradients through two frames, from the second one's output into all parts."""
     model = package.predictor
     without_dropout(model).train(training)
     first = model.track_step(
@@ -273,7 +273,7 @@ def test_gradients(training: bool, fresh: Both) -> None:
     ["_prepare_memory_conditioned_features", "_forward_sam_heads", "_encode_new_memory"],
 )
 def test_part_replaced_in_a_subclass(name: str, fresh: Both) -> None:
-    """Forks change one part, and call the original."""
+    """Forks override one part and call the original."""
     calls = []
     for package in fresh:
         model = package.predictor
@@ -290,7 +290,7 @@ def test_part_replaced_in_a_subclass(name: str, fresh: Both) -> None:
         assert any(call is package.predictor for call in calls)
 
 
-# What makes no sense
+# Invalid arguments
 
 
 def test_refusals(packages: Both) -> None:
@@ -306,7 +306,7 @@ def test_refusals(packages: Both) -> None:
 
 
 def test_a_stream(packages: Both) -> None:
-    """Without an end, as a video that is long enough."""
+    """A stream without an end gives the results of a long video."""
     model = copy.deepcopy(packages[1].predictor)
     first = model.track_step(
         0, True, *frame(model, 0).values(), points(1), None, {}, num_frames=None

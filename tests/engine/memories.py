@@ -1,4 +1,4 @@
-"""Made-up frames and memories of objects."""
+"""Random frames and memories of objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastsam2.types import FrameOutput
 
 
 def features(model: SAM2Base) -> FrameFeatures:
-    """Of one frame."""
+    """Return random features of one frame."""
     grid, dim = model.sam_image_embedding_size, model.hidden_dim
     x = torch.randn(1, dim, grid, grid)
     high_res = [torch.randn(1, dim // 8, 4 * grid, 4 * grid)]
@@ -20,7 +20,7 @@ def features(model: SAM2Base) -> FrameFeatures:
 
 
 def selection(model: SAM2Base, frames: int, pointers: int) -> MemorySelection:
-    """What one object reads: one conditioning frame and `frames - 1` others, and pointers."""
+    """Select random memories for one object: one conditioning frame, others, and pointers."""
     grid = model.sam_image_embedding_size
     pos = model.memory_encoder.position_encoding(torch.zeros(1, 1, grid, grid))
 

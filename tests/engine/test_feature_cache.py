@@ -1,4 +1,4 @@
-"""Features are encoded once, ahead in batches where that is wanted, and kept within a budget."""
+"""Features are encoded once, ahead in batches if requested, and cached within a byte limit."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def encode(model: SAM2VideoPredictor) -> FusedImageEncoder:
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of images in each call of the encoder."""
+    """Return the number of images in each call of the encoder."""
     sizes: list[int] = []
     run = FusedImageEncoder.__call__
 
@@ -93,7 +93,7 @@ def test_each_frame_is_encoded_once(
     for t in range(LENGTH):
         assert_right(model, stage.get(encode, CPU, t, range(t + 1, LENGTH)), frames.images[t])
     assert frames.read == list(range(LENGTH))
-    # The first frame does not wait for others; the last batch is what is left.
+    # The first frame does not wait for others; the last batch is the remainder.
     full, rest = divmod(LENGTH - 1, ahead) if ahead else (LENGTH - 1, 0)
     assert batches == [1] + [ahead or 1] * full + [rest] * bool(rest)
 
@@ -106,7 +106,7 @@ def test_backward(encode: FusedImageEncoder, model: SAM2VideoPredictor, batches:
     assert batches == [1, 4, 4, 2]
 
 
-def test_kept_within_a_budget(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
+def test_cache_stays_within_its_limit(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
     frames = Frames()
     (encoded,) = Encoded.of(encode, [frames.images[0]], CPU)
     size = encoded.nbytes
@@ -122,7 +122,7 @@ def test_kept_within_a_budget(encode: FusedImageEncoder, model: SAM2VideoPredict
     assert len(stage._kept) == 3
 
 
-def test_a_budget_of_nothing_keeps_the_batch_at_work(
+def test_zero_limit_keeps_the_current_batches(
     encode: FusedImageEncoder, model: SAM2VideoPredictor
 ) -> None:
     stage = FeatureCache(Frames(), max_bytes=0, ahead=2)
@@ -132,7 +132,7 @@ def test_a_budget_of_nothing_keeps_the_batch_at_work(
 
 
 def test_another_encoder(batches: list[int]) -> None:
-    """That of changed weights encodes anew."""
+    """The encoder of changed weights encodes the frames again."""
     with torch.inference_mode(False):
         model = nano_predictor()
     frames = Frames()
@@ -146,8 +146,8 @@ def test_another_encoder(batches: list[int]) -> None:
     assert batches == [1, 1]
 
 
-def test_a_frame_that_cannot_be_read(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
-    """It is raised when its turn comes, not by the frames before it."""
+def test_unreadable_frame(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
+    """The error is raised when the frame is requested, not by the frames before it."""
     frames = Frames(broken=(3,))
     stage = FeatureCache(frames, ahead=4)
     for t in range(3):
@@ -159,7 +159,7 @@ def test_a_frame_that_cannot_be_read(encode: FusedImageEncoder, model: SAM2Video
         assert_right(model, stage.get(encode, CPU, t, range(t + 1, LENGTH)), frames.images[t])
 
 
-def test_two_threads_share_a_stage(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
+def test_two_threads_share_a_cache(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
     frames, errors = Frames(), []
     stage = FeatureCache(frames, ahead=2)
 
@@ -180,7 +180,7 @@ def test_two_threads_share_a_stage(encode: FusedImageEncoder, model: SAM2VideoPr
     assert errors == []
 
 
-def test_autocast_holds_for_what_is_encoded_ahead(model: SAM2VideoPredictor) -> None:
+def test_autocast_applies_to_frames_encoded_ahead(model: SAM2VideoPredictor) -> None:
     stage = FeatureCache(Frames(), ahead=2)
     with torch.autocast("cpu", torch.bfloat16):
         encode = fused_image_encoder(model)
@@ -190,11 +190,11 @@ def test_autocast_holds_for_what_is_encoded_ahead(model: SAM2VideoPredictor) -> 
             assert found.backbone_out["backbone_fpn"][0].dtype == torch.bfloat16
 
 
-def test_the_tracker_waits_for_what_is_encoded_beside_it(
+def test_tracker_waits_for_frames_encoded_ahead(
     encode: FusedImageEncoder, model: SAM2VideoPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frames are encoded ahead on a side stream, which first waits for the caller's stream; whoever
-    gets them waits for the event recorded after them."""
+    """Frames are encoded ahead on a side stream, which first waits for the caller's stream;
+    readers wait for the event recorded after them."""
     streams = FakeStreams()
     monkeypatch.setattr(feature_cache, "side_stream", streams.side_stream)
     monkeypatch.setattr(feature_cache, "record_event", streams.record_event)
@@ -220,7 +220,7 @@ def test_the_tracker_waits_for_what_is_encoded_beside_it(
 
 
 class FakeStreams:
-    """Lanes that note what is done in them."""
+    """Streams that record the operations queued on them."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, str, Any]] = []

@@ -1,4 +1,4 @@
-"""One setting says which kernels run, and a tracked frame is the same with all of them."""
+"""One option selects the kernels; a tracked frame is the same with each implementation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastsam2_kernels.rope_attention import kernel
 
 
 @torch.inference_mode()
-def test_kernels_give_what_the_reference_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_equal_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     if not dispatch.interpreting():
         pytest.skip("needs Triton's interpreter")
     launched = []

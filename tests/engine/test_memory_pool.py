@@ -1,4 +1,4 @@
-"""The paged memory against a dictionary, over random sessions: what is read is what was written."""
+"""The paged memory against a plain dictionary, over random sessions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RULES = SelectionRules(
     only_past_ptrs=True,
 )
 
-#: All that read tables ask of a model, with memories and pointers that are one number.
+#: The attributes of a model that block tables use; memories and pointers are one number each.
 MODEL: Any = SimpleNamespace(
     device=torch.device("cpu"),
     dtype=torch.float32,
@@ -70,7 +70,7 @@ def output(value: float) -> FrameOutput:
 
 
 class Session:
-    """Objects with memory, and what the same actions make of plain dictionaries of numbers."""
+    """Objects with memory, and the same actions on plain dictionaries of numbers."""
 
     def __init__(self) -> None:
         self.memory: dict[int, ObjectMemory] = {}
@@ -123,7 +123,7 @@ class Session:
         self.memory[obj].non_cond_frame_outputs[t] = output(self.values[obj][1][t])
 
     def _expected(self, obj: int, t: int, reverse: bool) -> Any:
-        """(temporal position, value) of memories, and (distance, value) of pointers."""
+        """Return (temporal position, value) of memories, and (distance, value) of pointers."""
         cond, tracked = self.values[obj]
         values = {**tracked, **cond}
         memories, met = stated(Case(t, list(cond), list(tracked), FRAMES, reverse, RULES))
@@ -154,7 +154,7 @@ def what_is_read(pages: Pages, tables: BlockTables) -> Iterator[Any]:
 
 @settings(max_examples=150, deadline=None)
 @given(actions)
-def test_what_is_read_is_what_was_written(script: list[tuple[Any, ...]]) -> None:
+def test_reads_return_the_written_memory(script: list[tuple[Any, ...]]) -> None:
     session = Session()
     with mock.patch.object(sam2_base, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
         session.prompt(0, 3)
@@ -164,7 +164,7 @@ def test_what_is_read_is_what_was_written(script: list[tuple[Any, ...]]) -> None
         session.track(FRAMES - 1, FRAMES, True)
 
 
-def test_many_objects_make_it_grow_and_no_frames_do() -> None:
+def test_pool_grows_with_objects_not_with_frames() -> None:
     session, sizes = Session(), []
     with mock.patch.object(sam2_base, "get_1d_sine_pe", lambda x, dim: x.unsqueeze(-1)):
         for obj in range(20):
@@ -172,7 +172,7 @@ def test_many_objects_make_it_grow_and_no_frames_do() -> None:
         for _ in range(4):
             session.track(1, FRAMES, False)
             sizes.append(len(session.pool.latents.slots))
-    # 20 objects read 7 memories each; half again may be left over.
+    # 20 objects read 7 memories each; growth adds at most half.
     assert 20 * 7 <= sizes[0] <= 20 * 7 * 1.5
     assert len(set(sizes)) == 1
 
@@ -181,7 +181,7 @@ def pool_of_numbers(**kwargs: Any) -> SlotPool:
     return SlotPool((1,), torch.float32, torch.device("cpu"), **kwargs)
 
 
-def test_a_replaced_tensor_is_another_memory() -> None:
+def test_replaced_tensor_gets_a_new_slot() -> None:
     pool = pool_of_numbers(capacity=2)
     first, second = torch.ones(1, 1), torch.full((1, 1), 2.0)
     assert pool.indices([first]) == [1]
@@ -193,7 +193,7 @@ def test_a_replaced_tensor_is_another_memory() -> None:
     assert pool.slots[slot].item() == 3
 
 
-def test_what_has_a_slot_is_not_written_again() -> None:
+def test_memory_in_a_slot_is_not_written_again() -> None:
     written: list[float] = []
 
     def rows(x: torch.Tensor) -> torch.Tensor:
@@ -212,7 +212,7 @@ def test_what_has_a_slot_is_not_written_again() -> None:
 
 
 def test_slots_are_written_once_and_free_when_dropped() -> None:
-    """Also while the pool grows around them, and while tensors come and go."""
+    """Also while the pool grows, and while tensors are copied in and dropped."""
     pool = pool_of_numbers(capacity=3)
     slots = pool.allocate(2)
     pool.write(slots, torch.tensor([[5.0], [6.0]]))
@@ -242,7 +242,7 @@ def test_padded_objects_write_to_slot_0() -> None:
     assert 0 not in [slot.index for slot in pool.latents.allocate(20)]
 
 
-def test_an_output_copies_its_memory_when_it_is_read() -> None:
+def test_output_copies_its_memory_on_read() -> None:
     pool = MemoryPool(MODEL, torch.float32)
     (slot,) = pool.latents.allocate(1)
     pool.latents.write([slot], torch.full((1, 1, 1), 7.0))
@@ -272,7 +272,7 @@ def test_an_output_copies_its_memory_when_it_is_read() -> None:
         only_past_ptrs=st.booleans(),
     )
 )
-def test_reach_is_as_far_as_frames_are_read(rules: SelectionRules) -> None:
+def test_reach_is_the_farthest_frame_read(rules: SelectionRules) -> None:
     farthest = 0
     for now in range(60, 70):
         tracked = [t for t in range(now) if t > 0]

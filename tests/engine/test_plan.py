@@ -1,4 +1,4 @@
-"""Which plan a device gets, and which ones make no sense."""
+"""Default plans of devices, and invalid plans."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ GPU = torch.device("cuda")
 
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether Triton's kernels run on the GPU, of which there is only a name here."""
+    """Set whether Triton kernels are reported to run on the GPU; no GPU is needed."""
     answer = [True]
     monkeypatch.setattr(plan, "uses_triton", lambda impl, tensor: answer[0])
     monkeypatch.setattr(torch, "empty", lambda *args, device: None)
     return answer
 
 
-def test_a_gpu_that_kernels_run_on(fits: list[bool]) -> None:
+def test_auto_plan_with_triton(fits: list[bool]) -> None:
     assert Plan.auto(GPU) == Plan(torch.bfloat16, graphs=True, encoder_batch=4)
     assert Plan.exact(GPU) == Plan(encoder_batch=4)
     Plan.auto(GPU).check(GPU)
 
 
-def test_one_that_they_do_not_run_on(fits: list[bool], caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_plan_without_triton(fits: list[bool], caplog: pytest.LogCaptureFixture) -> None:
     fits[0] = False
     with caplog.at_level(logging.INFO):
         assert Plan.auto(GPU) == Plan(torch.float16, encoder_batch=4)
@@ -45,6 +45,6 @@ def test_one_that_they_do_not_run_on(fits: list[bool], caplog: pytest.LogCapture
         ({"encoder_batch": -1}, "but is -1"),
     ],
 )
-def test_values_that_make_no_sense(kwargs: dict[str, Any], match: str) -> None:
+def test_invalid_values(kwargs: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         Plan(**kwargs)

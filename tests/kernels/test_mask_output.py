@@ -1,4 +1,4 @@
-"""Masks and labels at video size: the kernel and the CPU path against plain interpolation."""
+"""Masks and labels at video size: kernel and CPU implementation against plain interpolation."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ SIZES = [
 
 
 def blobs(n: int, size: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Smooth logits, whose masks have areas and borders."""
+    """Return smooth random logits, whose masks have areas and borders."""
     coarse = torch.randn(n, 1, 4, 4)
     smooth = F.interpolate(coarse, size, mode="bicubic", align_corners=False)[:, 0]
     return (10 * smooth).to(DEVICE, dtype)
 
 
 def rounding(logits: Tensor) -> float:
-    """How far interpolation in float32 may be from exact, from how it is computed.
+    """Return the error bound of interpolation in float32, derived from its operations.
 
-    A value takes four operations for each axis, and the threshold is rounded: 9 halves of an eps of
-    the largest logit. A coordinate, below h, takes three, and moves the value by no more than the
-    largest step between neighbours.
+    A value takes four operations per axis, and the threshold is rounded: 4.5 eps of the largest
+    logit. A coordinate, below h, takes three operations, and its error moves the value by at most
+    the largest step between neighbours.
     """
     exact = logits.double()
     steps = sum(
@@ -65,12 +65,12 @@ def upsampled(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def masks_of(logits: Tensor, size: tuple[int, int], *args: Any, **kwargs: Any) -> Tensor:
-    """The masks of `mask_output`, bool `[N, H, W]`."""
+    """Unpack the masks of `mask_output`, bool `[N, H, W]`."""
     return unpack_bits(mask_output(logits, size, *args, **kwargs).bits, size[1])
 
 
 def check_mask(mask: Tensor, logits: Tensor, threshold: float) -> None:
-    """Pixels may differ from exact interpolation only where that is within rounding."""
+    """Check that pixels differ from exact interpolation only within rounding of the threshold."""
     distance = upsampled(logits.double(), (mask.shape[1], mask.shape[2])) - threshold
     wrong = mask != (distance > 0)
     if wrong.any():
@@ -78,7 +78,7 @@ def check_mask(mask: Tensor, logits: Tensor, threshold: float) -> None:
 
 
 def check_labels(labels: Tensor, mask: Tensor, logits: Tensor) -> None:
-    """A pixel has the label of a set mask whose exact logit is the highest within rounding."""
+    """Check that a pixel's label is a set mask whose exact logit is the highest within rounding."""
     assert torch.equal(labels > 0, mask.any(0))
     exact = upsampled(logits.double(), (mask.shape[1], mask.shape[2])).where(mask, -torch.inf)
     chosen = exact.gather(0, (labels.long() - 1).clamp(min=0)[None])[0]
@@ -87,7 +87,7 @@ def check_labels(labels: Tensor, mask: Tensor, logits: Tensor) -> None:
 
 
 def check(logits: Tensor, size: tuple[int, int], threshold: float, impl: Impl) -> Tensor:
-    """Masks, labels and run lengths; returns the masks."""
+    """Check masks, labels and run lengths; returns the masks."""
     bits, labels = mask_output(logits, size, threshold, impl=impl)
     assert (bits.dtype, labels.dtype) == (torch.uint8, torch.int16)
     mask = unpack_bits(bits, size[1])
@@ -105,7 +105,7 @@ def check(logits: Tensor, size: tuple[int, int], threshold: float, impl: Impl) -
 
 
 def check_formats(bits: Tensor, mask: Tensor) -> None:
-    """Bits and runs represent the mask without a loss."""
+    """Check that bits and runs represent the masks losslessly."""
     np.testing.assert_array_equal(bits.cpu(), np.packbits(mask.cpu().numpy(), axis=-1))
     size = (mask.shape[1], mask.shape[2])
     runs = run_lengths(bits, size[1])
@@ -121,7 +121,7 @@ def check_formats(bits: Tensor, mask: Tensor) -> None:
 
 
 def run_lengths_of(mask: Any) -> list[int]:
-    """Run lengths of a mask in plain Python."""
+    """Compute the run lengths of a mask in plain Python."""
     counts, value = [0], False
     for pixel in mask.ravel(order="F").tolist():
         if pixel != value:
@@ -161,7 +161,7 @@ def test_noise_makes_many_runs(impl: Impl) -> None:
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_pixels_at_the_threshold(impl: Impl) -> None:
-    """In each of 100 masks one pixel is just set or just not: beyond rounding, and not far."""
+    """In each of 100 masks one pixel is close to the threshold, but farther than rounding."""
     size = (13, 29)
     base = blobs(1, (9, 11)).double()
     values = upsampled(base, size).flatten()[:: size[0] * size[1] // 50][:50]
@@ -176,8 +176,8 @@ def test_pixels_at_the_threshold(impl: Impl) -> None:
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("threshold", [0.0, 0.1, -2.5])
 @pytest.mark.parametrize("size", [(7, 9), (23, 40)])
-def test_as_pytorch_in_float32(size: tuple[int, int], threshold: float, impl: Impl) -> None:
-    """Also where a logit is the threshold, as float32 rounds it."""
+def test_equals_pytorch_in_float32(size: tuple[int, int], threshold: float, impl: Impl) -> None:
+    """Also where a logit equals the threshold rounded to float32."""
     logits = blobs(2, (7, 9))
     logits[0] = threshold
     up = upsampled(logits, size)
@@ -191,8 +191,8 @@ def test_as_pytorch_in_float32(size: tuple[int, int], threshold: float, impl: Im
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("size", [(12, 14), (5, 5), (31, 17)])
-def test_logits_that_are_not_finite(size: tuple[int, int], impl: Impl) -> None:
-    """As PyTorch has it: infinity times a weight of 0 is not a number, which is not set."""
+def test_non_finite_logits(size: tuple[int, int], impl: Impl) -> None:
+    """Like PyTorch: infinity times a weight of 0 is NaN, which is not set."""
     logits = torch.full((3, 6, 7), 3.0, device=DEVICE)
     logits[0, 2, 3] = float("nan")
     logits[1, 1:4, 2:5] = float("inf")
@@ -260,7 +260,7 @@ def test_packing_on_a_device() -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_views_are_taken(impl: Impl) -> None:
+def test_non_contiguous_logits(impl: Impl) -> None:
     check(blobs(4, (20, 24))[::2, 3:17, ::2], (33, 30), 0.0, impl)
 
 
@@ -285,7 +285,7 @@ def test_any_shape(
 
 
 def test_everything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With small programs, into buffers that held something else."""
+    """With small programs, into buffers that are not zero."""
     empty = Tensor.new_empty
     monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: empty(*a, **k).fill_(77))
     logits, size = blobs(2, (9, 11)), (30, 37)

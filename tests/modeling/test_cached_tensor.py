@@ -1,4 +1,4 @@
-"""Positions are computed once, and again when what they are made of changes."""
+"""Positions are computed once, and again when their weights or sizes change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated clicks and boxes against `sam2`; scipy stands in for OpenCV's distance transform."""
+"""Simulated clicks and boxes against `sam2`; scipy replaces OpenCV's distance transform."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CV2 = types.SimpleNamespace(
 
 
 def blobs(seed: int, batch: int = 3, height: int = 24, width: int = 31) -> tuple[Tensor, Tensor]:
-    """Smooth masks and predictions of them that are wrong in places."""
+    """Return smooth masks, and predictions with errors."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(2, batch, 1, 5, 6, generator=generator).flatten(0, 1)
     smooth = torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")
@@ -39,7 +39,7 @@ def blobs(seed: int, batch: int = 3, height: int = 24, width: int = 31) -> tuple
 @given(st.integers(0, 10_000), st.booleans(), st.booleans())
 def test_click_at_the_centre_of_an_error(seed: int, padding: bool, nothing_predicted: bool) -> None:
     truth, predicted = blobs(seed)
-    # Without a boundary anywhere there is no distance to it.
+    # A mask without a boundary has no distance to it.
     truth[..., 0, 0] = predicted[..., 0, 0] = False
     shown = None if nothing_predicted else predicted
     points, labels = ours.sample_one_point_from_error_center(truth, shown, padding)
@@ -53,7 +53,7 @@ def test_click_at_the_centre_of_an_error(seed: int, padding: bool, nothing_predi
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.booleans())
 def test_random_clicks_on_errors(seed: int, num_pt: int, perfect: bool) -> None:
-    """The same draw leads to the same clicks."""
+    """The same random numbers give the same clicks."""
     truth, predicted = blobs(seed)
     shown = truth if perfect else predicted
     results = []

@@ -17,7 +17,7 @@ GRID = 16  # side of the image embedding at 256 px
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """All tensors in nested outputs, in order."""
+    """Return all tensors in nested outputs, in order."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, dict):
@@ -118,7 +118,7 @@ def test_mask_decoder_repeats_one_image(pair: Pair) -> None:
     assert_same(pair, lambda m: m.sam_mask_decoder.predict_masks(**inputs))
 
 
-def test_unstable_masks_give_way_to_the_best_of_three(pair: Pair) -> None:
+def test_unstable_masks_are_replaced_by_the_best_of_three(pair: Pair) -> None:
     """Logits near zero are unstable, logits far from it are not: one row of each."""
     logits = torch.randn(2, 4, 32, 32)
     logits[1] *= 100
@@ -179,7 +179,7 @@ def test_heads(pair: Pair, prompt: str, multimask_output: bool) -> None:
         assert relative_error(b, a) <= TOLERANCE
 
 
-def test_a_given_mask_is_the_output(pair: Pair) -> None:
+def test_mask_prompt_is_the_output(pair: Pair) -> None:
     """The second mask is empty: that object is absent."""
     features, levels = image_embedding(pair), high_res(pair)
     mask = torch.zeros(2, 1, 256, 256)
@@ -192,7 +192,7 @@ def test_a_given_mask_is_the_output(pair: Pair) -> None:
 
 
 def gradient_case(pair: Pair, part: str) -> Callable[[nn.Module], Any]:
-    """A call of that part of the model, on inputs drawn now."""
+    """Return a call of that part of the model on random inputs."""
     if part == "image_encoder":
         images = torch.randn(1, 3, 256, 256)
         return lambda m: m(images)["backbone_fpn"]
@@ -200,7 +200,7 @@ def gradient_case(pair: Pair, part: str) -> Callable[[nn.Module], Any]:
         inputs = decoder_inputs(pair)
         return lambda m: m.predict_masks(**inputs)
     if part == "memory_attention":
-        # In float32 a ReLU at zero, on one side here and on the other there, is seen in gradients.
+        # In float32 rounding can change the sign of a ReLU input near zero, and so its gradient.
         with_doubles = {k: _double(x) for k, x in memory_inputs(pair, 8).items()}
         return lambda m: m.double()(**with_doubles)
     features, masks = image_embedding(pair), torch.randn(2, 1, 256, 256)
@@ -217,7 +217,7 @@ def _double(value: Any) -> Any:
     "part", ["image_encoder", "sam_mask_decoder", "memory_attention", "memory_encoder"]
 )
 def test_gradients(tiny_pair: Pair, part: str) -> None:
-    """Gradients agree; and none of them is zero, so no weight in these comparisons is idle."""
+    """Gradients agree, and none is zero, so that every weight takes part in the comparison."""
     call = gradient_case(tiny_pair, part)
     grads = []
     for model in (tiny_pair.ref, tiny_pair.ours):
@@ -246,7 +246,7 @@ def test_gradients(tiny_pair: Pair, part: str) -> None:
 
 @pytest.mark.parametrize("strip", [1, 100, 700])
 def test_trunk_in_strips(pair: Pair, strip: int) -> None:
-    """Windows at the far sides are padded, and the last strip is shorter than the others."""
+    """Windows at the bottom and right are padded, and the last strip is shorter."""
     trunk = copy.deepcopy(pair.ours.image_encoder.trunk).double()
     images = torch.randn(2, 3, 256, 256, dtype=torch.float64)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the tests of the image predictor and the mask generator share."""
+"""Shared helpers of the tests of the image predictor and the mask generator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EIGHT = np.ones((3, 3), dtype=int)
 
 @functools.cache
 def models(name: str, image_size: int = 256) -> tuple[nn.Module, SAM2Base]:
-    """The official model with random weights, and ours with the same."""
+    """Return the official model with random weights, and ours with the same weights."""
     official = reference.image_model(name, image_size)
     ours = build_sam2(
         reference.CONFIGS[name],
@@ -59,12 +59,12 @@ def official_generator(model: nn.Module, **kwargs: Any) -> OfficialMaskGenerator
 
 
 def let_work(predictor: OfficialImagePredictor, image_size: int) -> None:
-    """Its feature sizes are those of 1024 pixels only."""
+    """Set the official predictor's feature sizes, which it only has for 1024 pixels."""
     predictor._bb_feat_sizes = [(image_size // stride,) * 2 for stride in (4, 8, 16)]
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Noise on several scales, as in a photograph: uint8 [H, W, 3]."""
+    """Return noise on several scales, as in a photograph: uint8 [H, W, 3]."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.zeros(1, 3, height, width)
     for cells in (4, 8, 16, 64):
@@ -75,7 +75,7 @@ def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def assert_same_answers(actual: Any, expected: Any, atol: float = 1e-4) -> None:
-    """Masks, scores and logits of `predict`: equal in shape and dtype, close in value."""
+    """Check masks, scores and logits of `predict`: equal in shape and dtype, close in value."""
     for name, a, e in zip(("masks", "scores", "logits"), actual, expected, strict=True):
         assert isinstance(a, np.ndarray)
         assert a.shape == e.shape, name
@@ -89,7 +89,7 @@ def assert_same_answers(actual: Any, expected: Any, atol: float = 1e-4) -> None:
 
 
 def scipy_components(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the CUDA extension of `sam2` computes."""
+    """Compute connected components as the CUDA extension of `sam2` does."""
     labels, areas = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.int32)
     for i in np.ndindex(mask.shape[:-2]):
         labels[i], n = ndimage.label(mask[i].numpy(), EIGHT)
@@ -108,7 +108,7 @@ def _components_with_stats(mask: np.ndarray, connectivity: int) -> tuple[int, An
 def greedy_nms(
     boxes: torch.Tensor, scores: torch.Tensor, categories: torch.Tensor, iou_threshold: float
 ) -> torch.Tensor:
-    """Box by box, as torchvision's C++ has it."""
+    """Run non-maximum suppression box by box, as torchvision's C++ does."""
     assert not categories.any()
     b = boxes.numpy()
     kept: list[int] = []
@@ -127,7 +127,7 @@ def greedy_nms(
 
 @contextmanager
 def official_parts() -> Iterator[None]:
-    """Give `sam2` what it lacks here: its CUDA extension, torchvision's NMS, and OpenCV."""
+    """Provide the missing dependencies of `sam2`: its CUDA extension, torchvision's NMS, OpenCV."""
     cv2 = types.SimpleNamespace(connectedComponentsWithStats=_components_with_stats)
     with (
         mock.patch.object(sam2.utils.misc, "get_connected_components", scipy_components),

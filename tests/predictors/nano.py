@@ -1,4 +1,4 @@
-"""The small model with random weights, which the tests of sessions track with."""
+"""The small model with random weights of the tests of sessions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["nano_predictor"]
 
 
 def nano_predictor(seed: int = 0, **kwargs: Any) -> SAM2VideoPredictor:
-    """Of 128 pixels."""
+    """Build a predictor with an input of 128 pixels."""
     model = build_sam2_video_predictor(
         "nano", device="cpu", hydra_overrides_extra=["++model.image_size=128"], **kwargs
     )

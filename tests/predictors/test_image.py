@@ -71,7 +71,7 @@ PROMPTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Any, SAM2ImagePredictor]:
-    """Both predictors with the same image set."""
+    """Return both predictors with the same image set."""
     official, ours = official_predictor("sam2.1-tiny"), our_predictor("sam2.1-tiny")
     for predictor in (official, ours):
         predictor.set_image(photograph(H, W))
@@ -98,7 +98,7 @@ def test_predict_takes_arguments_in_the_official_order(pair: Any) -> None:
 
 
 def test_prompts_matter(pair: Any) -> None:
-    """Else agreement would prove nothing."""
+    """Otherwise agreement would prove nothing."""
     names = ("nothing", "point", "points", "no points", "box", "box and points", "mask")
     _, ours = pair
     logits = [ours.predict(**PROMPTS[name], return_logits=True)[0] for name in names]
@@ -133,7 +133,7 @@ def test_other_models(name: str) -> None:
 
 
 def test_image_kinds() -> None:
-    """An array, a PIL image and a tensor of the same pixels are the same image."""
+    """An array, a PIL image and a tensor with the same pixels give the same features."""
     ours, image = our_predictor("sam2.1-tiny"), photograph(H, W)
     ours.set_image(image)
     expected = ours.get_image_embedding()

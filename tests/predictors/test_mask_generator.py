@@ -22,7 +22,7 @@ from tests.predictors.image_cases import (
 OFFICIAL, OURS = models("sam2.1-tiny", image_size=128)
 IMAGE = photograph(150, 210)
 
-# The masks of random weights are scattered: cut high, they differ enough to pass for distinct ones.
+# Masks of random weights are scattered: with a high threshold they differ enough to be distinct.
 LENIENT: dict[str, Any] = {
     "points_per_side": 4,
     "pred_iou_thresh": 0.13,
@@ -31,7 +31,7 @@ LENIENT: dict[str, Any] = {
     "mask_threshold": 5.0,
     "box_nms_thresh": 0.9,
 }
-# And the one mask of a prompt higher still.
+# The single mask of a prompt needs an even higher one.
 SINGLE: dict[str, Any] = {
     "mask_threshold": 22.0,
     "stability_score_thresh": 0.05,
@@ -52,7 +52,7 @@ KEYS = [
 def generate(
     model: Any = OFFICIAL, image: np.ndarray = IMAGE, **keywords: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Records of the official generator and of ours, by default both on the official model."""
+    """Run the official generator and ours, by default both on the official model."""
     keywords = {**LENIENT, **keywords}
     with official_parts():
         expected = official_generator(OFFICIAL, **keywords).generate(image)
@@ -96,7 +96,7 @@ def test_generate(keywords: dict[str, Any], at_least: int) -> None:
 
 
 def test_generate_on_our_model() -> None:
-    """Rounding differs between the models: a pixel of a mask may be lost or won."""
+    """Rounding differs between the models: a pixel of a mask may differ."""
     expected, actual = generate(model=OURS)
     assert len(expected) >= 10
     assert len(actual) == len(expected)

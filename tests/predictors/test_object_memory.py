@@ -1,4 +1,4 @@
-"""Which memories a frame reads, against a plain statement of the rule and against `sam2` itself."""
+"""Selection of memories, compared with a plain statement of the rule and with `sam2`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Read = list[tuple[int, int]]
 
 
 class Case(NamedTuple):
-    """A moment of a session: what is remembered, and the frame that is next."""
+    """A state of a session: the stored outputs, and the next frame."""
 
     frame_idx: int
     conditioning: list[int]
@@ -57,7 +57,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(
         frame_idx=draw(st.integers(0, num_frames - 1)),
         conditioning=conditioning,
-        # A frame is one or the other.
+        # A frame is either conditioning or tracked.
         tracked=[t for t in tracked if t not in conditioning],
         num_frames=num_frames,
         reverse=draw(st.booleans()),
@@ -66,7 +66,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def remember(case: Case) -> ObjectMemory:
-    """Memory whose every tensor says which frame it is of."""
+    """Store memory whose tensors hold the number of their frame."""
 
     def output(t: int) -> FrameOutput:
         return FrameOutput(
@@ -90,13 +90,13 @@ def select(case: Case) -> MemorySelection:
 
 
 def what_is_read(selection: MemorySelection) -> tuple[Read, Read]:
-    """Temporal position and frame of each memory; distance and frame of each pointer."""
+    """Return temporal position and frame of each memory, distance and frame of each pointer."""
     frames = [(place, int(out.maskmem_features.item())) for place, out in selection.frames]
     return frames, [(distance, int(ptr.item())) for distance, ptr in selection.pointers]
 
 
 def stated(case: Case) -> tuple[Read, Read]:
-    """The rule in plain words: conditioning frames; every stride-th frame back; pointers back."""
+    """Select by the plain rule: conditioning frames, every stride-th past frame, past pointers."""
     now, rules, step = case.frame_idx, case.rules, 1 if case.reverse else -1
     chosen = dict.fromkeys(case.conditioning)
     if 0 <= rules.max_cond_frames < len(chosen):
@@ -129,7 +129,7 @@ def stated(case: Case) -> tuple[Read, Read]:
 
 
 def official(case: Case) -> tuple[Read, Read]:
-    """What `sam2` hands to its memory attention, told apart by values put into the tensors."""
+    """Return the memories that `sam2` passes to its attention, identified by their values."""
     rules, memory, seen = case.rules, remember(case), {}
 
     def attention(**kwargs: Any) -> torch.Tensor:
@@ -188,7 +188,7 @@ def test_selection_is_that_of_sam2(case: Case) -> None:
 @settings(max_examples=50, deadline=None)
 @given(cases())
 def test_selection_of_a_stream(case: Case) -> None:
-    """Forward in time, not knowing the length matters to short videos alone."""
+    """Forward in time, an unknown length changes the selection of short videos only."""
     long = case._replace(num_frames=max(case.num_frames, case.rules.max_obj_ptrs), reverse=False)
     stream = remember(long).select(long.frame_idx, long.rules, num_frames=None, reverse=False)
     assert what_is_read(stream) == what_is_read(select(long))
@@ -225,7 +225,7 @@ def test_newest_output_of_a_frame() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 20), unique=True), st.integers(0, 20), st.integers(0, 8))
-def test_tracked_frames_forgotten_around_one(frames: list[int], centre: int, reach: int) -> None:
+def test_dropped_tracked_frames(frames: list[int], centre: int, reach: int) -> None:
     rules = SelectionRules(7, -1, 1, True, 16, True, True)
     memory = remember(Case(0, [centre], frames, 21, False, rules))
     memory.forget_tracked_around(centre, reach)

@@ -27,7 +27,7 @@ def exact(tiny_pair: Pair, clip: Path) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def allowed(tiny_pair: Pair, clip: Path, exact: torch.Tensor) -> float:
-    """Twice the error of `sam2` under bfloat16 autocast, which is how it is meant to be used."""
+    """Return twice the error of `sam2` under bfloat16 autocast, its intended use."""
     with torch.autocast("cpu", torch.bfloat16):
         return 2 * error(logits_of(play(tiny_pair.ref, clip, SCRIPT)), exact)
 
@@ -39,7 +39,7 @@ def logits_of(outputs: list[torch.Tensor]) -> torch.Tensor:
 
 
 def error(logits: torch.Tensor, exact: torch.Tensor) -> float:
-    """Root mean square difference, in standard deviations of the exact logits."""
+    """Return the root mean square difference, in standard deviations of the exact logits."""
     return float((logits - exact).square().mean().sqrt() / exact.std())
 
 
@@ -73,7 +73,7 @@ def test_float32_weights_within_autocast(
 
 
 def test_autocast_costs_what_half_precision_costs(clip: Path) -> None:
-    """A copy in the caller's dtype runs, with the weights and options of the moment."""
+    """A copy in the caller's dtype runs, with the current weights and options."""
     single, half = nano_predictor(), nano_predictor(dtype=torch.bfloat16)
     for change in (None, "weights", "options"):
         if change == "weights":
@@ -111,7 +111,7 @@ def test_hooks_run_within_autocast(clip: Path) -> None:
 
 
 def test_bfloat16_memory_costs_little(tiny_pair: Pair, clip: Path, exact: torch.Tensor) -> None:
-    """The default; the rounding of one bfloat16 is 2**-9."""
+    """bfloat16 is the default; its rounding error is 2**-9."""
     tiny_pair.ours.memory_dtype = torch.bfloat16
     try:
         logits = logits_of(play(tiny_pair.ours, clip, SCRIPT))

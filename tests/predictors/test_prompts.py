@@ -1,4 +1,4 @@
-"""Input that makes no sense: one clear error each, and a session that goes on as if nothing was."""
+"""Invalid input: one clear error each, and a session that is unchanged by it."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ BAD: dict[str, Bad] = {
     "mask of words": (mask(MASK.astype(str)), InputError, "bool or numbers"),
     "mask on no frame": (mask(MASK, frame_idx=4), InputError, "no frame 4"),
     "mask of no id": (mask(MASK, obj_id={}), InputError, "hashable"),
-    "removing a stranger": (
+    "removing an unknown object": (
         lambda p, state: p.remove_object(state, 9, strict=True),
         StateError,
         r"no object 9; the objects are \[1, 'two'\]",
     ),
-    "clearing a stranger": (
+    "clearing an unknown object": (
         lambda p, state: p.clear_all_prompts_in_frame(state, 0, 9),
         StateError,
         "no object 9",
@@ -112,7 +112,7 @@ BAD: dict[str, Bad] = {
 
 
 def begin(predictor: SAM2VideoPredictor, video: Path) -> Any:
-    """A session amid its work: tracked objects, and an answer not yet in memory."""
+    """Return a session with tracked objects, and one output not yet encoded into memory."""
     state = predictor.init_state(str(video))
     predictor.add_new_points_or_box(state, 0, 1, [[50, 60]], [1])
     predictor.add_new_mask(state, 0, "two", MASK)
@@ -122,7 +122,7 @@ def begin(predictor: SAM2VideoPredictor, video: Path) -> Any:
 
 
 def contents(value: Any) -> Any:
-    """A state as nested lists, with tensors by identity: any change shows."""
+    """Convert a state to nested lists, with tensors by identity, to detect any change."""
     if isinstance(value, Tensor):
         return id(value)
     if hasattr(value, "keys"):
@@ -131,7 +131,7 @@ def contents(value: Any) -> Any:
 
 
 def fingerprint(state: Any) -> Any:
-    """All but the frames and what is only cached."""
+    """Return the contents of a state except frames and caches."""
     return contents({k: state[k] for k in state if k not in ("images", "cached_features")})
 
 
@@ -153,8 +153,8 @@ def test_bad_call(predictor: SAM2VideoPredictor, begun: Any, case: Bad) -> None:
     assert fingerprint(begun) == before
 
 
-def test_a_session_survives_all_of_them(predictor: SAM2VideoPredictor, video: Path) -> None:
-    """What is found afterwards is what is found without them."""
+def test_session_survives_all_bad_calls(predictor: SAM2VideoPredictor, video: Path) -> None:
+    """Results afterwards are those without the bad calls."""
     plain, tried = begin(predictor, video), begin(predictor, video)
     for call, error, _ in BAD.values():
         with pytest.raises(error):
@@ -169,7 +169,7 @@ def test_a_session_survives_all_of_them(predictor: SAM2VideoPredictor, video: Pa
 
 
 class FailingFrames:
-    """Frames of which some cannot be read, until they can."""
+    """Frames of which some cannot be read at first."""
 
     def __init__(self, images: Sequence[Tensor], bad: set[int]) -> None:
         self.images = images
@@ -186,10 +186,10 @@ class FailingFrames:
 
 @pytest.mark.parametrize("call", [points(frame_idx=2), mask(MASK, frame_idx=2)])
 @pytest.mark.parametrize("obj_id", [1, 9])
-def test_prompt_on_a_frame_that_cannot_be_read(
+def test_prompt_on_an_unreadable_frame(
     predictor: SAM2VideoPredictor, video: Path, call: Callable[..., Any], obj_id: int
 ) -> None:
-    """Neither the object nor its prompt is half there."""
+    """Neither the object nor its prompt is added."""
     state = begin(predictor, video)
     state["images"] = FailingFrames(state["images"], {2})
     before = fingerprint(state)
@@ -203,10 +203,8 @@ def test_prompt_on_a_frame_that_cannot_be_read(
     assert len(list(predictor.propagate_in_video(state))) == 4
 
 
-def test_propagation_over_a_frame_that_cannot_be_read(
-    predictor: SAM2VideoPredictor, video: Path
-) -> None:
-    """What comes before is yielded and kept; once the frame can be read, tracking goes on there."""
+def test_propagation_over_an_unreadable_frame(predictor: SAM2VideoPredictor, video: Path) -> None:
+    """Earlier frames are yielded and kept; tracking continues once the frame can be read."""
     plain, broken = begin(predictor, video), begin(predictor, video)
     expected = list(predictor.propagate_in_video(plain))
     broken["images"] = FailingFrames(broken["images"], {2})
@@ -214,7 +212,7 @@ def test_propagation_over_a_frame_that_cannot_be_read(
     with pytest.raises(VideoError) as caught:
         found.extend(predictor.propagate_in_video(broken))
     assert caught.value.frame_idx == 2
-    # `extend` loses what came before the error; the session has not.
+    # `extend` loses the items before the error; the session keeps them.
     assert sorted(broken["frames_tracked_per_obj"][0]) == [0, 1]
     broken["images"].bad.clear()
     found = list(predictor.propagate_in_video(broken, start_frame_idx=2))
@@ -226,7 +224,7 @@ def test_propagation_over_a_frame_that_cannot_be_read(
 def test_committing_prompts_that_cannot_be_encoded(
     predictor: SAM2VideoPredictor, video: Path
 ) -> None:
-    """Prompts on a frame that has become unreadable wait until it is back."""
+    """Prompts on a frame that has become unreadable stay pending until it can be read."""
     state = predictor.init_state(str(video))
     predictor.add_new_points_or_box(state, 1, 1, [[50, 60]], [1])
     predictor.add_new_points_or_box(state, 0, 1, [[50, 60]], [1])
@@ -250,13 +248,13 @@ def test_propagating_without_prompts(predictor: SAM2VideoPredictor, video: Path)
     with pytest.raises(StateError, match="object 2 has no prompt"):
         next(predictor.propagate_in_video(state))
     assert state["obj_ids"] == [1, 2]
-    # Nothing was encoded for the object that does have one.
+    # Nothing was encoded for the object that has a prompt.
     assert state["output_dict_per_obj"][0]["cond_frame_outputs"] == {}
     predictor.remove_object(state, 2)
     assert len(list(predictor.propagate_in_video(state))) == 4
 
 
-def test_strangers_are_ignored_where_that_is_the_rule(
+def test_unknown_objects_are_ignored_without_strict(
     predictor: SAM2VideoPredictor, begun: Any
 ) -> None:
     before = fingerprint(begun)
@@ -282,7 +280,7 @@ def test_points_in_pixels_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("empty", [[], np.zeros((0, 2)), torch.zeros(1, 0, 2)])
-def test_no_points_at_all_are_points(empty: Any) -> None:
+def test_empty_points_are_points(empty: Any) -> None:
     labels = torch.zeros(1, 0) if isinstance(empty, Tensor) else []
     prompt = point_prompt(empty, labels, None, video_size=(1, 1), image_size=64, device=CPU)
     assert prompt.point_coords.shape == (1, 0, 2)
@@ -313,6 +311,6 @@ def test_forms_of_a_mask(value: Any) -> None:
     assert set(actual.unique().tolist()) == {0.0, 1.0}
 
 
-def test_mask_of_the_right_size_is_taken_as_it_is() -> None:
+def test_mask_of_the_model_size_is_not_resized() -> None:
     fractions = torch.rand(64, 64)
     assert torch.equal(mask_prompt(fractions, image_size=64, device=CPU)[0, 0], fractions)

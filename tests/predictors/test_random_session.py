@@ -1,4 +1,4 @@
-"""A long session of random actions against `sam2`, compared after every one of them."""
+"""A long session of random actions, compared with `sam2` after every action."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRAMES, HEIGHT, WIDTH = 12, 120, 160
 
 
 class RandomUser:
-    """Draws actions that make sense after those before."""
+    """Draws actions that are valid after the earlier ones."""
 
     def __init__(self, seed: int, state: Any) -> None:
         self.rng = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ class RandomUser:
         return name, getattr(self, "_" + name.replace(" ", "_"))()
 
     def _target(self) -> tuple[int, int]:
-        """A frame, and an object that is known or new."""
+        """Draw a frame, and an existing or new object."""
         frame, obj = int(self.rng.integers(FRAMES)), int(self.rng.integers(1, 5))
         self.prompted.setdefault(obj, set()).add(frame)
         return frame, obj
@@ -81,7 +81,7 @@ class RandomUser:
         return propagate(start_frame_idx=start, max_frame_num_to_track=length, reverse=True)
 
     def _clearable(self) -> list[tuple[int, int]]:
-        """(frame, object) whose prompts are not the only ones: `sam2` fails without any."""
+        """Return (frame, object) pairs with other prompts left: `sam2` fails without any."""
         found = []
         for obj, frames in self.prompted.items():
             i = self.state["obj_id_to_idx"][obj]

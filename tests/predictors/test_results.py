@@ -1,4 +1,4 @@
-"""Results of a frame: all forms agree, and each is computed when it is first read."""
+"""Results of a frame: all forms agree, and each is computed on its first read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZE = (45, 70)
 
 
 def result(non_overlap: bool = False) -> FrameResult:
-    """Three objects that overlap, the last of them absent."""
+    """Return a result of three overlapping objects, the last of them absent."""
     logits = 4 * torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     logits = torch.nn.functional.avg_pool2d(logits, 9, 1, 4)
     logits[2] = NO_OBJ_SCORE
@@ -37,7 +37,7 @@ def result(non_overlap: bool = False) -> FrameResult:
 
 
 @pytest.mark.parametrize("non_overlap", [False, True])
-def test_all_forms_say_the_same(non_overlap: bool) -> None:
+def test_all_forms_agree(non_overlap: bool) -> None:
     found = result(non_overlap)
     logits = torch.nn.functional.interpolate(found.low_res_masks, SIZE, mode="bilinear")
     if non_overlap:
@@ -74,7 +74,7 @@ def test_no_objects() -> None:
     assert found.object_scores.shape == (0,)
 
 
-def test_nothing_is_made_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forms_are_computed_on_first_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> Tensor:
         raise AssertionError
 
@@ -106,7 +106,7 @@ def model() -> SAM2VideoPredictor:
 
 
 def test_of_a_session(model: SAM2VideoPredictor) -> None:
-    """The scores and predicted IoU are those of the frame's own answers."""
+    """The scores and predicted IoU are those of the frame's outputs."""
     state = model.init_state(frames_rgb(4))
     model.add_new_points_or_box(state, 0, "a", points=[[50, 60]], labels=[1])
     mask = np.zeros((120, 160), bool)
@@ -121,7 +121,7 @@ def test_of_a_session(model: SAM2VideoPredictor) -> None:
             assert torch.equal(found.predicted_iou[i], output.predicted_iou[0])
             assert torch.equal(found.low_res_masks[i], output["pred_masks"][0])
         if found.frame_idx == 0:
-            assert found.predicted_iou[1] == 1  # a given mask is taken as it is
+            assert found.predicted_iou[1] == 1  # a mask prompt is the output
 
 
 @pytest.mark.parametrize("non_overlap", [False, True])
@@ -141,14 +141,14 @@ def test_on_the_host(non_overlap: bool) -> None:
     np.testing.assert_array_equal(host.labels, label_image(logits))
 
 
-def test_nobody_on_the_host() -> None:
+def test_no_objects_on_the_host() -> None:
     none = torch.zeros(0)
     host = FrameResult(0, [], torch.zeros(0, 1, 32, 32), none, none, SIZE).to_host()
     assert (host.masks.shape, host.labels.shape) == ((0, *SIZE), SIZE)
     assert not host.labels.any()
 
 
-def test_a_frame_is_handed_out_once_the_next_has_begun() -> None:
+def test_each_frame_is_yielded_after_the_next_has_started() -> None:
     begun: list[int] = []
 
     def results(stop: int) -> Iterator[FrameResult]:
@@ -164,6 +164,6 @@ def test_a_frame_is_handed_out_once_the_next_has_begun() -> None:
 
     with pytest.raises(ValueError, match="damaged"):
         look(one_behind(results(3)))
-    assert known == [(None, 1), (0, 2), (1, 3), (2, 3)]  # what came before the error is not lost
+    assert known == [(None, 1), (0, 2), (1, 3), (2, 3)]  # results before the error are not lost
     look(one_behind(itertools.islice(results(9), 2)))
     assert known[4:] == [(None, 4), (0, 5), (1, 5)]

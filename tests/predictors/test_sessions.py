@@ -1,4 +1,4 @@
-"""How sessions behave together, and when something goes wrong."""
+"""Sessions in batches, in parallel, with limited history, and after errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROMPTS: dict[Any, list[tuple[int, dict[str, Any]]]] = {
 
 @pytest.fixture(scope="module")
 def model() -> SAM2VideoPredictor:
-    """Keeps memory as it is: rounded, it would make a hair's difference a larger one."""
+    """Model with float32 memory, as rounding to bfloat16 would amplify small differences."""
     return nano_predictor(memory_dtype=torch.float32)
 
 
@@ -51,7 +51,7 @@ def prompt(model: SAM2VideoPredictor, state: Any, objects: list[Any]) -> None:
 
 
 def track(model: SAM2VideoPredictor, state: Any, **kwargs: Any) -> dict[Any, Tensor]:
-    """Low-resolution logits `[T, 1, h, w]` of each object."""
+    """Return low-resolution logits `[T, 1, h, w]` of each object."""
     found: dict[Any, list[Tensor]] = {}
     for result in model.propagate(state, **kwargs):
         for obj_id, masks in zip(result.obj_ids, result.low_res_masks, strict=True):
@@ -80,7 +80,7 @@ def assert_close(actual: dict[Any, Tensor], expected: dict[Any, Tensor]) -> None
 def test_a_batch_is_its_objects_in_any_order(
     model: SAM2VideoPredictor, clip: np.ndarray, reverse: bool
 ) -> None:
-    """Of different prompt frames and lengths of memory; tracked, corrected and prompted at once."""
+    """Objects differ in prompt frames and memory; some are tracked, others prompted."""
     kwargs = {"start_frame_idx": 12 if reverse else 0, "reverse": reverse}
     expected = tracked_alone(model, clip, **kwargs)
     for order in ([1, 2, "late", 4], [4, "late", 2, 1]):
@@ -100,7 +100,7 @@ def test_all_objects_are_one_batch(
 
 
 def record_batches(monkeypatch: pytest.MonkeyPatch, most: int = 100) -> list[int]:
-    """How many objects each step tracks; more than `most` are more than the device holds."""
+    """Record the batch size of each step; more than `most` objects raise an out-of-memory error."""
     sizes: list[int] = []
     run = TrackStep.__call__
 
@@ -125,10 +125,10 @@ def test_out_of_memory_makes_smaller_batches(
     assert sizes == [4, 2, 1, 1, 2, 1, 1] * 4
 
 
-def test_one_object_too_many(
+def test_out_of_memory_with_one_object(
     model: SAM2VideoPredictor, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was found before it stays, and with memory to spare the session goes on."""
+    """Earlier results stay, and the session continues once there is memory."""
     expected, actual = ({}, {})
     state, untouched = model.init_state(clip), model.init_state(clip)
     for session in (state, untouched):
@@ -146,7 +146,7 @@ def test_one_object_too_many(
 
 
 class Broken:
-    """Frames of which one cannot be read, at first."""
+    """Frames of which one cannot be read at first."""
 
     def __init__(self, frames: Any, broken: int) -> None:
         self.frames, self.broken = frames, broken
@@ -160,7 +160,7 @@ class Broken:
         return self.frames[frame_idx]
 
 
-def test_a_frame_that_cannot_be_read(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
+def test_unreadable_frame(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
     whole, state = model.init_state(clip), model.init_state(clip)
     state["images"] = Broken(state["images"], broken=6)
     for session in (whole, state):
@@ -169,7 +169,7 @@ def test_a_frame_that_cannot_be_read(model: SAM2VideoPredictor, clip: np.ndarray
     found: list[Tensor] = []
     with pytest.raises(VideoError, match="frame 6 is damaged"):
         found.extend(result.low_res_masks for result in model.propagate(state))
-    # Object 2 has been corrected on frame 7, which comes after.
+    # Object 2 has been corrected on frame 7, after the unreadable one.
     assert torch.equal(torch.stack(found)[:, 0], expected[1][:6])
     state["images"].broken = None
     rest = track(model, state, start_frame_idx=6, max_frame_num_to_track=3)
@@ -190,8 +190,8 @@ def test_an_interrupted_propagation_is_resumed(model: SAM2VideoPredictor, clip: 
     assert torch.equal(torch.cat(found), expected)
 
 
-def test_an_object_removed_on_the_way(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
-    """It is left out from the next frame on; the others go on as they would."""
+def test_object_removed_during_propagation(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
+    """It is left out from the next frame on; the results of the others do not change."""
     whole, state = model.init_state(clip), model.init_state(clip)
     for session in (whole, state):
         prompt(model, session, [1, 2])
@@ -264,7 +264,7 @@ def test_encoding_ahead_changes_nothing_but_rounding(
 
 @pytest.mark.parametrize(("history", "frames"), [("full", 39), ("window", 16), (25, 25), (3, 16)])
 def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, frames: int) -> None:
-    """Going on from frame to frame, nothing is missed; what is remembered is bounded."""
+    """A bounded history does not change the results of tracking forward."""
     assert model.selection_rules.reach == 15
     expected = model.init_state(clip)
     state = model.init_state(clip, history=history)
@@ -274,11 +274,11 @@ def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, fram
     for obj_id in whole:
         assert torch.equal(whole[obj_id], bounded[obj_id])
     for obj in state.objects:
-        # The prompted frame of object 1 is remembered besides.
+        # The prompted frame of object 1 is kept as well.
         assert len(obj.frames_tracked) == frames
         known = obj.memory.cond_frame_outputs.keys() | obj.memory.non_cond_frame_outputs.keys()
         assert len(known) <= frames + 1
-    # The frame passed last is corrected as ever.
+    # The last passed frame can still be corrected.
     for session in (expected, state):
         model.add_new_points_or_box(session, 38, 1, points=[[90, 20]], labels=[0])
     assert torch.equal(
@@ -286,11 +286,11 @@ def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, fram
     )
 
 
-def test_what_can_no_longer_be_read_leaves_the_device(
+def test_unreadable_memory_is_offloaded(
     model: SAM2VideoPredictor, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Masks at once, maps after 7 frames, pointers after 16; prompted outputs stay. There is no
-    other device here: the calls tell."""
+    """Masks at once, maps after 7 frames, pointers after 16; prompted outputs stay. Checks the
+    calls, as there is no other device."""
     moved: dict[str, list[FrameOutput]] = {}
 
     def leaving(fields: list[tuple[FrameOutput, list[str]]]) -> PendingOffload:
@@ -319,7 +319,7 @@ def test_what_can_no_longer_be_read_leaves_the_device(
         ({"history": -1}, "not -1"),
     ],
 )
-def test_settings_that_make_no_sense(
+def test_invalid_options(
     model: SAM2VideoPredictor, clip: np.ndarray, kwargs: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):

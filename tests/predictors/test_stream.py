@@ -1,4 +1,4 @@
-"""The stream predictor: equal to the offline one, in constant memory, paused and handed over."""
+"""The stream predictor: equal to the offline one, in constant memory, saved and restored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def clip() -> np.ndarray:
 MASK = np.zeros((120, 160), dtype=bool)
 MASK[30:80, 40:100] = True
 
-#: What is said on which frame: (method, arguments) of the stream.
+#: Calls on each frame: (method, arguments) of the stream.
 SCRIPT: dict[int, list[tuple[str, dict[str, Any]]]] = {
     0: [
         ("add_object", {"obj_id": 1, "points": [[50, 60]], "labels": [1]}),
@@ -50,7 +50,7 @@ SCRIPT: dict[int, list[tuple[str, dict[str, Any]]]] = {
 
 
 def offline(model: SAM2VideoPredictor, clip: np.ndarray) -> list[Tensor]:
-    """The script with the offline predictor: track to a frame, prompt there, go on behind it."""
+    """Run the script with the offline predictor: track to a frame, prompt it, continue after it."""
     state, found = model.init_state(clip), []
     begin = 0
     for frame in [*sorted(SCRIPT), len(clip) - 1]:
@@ -74,7 +74,7 @@ def prompt_offline(
 
 
 def play(stream: StreamSession, clip: np.ndarray, begin: int = 0) -> list[Tensor]:
-    """The script from a frame on."""
+    """Run the script from a frame on."""
     found = []
     for frame in range(begin, len(clip)):
         found.append(stream.step(clip[frame]).logits)
@@ -89,7 +89,7 @@ def test_equals_the_offline_predictor_bit_for_bit(
     model: SAM2VideoPredictor, clip: np.ndarray
 ) -> None:
     expected = offline(model, clip)
-    # Frame 0 is empty when it comes; offline there is nothing to track yet.
+    # Frame 0 has no objects yet; offline there is nothing to track.
     empty, *found = play(SAM2StreamPredictor(model).start(), clip)
     assert empty.shape == (0, 1, 120, 160)
     assert len(found) == len(expected)
@@ -98,10 +98,10 @@ def test_equals_the_offline_predictor_bit_for_bit(
     assert any((x > 0).any() and (x < 0).any() for x in found[-20:])
 
 
-def test_goes_on_elsewhere_as_if_nothing_had_happened(
+def test_restored_state_continues_with_equal_results(
     model: SAM2VideoPredictor, clip: np.ndarray
 ) -> None:
-    """Paused in the middle of frame 5, whose prompt has not been remembered yet."""
+    """The state is saved at frame 5, whose prompt has not been encoded into memory yet."""
     stream, expected = StreamSession(model), StreamSession(model)
     script = [("add_object", {"obj_id": 1, "box": [20, 30, 90, 100]})]
     for session in (stream, expected):
@@ -129,7 +129,7 @@ def held_bytes(stream: StreamSession) -> int:
     return buffer.tell()
 
 
-def test_remembers_no_more_than_the_next_frame_can_read(
+def test_stores_only_memory_that_the_next_frame_can_read(
     model: SAM2VideoPredictor, clip: np.ndarray
 ) -> None:
     stream = StreamSession(model)
@@ -167,17 +167,17 @@ def test_state_of_another_model(model: SAM2VideoPredictor, clip: np.ndarray) -> 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda s: s.add_object(1, box=[0, 0, 9, 9]), StateError, "an object 1 already"),
+        (lambda s: s.add_object(1, box=[0, 0, 9, 9]), StateError, "object 1 already exists"),
         (lambda s: s.correct(2, box=[0, 0, 9, 9]), StateError, "no object 2"),
         (lambda s: s.remove_object(2), StateError, "no object 2"),
         (lambda s: s.add_object([], box=[0, 0, 9, 9]), InputError, "hashable"),
         (lambda s: s.add_object(2), InputError, "at least one of points or box"),
-        (lambda s: s.add_object(2, mask=MASK, box=[0, 0, 9, 9]), InputError, "of its own"),
+        (lambda s: s.add_object(2, mask=MASK, box=[0, 0, 9, 9]), InputError, "cannot be combined"),
         (lambda s: s.step(np.zeros((50, 50, 3), np.uint8)), InputError, "50x50 .* 160x120"),
         (lambda s: s.step(np.zeros((120, 160), np.uint8)), VideoError, "uint8"),
     ],
 )
-def test_mistakes_leave_the_stream_as_it_was(
+def test_errors_leave_the_stream_unchanged(
     model: SAM2VideoPredictor,
     clip: np.ndarray,
     call: Callable[[StreamSession], Any],
@@ -199,7 +199,7 @@ def test_a_prompt_before_any_frame(model: SAM2VideoPredictor) -> None:
         StreamSession(model).add_object(1, box=[0, 0, 9, 9])
 
 
-def test_a_failed_step_can_be_done_again(
+def test_failed_step_can_be_repeated(
     model: SAM2VideoPredictor, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream, untouched = StreamSession(model), StreamSession(model)

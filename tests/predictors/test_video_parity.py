@@ -112,10 +112,10 @@ def assert_logits_agree(
     ours: list[torch.Tensor],
     overlapping: list[torch.Tensor] | None = None,
 ) -> None:
-    """Within 1e-3 of the logits' standard deviation over the session.
+    """Check that logits agree within 1e-3 of their standard deviation over the session.
 
-    Where each pixel is given to the one best object, which the `overlapping` logits tell, it may be
-    given to another one that is as good within that tolerance.
+    If each pixel belongs to the best object only, by the `overlapping` logits, it may belong to
+    another one that is equally good within that tolerance.
     """
     assert len(ref) == len(ours) > 0
     logits = [x for x in ref if x.ndim == 4]
@@ -162,7 +162,7 @@ EVERY_CONFIG = [
 
 
 def test_session_of_every_config(pair: Pair, clip: Path) -> None:
-    """And these weights make masks with an inside and an outside, or agreement would say little."""
+    """Also checks that masks have foreground and background, or agreement would prove little."""
     ours = compare(pair, clip, EVERY_CONFIG)
     logits = [x for x in ours if x.ndim == 4]
     inside = [float((x[0] > 0).float().mean()) for x in logits]
@@ -171,7 +171,7 @@ def test_session_of_every_config(pair: Pair, clip: Path) -> None:
 
 
 def test_masks_agree_with_bfloat16_memory(pair: Pair, clip: Path) -> None:
-    """Both as they are by default: masks equal on all but 1e-4 of the pixels.
+    """With the defaults of both, masks are equal on all but 1e-4 of the pixels.
 
     Every object is prompted on the first frame: in float32 `sam2` cannot read bfloat16 memory
     without pointers.
@@ -218,14 +218,14 @@ def test_options(long_clip: Path, overrides: tuple[str, ...]) -> None:
         propagate(start_frame_idx=10, max_frame_num_to_track=5, reverse=True),
     ]
     if "num_maskmem" in overrides[0]:
-        # Without memory the reference cannot encode a prompt; it can answer one.
+        # Without memory the reference cannot encode a prompt, but it can segment one.
         script = script[:2]
     compare(make_pair("sam2.1-tiny", 128, overrides), long_clip, script)
 
 
 @pytest.mark.parametrize("image_size", [192, 320])
 def test_other_image_sizes(clip: Path, image_size: int) -> None:
-    """Multiples of 64 that windows of 14 and grids of powers of two do not fit."""
+    """Multiples of 64 that do not fit windows of 14 or grids of powers of two."""
     script = [points(0, 1, [[50, 60]], [1]), propagate(max_frame_num_to_track=3)]
     compare(make_pair("sam2.1-tiny", image_size), clip, script)
 
@@ -234,8 +234,8 @@ def test_more_frames_than_memory_and_pointers_reach(tiny_pair: Pair, long_clip: 
     compare(tiny_pair, long_clip, [points(1, 1, [[50, 60]], [1]), propagate()])
 
 
-def test_objects_that_come_and_go(tiny_pair: Pair, long_clip: Path) -> None:
-    """Added on frames 0, 5 and 9, one removed on the way, one corrected; then backward."""
+def test_objects_added_and_removed(tiny_pair: Pair, long_clip: Path) -> None:
+    """Added on frames 0, 5 and 9, one removed between them, one corrected; then backward."""
     script = [
         points(0, 1, [[50, 60]], [1]),
         propagate(max_frame_num_to_track=5),

@@ -28,7 +28,7 @@ def model() -> SAM2VideoPredictor:
 
 
 def track(model: SAM2VideoPredictor) -> None:
-    """1 to 3 objects, memories that fill up, frames in a random order."""
+    """Track 1 to 3 objects, with memories that fill up and frames in a random order."""
     state = model.init_state(frames_rgb(12, height=SIZE[0], width=SIZE[1]))
     for begin, obj_id in ((0, 1), (4, 2), (7, 3)):
         box = [20 + 5 * obj_id, 30, 70, 80]
@@ -72,7 +72,7 @@ def test_nothing_is_recorded_after_it(model: SAM2VideoPredictor) -> None:
     assert all(x.replayed > n for x, n in zip(recorders, replayed, strict=True))
 
 
-def test_it_says_how_far_it_is(model: SAM2VideoPredictor) -> None:
+def test_progress_is_reported(model: SAM2VideoPredictor) -> None:
     seen: list[Any] = []
 
     def progress(counts: Iterable[int], desc: str) -> Iterator[int]:
@@ -85,8 +85,6 @@ def test_it_says_how_far_it_is(model: SAM2VideoPredictor) -> None:
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, SIZE), (1, (0, 5))])
-def test_numbers_that_make_no_sense(
-    model: SAM2VideoPredictor, n: int, size: tuple[int, int]
-) -> None:
-    with pytest.raises(InputError, match=f"{n} on {size[0]} x"):
+def test_invalid_numbers(model: SAM2VideoPredictor, n: int, size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=rf"{n} and \({size[0]}, {size[1]}\)"):
         model.warmup(n, size)

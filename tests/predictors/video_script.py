@@ -1,4 +1,4 @@
-"""Sessions with a video predictor as lists of calls, run alike on `sam2` and on fastsam2."""
+"""Sessions with a video predictor as lists of calls, run on both `sam2` and fastsam2."""
 
 from __future__ import annotations
 
@@ -75,6 +75,6 @@ def reset() -> Call:
 
 
 def play(predictor: Any, video: Path, script: list[Call]) -> list[Tensor]:
-    """All tensors that the calls of a script return, in order."""
+    """Run the calls of a script; returns all tensors in order."""
     state = predictor.init_state(str(video))
     return [tensor for call in script for tensor in call(predictor, state)]

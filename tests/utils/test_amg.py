@@ -38,7 +38,7 @@ def random_boxes(n: int, seed: int, spread: float = 60.0) -> torch.Tensor:
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 0.8, 1.0])
 def test_nms(seed: int, threshold: float) -> None:
     boxes = random_boxes(150, seed, spread=12.0)
-    # Few different scores and sizes: ties, and overlaps that equal the threshold.
+    # Few distinct scores and sizes, for ties and for overlaps that equal the threshold.
     scores = torch.randint(0, 12, (150,), generator=torch.Generator().manual_seed(seed)) / 12
     expected = greedy_nms(boxes, scores, torch.zeros(150), threshold)
     assert torch.equal(amg.box_nms(boxes, scores, threshold), expected)
@@ -52,7 +52,7 @@ def test_nms_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(amg.box_nms(boxes, scores, 0.4), whole)
 
 
-def test_nms_of_a_chain() -> None:
+def test_nms_of_a_chain_of_boxes() -> None:
     """Each box suppresses the next, so that every second one stays."""
     start = torch.arange(50.0) * 3
     boxes = torch.stack([start, torch.zeros(50), start + 10, torch.ones(50)], dim=1)
@@ -64,7 +64,7 @@ def test_nms_of_a_chain() -> None:
     ("overlap", "threshold", "n_kept"), [(0.8, 0.8, 1), (0.7, 0.7, 2), (0.5, 0.5, 2)]
 )
 def test_nms_at_the_threshold(overlap: float, threshold: float, n_kept: int) -> None:
-    """The ratio is single, the threshold double precision, as in torchvision."""
+    """The IoU is in float32, the threshold in float64, as in torchvision."""
     boxes = torch.tensor([[0, 0, 10, 1], [0, 0, 10 * overlap, 1]])
     assert len(amg.box_nms(boxes, torch.tensor([1.0, 0.5]), threshold)) == n_kept
     assert len(greedy_nms(boxes, torch.tensor([1.0, 0.5]), torch.zeros(2), threshold)) == n_kept
@@ -180,7 +180,7 @@ def test_batches() -> None:
 
 
 def test_mask_data() -> None:
-    """As the official record, for all three kinds of column and both kinds of filter."""
+    """Equals the official record, for all three kinds of column and both kinds of filter."""
     for keep in (torch.tensor([True, False, True, True]), torch.tensor([3, 0])):
         records = []
         for module in (official, amg):

@@ -53,7 +53,7 @@ def test_batch() -> None:
     assert (batch - Official(48, 0.0).forward_batch(images)).abs().max() <= 1e-6
 
 
-def test_readonly_array_is_left_alone() -> None:
+def test_readonly_array_is_not_modified() -> None:
     image = photograph(20, 30)
     kept = image.copy()
     image.flags.writeable = False

@@ -19,7 +19,7 @@ __all__ = ["RunLengths", "pack_bits", "run_lengths", "unpack_bits"]
 
 
 def pack_bits(masks: Tensor) -> Tensor:
-    """Bool `[..., W]` to uint8 `[..., ceil(W / 8)]`."""
+    """Pack bool `[..., W]` into uint8 `[..., ceil(W / 8)]`."""
     if masks.device.type == "cpu":
         return torch.from_numpy(np.packbits(masks.numpy(), axis=-1))
     return _pack_on_device(masks)
@@ -31,7 +31,7 @@ def _pack_on_device(masks: Tensor) -> Tensor:
 
 
 def unpack_bits(bits: Tensor, width: int) -> Tensor:
-    """Uint8 `[..., ceil(W / 8)]` to bool `[..., W]`."""
+    """Unpack uint8 `[..., ceil(W / 8)]` to bool `[..., W]`."""
     if bits.device.type == "cpu":
         masks = np.unpackbits(bits.numpy(), axis=-1, count=width)
         return torch.from_numpy(masks.view(np.bool_))
@@ -59,20 +59,20 @@ class RunLengths:
     size: tuple[int, int]  #: (H, W)
 
     def tolist(self) -> list[list[int]]:
-        """Run lengths of each mask, on the host."""
+        """Return the run lengths of each mask, on the host."""
         counts, offsets = self.counts.tolist(), self.offsets.tolist()
         return [counts[a:b] for a, b in pairwise(offsets)]
 
     @cached_property
     def _set_runs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the runs of set pixels: the mask, the first pixel and the length."""
+        """Mask index, first pixel and length of each run of set pixels."""
         n_runs, n_masks = len(self.counts), len(self.offsets) - 1
         device = self.counts.device
         masks = torch.arange(n_masks, device=device).repeat_interleave(
             self.offsets.diff(), output_size=n_runs
         )
         is_set = (torch.arange(n_runs, device=device) - self.offsets[masks]) % 2 == 1
-        # All runs of a mask add up to its size.
+        # The runs of each mask add up to H * W.
         start = self.counts.cumsum(0) - self.counts - masks * (self.size[0] * self.size[1])
         return masks[is_set], start[is_set], self.counts[is_set]
 
@@ -89,10 +89,10 @@ class RunLengths:
         masks, start, length = self._set_runs
         end = start + length - 1
         x0, x1 = start // height, end // height
-        one_column = x0 == x1  # a longer run touches the lower and the upper edge
+        one_column = x0 == x1  # a longer run touches the bottom and the top edge
         y0 = torch.where(one_column, start % height, 0)
         y1 = torch.where(one_column, end % height, height - 1)
-        # The least of negated coordinates is the negated greatest, so that one reduction does all.
+        # The minimum of negated coordinates is the negated maximum: one reduction serves both.
         signs = start.new_tensor([1, 1, -1, -1])
         corners = torch.stack((x0, y0, x1, y1), dim=1) * signs
         empty = corners.new_full((len(self.offsets) - 1, 4), height * self.size[1])
@@ -101,13 +101,13 @@ class RunLengths:
 
 
 def run_lengths(bits: Tensor, width: int) -> RunLengths:
-    """Run lengths of packed masks `[N, H, ceil(W / 8)]`; waits for the device.
+    """Compute the run lengths of packed masks `[N, H, ceil(W / 8)]`; synchronizes with the device.
 
-    The work follows the length of the outlines: only words in which a pixel differs from the one
-    before it are unpacked.
+    The work is proportional to the length of the outlines: only words in which a pixel differs from
+    the previous one are unpacked.
     """
     n, height, row_bytes = bits.shape
-    # Before the first pixel of a column comes the last one of the column to its left.
+    # The pixel before the first one of a column is the last one of the column to its left.
     before = bits.roll(1, dims=1)
     last = bits[:, -1:]
     before[:, :1] = (last >> 1) | F.pad(last[..., :-1] << 7, (1, 0))

@@ -1,8 +1,9 @@
 """Masks and labels on a CPU: each object within its window, in strips of rows that stay in cache.
 
-Bilinear interpolation is separable and lies between its inputs. So an object is looked for only
-where its logits exceed the threshold, columns are interpolated once per row of logits, and rows of
-the video are combined from two of those. The arithmetic is that of `F.interpolate`.
+Bilinear interpolation is separable, and its results lie between its inputs. So each object is
+limited to the window in which its logits exceed the threshold, columns are interpolated once per
+row of logits, and each row of the video is combined from two of those. The arithmetic is that of
+`F.interpolate`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class _Axis(NamedTuple):
         return cls(before.numpy(), after.numpy(), (at - before).clamp(max=1))
 
     def span(self, occupied: npt.NDArray[np.bool_]) -> tuple[int, int]:
-        """Range of the pixels that have an occupied source; (0, 0) if there is none."""
+        """Return the range of pixels that have an occupied source; (0, 0) if there is none."""
         found = np.flatnonzero(occupied[self.before] | occupied[self.after])
         return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
 
@@ -91,7 +92,7 @@ def _store(
 def _strips(
     logits: Tensor, y: _Axis, width: int, rows: slice, columns: slice
 ) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Upsampled logits `[h, w]` in a window of the video: (rows, values) of each strip."""
+    """Yield upsampled logits of a window of the video as (rows, values) of each strip."""
     if rows.start == rows.stop or columns.start == columns.stop:
         return
     first, last = y.before[rows.start], y.after[rows.stop - 1]

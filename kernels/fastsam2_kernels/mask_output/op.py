@@ -28,12 +28,12 @@ def mask_output(
     non_overlap: bool = False,
     impl: Impl = "auto",
 ) -> MaskOutput:
-    """Masks of `size`, bit-packed, and the label image, in one pass over the logits.
+    """Compute bit-packed masks of `size` and the label image, in one pass over the logits.
 
-    A pixel is set where its logit, as `F.interpolate(..., mode="bilinear", align_corners=False)`
-    gives it in float32 (of float64 logits in float64), exceeds the threshold. Its label is that of
-    the object with the highest logit among those, the first of equals. NaN exceeds nothing.
-    Upsampled logits are not stored.
+    A pixel is set if its logit, interpolated as by `F.interpolate(..., mode="bilinear",
+    align_corners=False)` in float32 (float64 for float64 logits), exceeds the threshold; NaN does
+    not. Its label is that of the object with the highest logit, the first of equals. Upsampled
+    logits are not stored.
 
     Args:
         logits: `[N, h, w]` float32, float16, bfloat16 or float64; N < 2^15, h * w <= 2^30.
@@ -44,13 +44,13 @@ def mask_output(
 
     Returns:
         `bits` uint8 `[N, H, ceil(W / 8)]`, as `numpy.packbits(..., axis=-1)` writes, and `labels`
-        int16 `[H, W]`, counted from 1, 0 where no object is.
+        int16 `[H, W]`, counted from 1, 0 without an object.
 
     Raises:
         TypeError: unsupported dtype of `logits`, float64 with `impl="triton"`, or a `threshold`
             that is not a number.
         ValueError: unsupported shape, `size` or `impl`.
-        RuntimeError: `impl="triton"` cannot run here.
+        RuntimeError: `impl="triton"` cannot run on this device.
 
     Source: `_get_orig_video_res_output` of `sam2`.
     """
@@ -62,7 +62,7 @@ def mask_output(
         raise ValueError(
             f"logits must be at most {_MAX_OBJECTS} masks of 2^30, got shape {tuple(logits.shape)}"
         )
-    # A size stays symbolic in a graph; `operator.index` would specialise it.
+    # Sizes are symbolic in a graph; `operator.index` would specialise them.
     is_pair = isinstance(size, (tuple, list)) and len(size) == 2
     if not is_pair or not all(isinstance(n, Integral) for n in size):
         raise ValueError(f"size must be (height, width) in whole pixels, got {size!r}")

@@ -13,12 +13,12 @@ __all__ = ["Launch", "choose"]
 
 @dataclass(frozen=True)
 class Launch:
-    """Launch of the kernel: 1024 pixels a program, 8 a thread.
+    """Launch parameters; by default 1024 pixels per program, 8 per thread.
 
     Attributes:
-        rows: rows of pixels of a program.
-        columns: bytes of a row of a program, 8 pixels each.
-        num_warps: warps of a program.
+        rows: rows of pixels per program.
+        columns: bytes per row of a program, 8 pixels each.
+        num_warps: warps per program.
     """
 
     rows: int = 4
@@ -27,5 +27,5 @@ class Launch:
 
 
 def choose(device: torch.device) -> Launch:
-    """Launch parameters for `device`."""
+    """Return the launch parameters for `device`."""
     return replace(Launch(), **measured("mask_output", device))

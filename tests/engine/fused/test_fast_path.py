@@ -1,4 +1,4 @@
-"""Fast paths replace a model's own code while that is the package's, and follow its weights."""
+"""Fast paths run only while the model's code is the package's own, and follow its weights."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_models_own_forward_image_runs(model: SAM2VideoPredictor, change: Ch
     assert fused_image_encoder(model) is None
 
 
-def test_a_hook_that_is_removed(model: SAM2VideoPredictor) -> None:
+def test_removed_hook(model: SAM2VideoPredictor) -> None:
     step = track_step(model)
     handle = model.memory_attention.register_forward_hook(lambda *_: None)
     assert track_step(model) is None
@@ -116,7 +116,7 @@ def test_a_hook_that_is_removed(model: SAM2VideoPredictor) -> None:
     assert track_step(model) is step
 
 
-def test_a_hook_on_all_modules(model: SAM2VideoPredictor) -> None:
+def test_global_hook(model: SAM2VideoPredictor) -> None:
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     assert track_step(model) is None
     handle.remove()
@@ -131,7 +131,7 @@ def test_gradients(model: SAM2VideoPredictor) -> None:
         assert track_step(model) is not None
 
 
-def test_a_subclass_that_overrides_nothing(model: SAM2VideoPredictor) -> None:
+def test_subclass_without_overrides(model: SAM2VideoPredictor) -> None:
     model.__class__ = type("Sub", (SAM2VideoPredictor,), {"note": "mine"})
     assert track_step(model) is not None
 
@@ -147,7 +147,7 @@ def test_a_subclass_that_overrides_nothing(model: SAM2VideoPredictor) -> None:
     ],
     ids=["all weights", "a weight in place", "a parameter", "an option", "the plan"],
 )
-def test_built_again_when_something_changes(model: SAM2VideoPredictor, change: Change) -> None:
+def test_rebuilt_after_changes(model: SAM2VideoPredictor, change: Change) -> None:
     step = track_step(model)
     assert track_step(model) is step
     change(model)
@@ -171,14 +171,14 @@ def test_autocast_gets_a_copy_in_its_dtype(model: SAM2VideoPredictor) -> None:
     assert model.dtype == torch.float32
 
 
-def test_a_copy_of_the_model_has_its_own(model: SAM2VideoPredictor) -> None:
+def test_model_copy_has_its_own_fast_path(model: SAM2VideoPredictor) -> None:
     step = track_step(model)
     other = copy.deepcopy(model)
     assert track_step(other) is not step
     assert track_step(model) is step
 
 
-def test_a_model_is_freed_at_once(model: SAM2VideoPredictor) -> None:
+def test_model_is_freed_at_once(model: SAM2VideoPredictor) -> None:
     """Weights are too large to wait for the garbage collector."""
     other = copy.deepcopy(model)
     assert track_step(other) is not None

@@ -1,4 +1,4 @@
-"""Folded weights give what the modules give, in float64 to 1e-9; each identity on its own."""
+"""Folded weights give the results of the modules, in float64 to 1e-9; each identity separately."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """RoPE in half-split order."""
+    """Apply RoPE in half-split order."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
 @torch.inference_mode()
-def test_half_split_turns_the_same_pairs(model: SAM2VideoPredictor) -> None:
+def test_half_split_rotates_the_same_pairs(model: SAM2VideoPredictor) -> None:
     attention = model.memory_attention.layers[0].self_attn
     cos, sin = (t.double() for t in attention.rope_table(GRID**2, torch.device("cpu")))
     x = torch.randn(GRID**2, model.hidden_dim, dtype=torch.float64)
@@ -105,7 +105,7 @@ def test_neck(model: SAM2VideoPredictor) -> None:
         close(F.conv2d(maps[level], *folded[level]), outer(features[level]))
 
 
-def test_what_the_identities_exclude_is_not_folded(model: SAM2VideoPredictor) -> None:
+def test_unsupported_modules_are_not_folded(model: SAM2VideoPredictor) -> None:
     assert fold_memory_attention(model.memory_attention) is not None
     layer = model.memory_attention.layers[0]
     layer.pos_enc_at_attn = True

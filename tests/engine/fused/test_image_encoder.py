@@ -1,4 +1,4 @@
-"""Features without the maps that are folded away are those of `forward_image`."""
+"""The fused image encoder returns the features of `forward_image`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_equals_the_module(model: SAM2Base) -> None:
         assert relative_error(a, b) <= 1e-5
 
 
-def test_the_largest_maps_are_not_made(model: SAM2Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_maps_are_not_computed(model: SAM2Base, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     convolve = torch.nn.functional.conv2d
 
@@ -69,8 +69,8 @@ def test_the_largest_maps_are_not_made(model: SAM2Base, monkeypatch: pytest.Monk
     assert (1, model.hidden_dim, side, side) not in seen
 
 
-def test_calls_what_a_client_put_in_place(model: SAM2Base) -> None:
-    """A hook on a lateral convolution that is folded away sees its map."""
+def test_client_hook_is_called(model: SAM2Base) -> None:
+    """A hook on a lateral convolution that the fast path folds receives its map."""
     images, seen = torch.randn(1, 3, SIZE, SIZE), []
     lateral = model.image_encoder.neck.convs[-1]  # type: ignore[union-attr, index]
     handle = lateral.register_forward_hook(lambda *_: seen.append(1))
@@ -82,8 +82,8 @@ def test_calls_what_a_client_put_in_place(model: SAM2Base) -> None:
     assert not encode_image(model, images)["backbone_fpn"][0].any()
 
 
-def test_calls_another_forward_image(model: SAM2Base) -> None:
-    """Of a subclass, or put on the model itself."""
+def test_overridden_forward_image_is_called(model: SAM2Base) -> None:
+    """Overridden in a subclass, or set on the model itself."""
     images = torch.randn(1, 3, SIZE, SIZE)
     model.forward_image = lambda x: {"seen": x}  # type: ignore[method-assign]
     assert encode_image(model, images)["seen"] is images

@@ -43,12 +43,12 @@ def by_modules(
 
 
 def test_equals_the_modules_in_float64(model: SAM2VideoPredictor) -> None:
-    """Objects one at a time, three masks of which the best is chosen afterwards."""
+    """The modules decode one object at a time and select the best of three masks afterwards."""
     model.double()
     frame = features(model)
     high_res = [x.double() for x in frame.high_res or []]
     conditioned = torch.randn(OBJECTS, model.hidden_dim, *frame.pix_feat.shape[-2:]).double()
-    # Random weights prefer one mask always: let what they see decide.
+    # Random weights always prefer the same mask: make the choice depend on the features.
     last = model.sam_mask_decoder.iou_prediction_head.layers[-1]
     last.weight.mul_(1e-2)
     last.bias.zero_()

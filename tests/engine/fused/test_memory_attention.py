@@ -62,7 +62,7 @@ def test_equals_the_module_for_objects_with_different_memories(
     out = fused(model, frame, reads)
     expected = torch.cat([by_module(model, frame, read) for read in reads])
     assert relative_error(out, expected) <= 1e-5
-    # Alone as in company.
+    # An object's result does not depend on the batch.
     assert relative_error(fused(model, frame, reads[1:2]), expected[1:2]) <= 1e-5
 
 

@@ -44,7 +44,7 @@ def fused(
 def by_module(
     model: SAM2VideoPredictor, pix_feat: Tensor, masks: Tensor, presence: Tensor, prompted: bool
 ) -> Tensor:
-    """One object at a time, as rows."""
+    """Encode one object at a time with the module; returns rows of slots."""
     tokens, size = pix_feat.flatten(2).permute(2, 0, 1), tuple(pix_feat.shape[-2:])
     found = [
         model._encode_new_memory([tokens], [size], model._upsample_masks(m), p, prompted)[0]
@@ -54,7 +54,7 @@ def by_module(
 
 
 def inputs(model: SAM2VideoPredictor) -> tuple[Tensor, Tensor, Tensor]:
-    """A frame and masks of three objects, the second of which is absent."""
+    """Return a frame's features and the masks of three objects, the second of which is absent."""
     masks = 4 * torch.randn(3, 1, SIZE // 4, SIZE // 4)
     masks[1] = -1024.0
     return features(model).pix_feat, masks, torch.tensor([[3.0], [-2.0], [0.5]])
@@ -70,7 +70,7 @@ def test_equals_the_module_in_float64(model: SAM2VideoPredictor, prompted: bool)
 
 
 def test_only_depthwise_blocks_of_known_width(model: SAM2VideoPredictor) -> None:
-    """A full convolution has as many weights as to be mistaken for a depthwise one."""
+    """A full convolution must not be mistaken for a depthwise one."""
     block = model.memory_encoder.fuser.layers[0]
     width = model.hidden_dim
     block.dwconv = nn.Conv2d(width, width, 7, padding=3).eval()  # type: ignore[union-attr]

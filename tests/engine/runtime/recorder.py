@@ -1,4 +1,4 @@
-"""What a CUDA graph does, on a CPU."""
+"""Emulation of CUDA graphs on a CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class FakeRecorder:
-    """Records the operations on tensors: whatever Python does between them is not done again."""
+    """Records tensor operations; like a graph, replay skips the Python code between them."""
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
@@ -29,7 +29,7 @@ class FakeRecorder:
             for place, value in zip(tensors(out), again(), strict=True):
                 place.copy_(value)
 
-        # Before the first replay there is nothing to read.
+        # Capture does not compute: results are undefined before the first replay.
         for place in tensors(out):
             place.fill_(float("nan"))
         return replay, out

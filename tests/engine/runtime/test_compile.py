@@ -1,4 +1,4 @@
-"""What runs on each frame compiles whole, and once: memory and objects may come and go."""
+"""Per-frame functions compile without graph breaks, and once for any memories and objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.engine.memories import features, selection
 from tests.reference import randomise_
 from tests.support import frames_rgb, relative_error
 
-#: (memories, pointers) of each object: memory grows, objects come and go.
+#: (memories, pointers) of each object: memory grows, objects are added and removed.
 HISTORY = [
     [(1, 0)],
     [(2, 1)],
@@ -102,7 +102,7 @@ def test_whole_track_step(model: SAM2VideoPredictor) -> None:
 
 
 def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
-    """The image encoder and the track step, however many objects and memories there are."""
+    """It compiles the image encoder and the track step, for any number of objects and memories."""
     clip = frames_rgb(12)
 
     def logits(model: SAM2VideoPredictor) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Recorded functions do what the functions do, with arguments that come from anywhere."""
+"""Recorded functions return the results of the functions, for arguments at any address."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _inference() -> Iterator[None]:
         yield
 
 
-def test_a_shape_is_recorded_once_and_results_are_the_callers() -> None:
+def test_each_shape_is_recorded_once_and_results_are_copies() -> None:
     recorder = FakeRecorder()
     graphed = Graphed(look_up, recorder)
     table = Table(torch.randn(9))
@@ -52,7 +52,7 @@ def test_a_shape_is_recorded_once_and_results_are_the_callers() -> None:
     assert (recorder.recorded, recorder.replayed, len(graphed)) == (2, 5, 2)
 
 
-def test_what_is_fixed_is_read_where_it_lies() -> None:
+def test_static_inputs_are_read_in_place() -> None:
     recorder = FakeRecorder()
     graphed = Graphed(look_up, recorder)
     table, rows = Table(torch.randn(9)), [torch.arange(9)]
@@ -60,16 +60,16 @@ def test_what_is_fixed_is_read_where_it_lies() -> None:
     table.values.fill_(3)
     assert graphed(rows, table)[0].tolist() == [6] * 9
     assert recorder.recorded == 1
-    # Another one is another recording, also where it has come to lie at the same place.
+    # Another tensor needs another recording, even at the same address.
     other = Table(table.values.view(9))
     other.values.fill_(4)
     assert graphed(rows, other)[0].tolist() == [8] * 9
     assert recorder.recorded == 2
 
 
-def test_recordings_go_with_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recordings_are_dropped_with_their_static_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     class Forgetful(FakeRecorder):
-        """Like a CUDA graph, does not keep what it has recorded alive."""
+        """Does not keep the recorded tensors alive, like a CUDA graph."""
 
         def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
             return (lambda: None), run()
@@ -87,7 +87,7 @@ def test_recordings_go_with_what_they_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(graphed) == 3
 
 
-def test_what_cannot_be_recorded_runs_as_it_is(
+def test_unrecordable_function_runs_without_a_graph(
     caplog: pytest.LogCaptureFixture, no_fallback: Callable[[], None]
 ) -> None:
     class Unable:
@@ -109,7 +109,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(
     assert record.message.endswith("operation not permitted when stream is capturing")
 
 
-def test_no_memory_is_said_to_the_caller() -> None:
+def test_out_of_memory_is_raised() -> None:
     class Full:
         def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
             raise torch.OutOfMemoryError("full")
@@ -135,7 +135,7 @@ def model() -> SAM2VideoPredictor:
 
 
 def test_a_recorded_session(model: SAM2VideoPredictor) -> None:
-    """Objects and memories come and go; the tables of what is read are rounded up."""
+    """Numbers of objects and memories change; sizes of the block tables are rounded up."""
     clip = frames_rgb(24)
 
     def track() -> Iterator[Any]:
@@ -162,7 +162,7 @@ def test_a_recorded_session(model: SAM2VideoPredictor) -> None:
                 assert relative_error(getattr(out, name), getattr(known, name)) <= 1e-4
     encoder, step = recorders
     assert encoder.recorded == 1
-    # For 1, 2 and 4 objects in the first video, and for 1 and 2 once more on pages that hold 4.
+    # For 1, 2 and 4 objects in the first video, and again for 1 and 2 on pages for 4.
     assert step.recorded == 5
     assert step.replayed == encoder.replayed - 3  # nothing is tracked on the first frame
     model.plan = Plan()

@@ -1,4 +1,4 @@
-"""What goes to the CPU arrives whole, once the device has got there."""
+"""Asynchronous copies to the CPU are complete after `wait`, without blocking the host before."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fastsam2.types import FrameOutput
 
 
 @pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """As if all tensors lay on a device; what the host asks of it."""
+def host_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Pretend that all tensors are on a device; returns the calls that the host makes to it."""
     log: list[str] = []
 
     @contextmanager
@@ -38,20 +38,20 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return log
 
 
-def test_tensors_of_all_kinds(elsewhere: list[str]) -> None:
+def test_tensors_of_all_kinds(host_calls: list[str]) -> None:
     given = [torch.randn(3, 1), torch.arange(5), torch.randn(2, 2).half(), torch.zeros(0, 4)]
     given.append(torch.randn(4, 6).T)
     copy = HostCopy(given)
-    assert elsewhere == ["enter", "wait for 5", "leave"]  # and the host goes on
+    assert host_calls == ["enter", "wait for 5", "leave"]  # and the host continues
     found = copy.wait()
-    assert elsewhere[3:] == ["synchronize"]
+    assert host_calls[3:] == ["synchronize"]
     for a, b in zip(found, given, strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
         assert a.data_ptr() != b.data_ptr() or not a.numel()
 
 
-def test_what_is_on_the_cpu_stays() -> None:
+def test_cpu_tensors_are_not_copied() -> None:
     given = [torch.randn(3), torch.arange(3)]
     assert all(a is b for a, b in zip(HostCopy(given).wait(), given, strict=True))
     assert HostCopy([]).wait() == []
@@ -75,7 +75,7 @@ def tensors(x: FrameOutput) -> dict[str, torch.Tensor]:
     return {name: getattr(x, name) for name in NAMES if getattr(x, name) is not None}
 
 
-def test_outputs_are_where_they_were_until_the_copy_is_done(elsewhere: list[str]) -> None:
+def test_outputs_keep_device_tensors_until_the_copy_is_done(host_calls: list[str]) -> None:
     outputs = [output(), output()]
     outputs[1].predicted_iou = None
     before = [tensors(x) for x in outputs]

@@ -1,4 +1,4 @@
-"""Tensors are found and replaced in whatever holds them, but for those that stay in place."""
+"""Tensors are found and mapped in nested containers, except those in `StaticInputs` records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_all_are_found_in_order() -> None:
     assert all(a is b for a, b in zip(static_tensors(whole), [*x[4:], *x[4:]], strict=True))
 
 
-def test_all_but_fixed_ones_are_replaced() -> None:
+def test_all_but_static_ones_are_mapped() -> None:
     whole, x = value()
     new = map_tensors(whole, lambda t: t + 10)
     assert [float(t) for t in tensors(new)] == [10, 11, 12, 13]

@@ -1,4 +1,4 @@
-"""Lanes and marks: nothing where a device works when told, streams and events on a GPU."""
+"""Streams and events: no-ops on a CPU, CUDA streams and events on a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastsam2.engine.runtime.streams import current_device, record_event, side_s
 CPU, GPU = torch.device("cpu"), torch.device("cuda:1")
 
 
-def test_on_a_cpu_there_is_nothing_to_wait_for() -> None:
+def test_cpu_streams_and_events_are_no_ops() -> None:
     x = torch.ones(2)
     with current_device(CPU), side_stream(CPU, "encoder").enter():
         x += 1
@@ -23,8 +23,8 @@ def test_on_a_cpu_there_is_nothing_to_wait_for() -> None:
     assert x.tolist() == [2, 2]
 
 
-def test_marks_on_a_gpu_are_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no GPU here: what is asked of its streams tells."""
+def test_gpu_streams_and_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks the calls to fake CUDA streams, as there is no GPU."""
     log: list[Any] = []
     event = SimpleNamespace(synchronize=lambda: log.append("synchronize"))
 
