@@ -190,7 +190,8 @@ def settle_kernel(
     n_lowest = tl.sum(m_lowest.to(tl.int32), axis=0)
     tl.atomic_add(p_area + i_image + b_lowest, n_lowest, mask=n_lowest > 0, sem="relaxed")
     b_ones = tl.full((BLOCK,), 1, tl.int32)
-    tl.atomic_add(p_area + i_image + b_root, b_ones, mask=m_fg & ~m_lowest, sem="relaxed")
+    m_other = m_fg & (b_root != b_lowest)
+    tl.atomic_add(p_area + i_image + b_root, b_ones, mask=m_other, sem="relaxed")
 
 
 @triton.jit
