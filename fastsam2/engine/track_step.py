@@ -104,7 +104,7 @@ class TrackStep:
     @property
     def run(self) -> Callable[[FrameFeatures, Grid, Pages, BlockTables], DecodedMasks]:
         """The step as the plan says: compiled, recorded, or as it is."""
-        return self._prepared or self
+        return self if self._prepared is None else self._prepared
 
     def grid(self, features: FrameFeatures) -> Grid:
         """Return the positions of the features' grid."""
@@ -197,18 +197,17 @@ def track_objects(
     shape = TableShape.exact(selections)
     if isinstance(step.run, Graphed):
         shape = shape.rounded()
-    slots, pointer_slots = pool.latents.allocate(objects), pool.pointers.allocate(objects)
     try:
         with without_autocast(step.model.device):
-            writes = slots, pointer_slots
-            pages, tables = block_tables(step.model, pool, selections, shape, writes)
+            slots = pool.latents.allocate(objects), pool.pointers.allocate(objects)
+            pages, tables = block_tables(step.model, pool, selections, shape, slots)
             masks = step.run(features, step.grid(features), pages, tables)
-        return Tracked(map_tensors(masks, lambda x: x[:objects]), slots, pointer_slots)
+        return Tracked(map_tensors(masks, lambda x: x[:objects]), *slots)
     except torch.OutOfMemoryError:
         if objects == 1:
             raise
-    # Outside the handler, which would keep the failed attempt's tensors alive.
-    del slots, pointer_slots, writes
+    # Outside the handler, which would keep alive all that the attempt allocated.
+    slots = [], []
     half = objects // 2
     first = track_objects(step, pool, features, selections[:half])
     second = track_objects(step, pool, features, selections[half:])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastsam2.engine.fused.mask_decoder import DecodedMasks
 from fastsam2.engine.postprocess import fill_holes
+from fastsam2.engine.runtime.precision import without_autocast
 from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
@@ -29,8 +30,8 @@ def frame_outputs(
     masks = found.low_res_masks
     if model.fill_hole_area > 0:
         masks = fill_holes(masks, model.fill_hole_area)
-    if model.dtype != torch.float32:
-        masks = masks.half()  # precise enough for logits of a half-precision model
+    if found.obj_ptr.dtype in (torch.bfloat16, torch.float16):
+        masks = masks.half()  # precise enough for logits computed in half precision
     masks = masks.to(session.storage_device)
     # Inference tensors have no version counter, by which in-place edits of a client are detected.
     with torch.inference_mode(False):
@@ -82,8 +83,11 @@ def frame_result(
     unknown = torch.full((1, 1), torch.nan, device=device)
 
     def joined(fields: list[Tensor], default: Tensor) -> Tensor:
-        # Concatenated before conversion: one kernel for a hundred objects.
-        return torch.cat([x.to(device, non_blocking=True) for x in fields] or [default[:0]]).float()
+        parts = [x.to(device, non_blocking=True) for x in fields] or [default[:0]]
+        # Concatenated before conversion: one kernel for a hundred objects. Autocast cannot
+        # concatenate tensors of several dtypes.
+        with without_autocast(device):
+            return torch.cat(parts).float()
 
     masks, presence, ious = [], [], []
     for output in outputs:

@@ -61,7 +61,7 @@ class FusedImageEncoder:
         """Encode normalised images `[B, 3, S, S]`; returns the same dictionary as
         `forward_image`."""
         with without_autocast(images.device):
-            run = self._prepared or self.pyramid
+            run = self.pyramid if self._prepared is None else self._prepared
             features = run(self._padded(images.to(self._dtype)))
             features = [x[: len(images)] for x in features]
             return {
