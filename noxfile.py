@@ -11,9 +11,11 @@ from pathlib import Path
 import nox
 
 #: Python and torch; torch requires its own version of Triton. Oldest, middle, newest.
-MATRIX = (("3.10", "2.6.0"), ("3.12", "2.11.0"), ("3.13", "2.13.0"))
+MATRIX = (("3.10", "2.7.1"), ("3.12", "2.11.0"), ("3.13", "2.13.0"))
 #: Pinned for one version of torch.
-FREE = ("torch", "torchvision", "triton", "setuptools")
+FREE = ("torch", "torchvision", "triton", "setuptools", "numpy")
+#: Triton's interpreter fails on NumPy 2.4 before Triton 3.7.
+NUMPY = {"2.13.0": "numpy"}
 
 
 @nox.session
@@ -25,7 +27,8 @@ def tests(session: nox.Session, torch: str) -> None:
     constraints.write_text("\n".join(p for p in pins if p.partition("==")[0] not in FREE))
     # As in the Makefile: torch first, the reference without its dependencies.
     constrained = ("--constraint", str(constraints))
-    session.install(*constrained, f"torch=={torch}", "torchvision", "setuptools", "wheel")
+    numpy = NUMPY.get(torch, "numpy<2.4")
+    session.install(*constrained, f"torch=={torch}", "torchvision", numpy, "setuptools", "wheel")
     session.install(*constrained, "--no-build-isolation", "--editable", ".[test]")
     session.install(
         *constrained, "--no-build-isolation", "--no-deps", "sam2", env={"SAM2_BUILD_CUDA": "0"}

@@ -12,7 +12,7 @@ from PIL import Image
 from fastsam2.checkpoints import resolve_model
 from fastsam2.engine.fused.image_encoder import fused_image_encoder
 from fastsam2.errors import InputError, StateError
-from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.modeling.sam2_base import SAM2Base, decode_masks
 from fastsam2.predictors.building import build_image_model
 from fastsam2.predictors.image_prompts import (
     check_counts,
@@ -326,7 +326,8 @@ class SAM2ImagePredictor:
         points = (torch.cat(coords, dim=1), torch.cat(labels, dim=1)) if coords else None
 
         prompts = mask_input if points is None else points[0]
-        low_res_masks, scores, _, _ = self.model.decode_masks(
+        low_res_masks, scores, _, _ = decode_masks(
+            self.model,
             features["image_embed"][img_idx].unsqueeze(0),
             [x[img_idx].unsqueeze(0) for x in features["high_res_feats"]],
             points,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,7 +87,7 @@ class TrackStep:
         self.attention = attention
         self.decoder = decoder
         self.encoder = encoder
-        self.run = runner.prepare(self)
+        self._prepared = runner.prepare(self)
 
     @classmethod
     def of(cls, model: SAM2Base, runner: Runner) -> TrackStep | None:
@@ -100,6 +100,11 @@ class TrackStep:
         if attention is None or decoder is None or encoder is None:
             return None
         return cls(model, attention, decoder, encoder, runner)
+
+    @property
+    def run(self) -> Callable[[FrameFeatures, Grid, Pages, BlockTables], DecodedMasks]:
+        """The step as the plan says: compiled, recorded, or as it is."""
+        return self._prepared or self
 
     def grid(self, features: FrameFeatures) -> Grid:
         """Return the positions of the features' grid."""
@@ -236,7 +241,8 @@ def segment_prompt(
                 features.high_res,
                 model._use_multimask(prompt.is_init_cond_frame, prompt.points),
             )
-    return DecodedMasks(heads.low_res_masks, heads.ious, heads.obj_ptr, heads.object_score_logits)
+    _, _, ious, masks, _, obj_ptr, object_score_logits = heads
+    return DecodedMasks(masks, ious, obj_ptr, object_score_logits)
 
 
 def _condition(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,22 +34,16 @@ from fastsam2.modeling.sam2_utils import (
 )
 from fastsam2_kernels.dispatch import Impl
 
-__all__ = ["NO_OBJ_SCORE", "Heads", "SAM2Base"]
+__all__ = ["NO_OBJ_SCORE", "Heads", "SAM2Base", "decode_masks"]
 
 #: Mask logit of every pixel where an object is absent.
 NO_OBJ_SCORE = -1024.0
 
 
-class Heads(NamedTuple):
-    """Outputs of the mask decoder for B objects on a frame, in the order of `sam2`."""
-
-    low_res_multimasks: Tensor  #: logits of all K masks `[B, K, S / 4, S / 4]`
-    high_res_multimasks: Tensor  #: `[B, K, S, S]`
-    ious: Tensor  #: predicted IoU `[B, K]`
-    low_res_masks: Tensor  #: logits of the best mask `[B, 1, S / 4, S / 4]`
-    high_res_masks: Tensor  #: `[B, 1, S, S]`
-    obj_ptr: Tensor  #: object pointer `[B, C]`
-    object_score_logits: Tensor  #: presence logits `[B, 1]`
+#: Outputs of the mask decoder for B objects: logits of all K masks `[B, K, S / 4, S / 4]` and
+#: `[B, K, S, S]`, predicted IoU `[B, K]`, logits of the best mask `[B, 1, S / 4, S / 4]` and
+#: `[B, 1, S, S]`, object pointer `[B, C]`, presence logits `[B, 1]`.
+Heads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class SAM2Base(nn.Module):
@@ -84,6 +78,8 @@ class SAM2Base(nn.Module):
     pred_obj_scores: bool
     fixed_no_obj_ptr: bool
     soft_no_obj_ptr: bool
+    impl: Impl = "auto"  #: implementation of the kernels
+    runner: Any = None  #: runs the engine's functions as a plan says; None for as they are
 
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()
@@ -138,11 +134,6 @@ class SAM2Base(nn.Module):
             self.obj_ptr_proj = MLP(dim, dim, dim, 3) if mlp else nn.Linear(dim, dim)
         if config.proj_tpos_enc_in_obj_ptrs:
             self.obj_ptr_tpos_proj = nn.Linear(dim, self.mem_dim)
-
-    @property
-    def impl(self) -> Impl:
-        """Implementation of the kernels."""
-        return "auto"
 
     @property
     def device(self) -> torch.device:
@@ -394,40 +385,6 @@ class SAM2Base(nn.Module):
         codes = get_1d_sine_pe(distances, width).to(self.dtype)
         return tokens, self.obj_ptr_tpos_proj(codes).repeat_interleave(pieces, dim=-2)
 
-    def decode_masks(
-        self,
-        pix_feat: Tensor,
-        high_res_features: list[Tensor] | None,
-        points: tuple[Tensor, Tensor] | None,
-        mask_prompt: Tensor | None,
-        multimask_output: bool,
-        repeat_image: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run the prompt encoder and the mask decoder.
-
-        Args:
-            pix_feat: features `[B, C, H, W]`, conditioned on memory in a video.
-            high_res_features: maps of strides 4 and 8.
-            points: (x, y) in pixels of the model's input `[B, P, 2]`, and labels `[B, P]`.
-            mask_prompt: mask logits `[B, 1, S / 4, S / 4]`.
-            multimask_output: return three masks instead of one.
-            repeat_image: `pix_feat` has batch 1 and serves all prompts.
-
-        Returns:
-            Mask logits `[B, K, S / 4, S / 4]`, predicted IoU `[B, K]`, output tokens `[B, K, C]` or
-            `[B, 1, C]`, presence logits `[B, 1]`.
-        """
-        sparse, dense = self.sam_prompt_encoder(points=points, boxes=None, masks=mask_prompt)
-        return self.sam_mask_decoder(
-            image_embeddings=pix_feat,
-            image_pe=self.sam_prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask_output,
-            repeat_image=repeat_image,
-            high_res_features=high_res_features,
-        )
-
     def _forward_sam_heads(
         self,
         backbone_features: Tensor,
@@ -458,8 +415,8 @@ class SAM2Base(nn.Module):
             mask_inputs = F.interpolate(
                 at_least_float32(mask_inputs), size, mode="bilinear", antialias=True
             )
-        masks, ious, tokens, presence = self.decode_masks(
-            backbone_features, high_res_features, points, mask_inputs, multimask_output
+        masks, ious, tokens, presence = decode_masks(
+            self, backbone_features, high_res_features, points, mask_inputs, multimask_output
         )
         masks = at_least_float32(masks)
         if self.pred_obj_scores:
@@ -473,7 +430,7 @@ class SAM2Base(nn.Module):
             if tokens.shape[1] > 1:
                 token = tokens[rows, index]
         pointer = self._object_pointer(token, presence)
-        return Heads(masks, high_res_masks, ious, best, best_high_res, pointer, presence)
+        return masks, high_res_masks, ious, best, best_high_res, pointer, presence
 
     def _use_mask_as_output(
         self,
@@ -492,17 +449,17 @@ class SAM2Base(nn.Module):
         low_res = F.interpolate(high_res, size, mode="bilinear", antialias=True)
         present = mask.flatten(1).gt(0).any(1, keepdim=True).to(self.dtype)
         if self.use_obj_ptrs_in_encoder:
-            pointer = self._forward_sam_heads(
+            *_, pointer, _ = self._forward_sam_heads(
                 backbone_features=backbone_features,
                 mask_inputs=self.mask_downsample(mask.to(self.mask_downsample.weight.dtype)),
                 high_res_features=high_res_features,
-            ).obj_ptr
+            )
         else:
             pointer = backbone_features.new_zeros(len(mask), self.hidden_dim)
         if self.pred_obj_scores:
             pointer = self._mix_no_object(pointer, present)
         ious, score = torch.ones_like(present), 20.0 * present - 10.0
-        return Heads(low_res, high_res, ious, low_res, high_res, pointer, score)
+        return low_res, high_res, ious, low_res, high_res, pointer, score
 
     def _object_pointer(self, token: Tensor, presence: Tensor) -> Tensor:
         """Return the object pointers `[B, C]` of output tokens `[B, C]` with presence logits
@@ -602,4 +559,40 @@ def _mask_decoder(config: SAM2Config) -> MaskDecoder:
         pred_obj_scores=config.pred_obj_scores,
         pred_obj_scores_mlp=config.pred_obj_scores_mlp,
         use_multimask_token_for_obj_ptr=config.use_multimask_token_for_obj_ptr,
+    )
+
+
+def decode_masks(
+    model: Any,
+    pix_feat: Tensor,
+    high_res_features: list[Tensor] | None,
+    points: tuple[Tensor, Tensor] | None,
+    mask_prompt: Tensor | None,
+    multimask_output: bool,
+    repeat_image: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run the prompt encoder and the mask decoder.
+
+    Args:
+        model: a `SAM2Base`, or any module with the same prompt encoder and mask decoder.
+        pix_feat: features `[B, C, H, W]`, conditioned on memory in a video.
+        high_res_features: maps of strides 4 and 8.
+        points: (x, y) in pixels of the model's input `[B, P, 2]`, and labels `[B, P]`.
+        mask_prompt: mask logits `[B, 1, S / 4, S / 4]`.
+        multimask_output: return three masks instead of one.
+        repeat_image: `pix_feat` has batch 1 and serves all prompts.
+
+    Returns:
+        Mask logits `[B, K, S / 4, S / 4]`, predicted IoU `[B, K]`, output tokens `[B, K, C]` or
+        `[B, 1, C]`, presence logits `[B, 1]`.
+    """
+    sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=mask_prompt)
+    return model.sam_mask_decoder(
+        image_embeddings=pix_feat,
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=multimask_output,
+        repeat_image=repeat_image,
+        high_res_features=high_res_features,
     )

@@ -25,15 +25,16 @@ from fastsam2.config import (
     yaml_name,
 )
 from fastsam2.engine.plan import Plan
-from fastsam2.engine.planned_model import PlannedModel
 from fastsam2.engine.runtime.compile import compile_image_encoder
+from fastsam2.engine.runtime.runner import Runner
 from fastsam2.errors import ConfigError, DeviceError
+from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.model import VideoModel
 from fastsam2_kernels.dispatch import Impl
 
 __all__ = ["build_image_model", "build_tracker"]
 
-Model = TypeVar("Model", bound=PlannedModel)
+Model = TypeVar("Model", bound=SAM2Base)
 Tracker = TypeVar("Tracker", bound=VideoModel)
 
 
@@ -48,7 +49,7 @@ def build_image_model(
     impl: Impl | None = None,
     plan: Plan | Literal["auto"] | None = None,
     **kwargs: Any,
-) -> PlannedModel:
+) -> SAM2Base:
     """Build the model for images; see `fastsam2.build_sam.build_sam2`."""
     target = _pick_device(device)
     chosen = _choose_plan(plan, target, dtype, impl, vos_optimized=False)
@@ -57,8 +58,10 @@ def build_image_model(
         config = _with_stability(config)
     config = apply_overrides(config, hydra_overrides_extra)
 
-    def make(config: SAM2Config) -> PlannedModel:
-        return PlannedModel(config, chosen)
+    def make(config: SAM2Config) -> SAM2Base:
+        model = SAM2Base(config)
+        model.runner, model.impl = Runner(chosen), chosen.impl
+        return model
 
     return _build(make, config, weights, ckpt_path, target, mode, chosen.dtype)
 

@@ -14,8 +14,9 @@ from fastsam2.engine.feature_cache import Encode
 from fastsam2.engine.fused.image_encoder import fused_image_encoder
 from fastsam2.engine.memory_pool import Pools
 from fastsam2.engine.plan import Plan
-from fastsam2.engine.planned_model import PlannedModel
+from fastsam2.engine.runtime.runner import Runner
 from fastsam2.engine.track_step import TrackStep, track_step
+from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.dict_state import as_session
 
 __all__ = ["FastPaths", "VideoModel"]
@@ -29,8 +30,8 @@ class FastPaths:
     step: TrackStep | None  #: None if the model's own `track_step` must run
 
 
-class VideoModel(PlannedModel):
-    """SAM 2 with the options of tracking, which are read at every call."""
+class VideoModel(SAM2Base):
+    """SAM 2 with the options of tracking, which are read at each call."""
 
     fill_hole_area: int  #: fill holes of at most this many pixels in the S / 4 wide masks
     non_overlap_masks: bool  #: set each pixel in at most one mask
@@ -45,9 +46,20 @@ class VideoModel(PlannedModel):
         memory_dtype: torch.dtype = torch.bfloat16,
         plan: Plan = Plan(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__(config, plan)
+        super().__init__(config)
+        self.plan = plan
         self.memory_dtype = memory_dtype
         self.pools = Pools()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan. Setting it discards what an earlier one has compiled and recorded."""
+        return self.runner.plan
+
+    @plan.setter
+    def plan(self, plan: Plan) -> None:
+        self.runner = Runner(plan)
+        self.impl = plan.impl
 
     def fast_paths(self) -> FastPaths:
         """Look up the fast paths for the model's current parts and options."""

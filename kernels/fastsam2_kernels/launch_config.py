@@ -9,12 +9,11 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
 
 __all__ = [
     "CAPABILITIES",
@@ -26,7 +25,6 @@ __all__ = [
     "family",
     "gpu_slug",
     "measured",
-    "on_its_device",
     "processors",
 ]
 
@@ -60,20 +58,6 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def on_its_device(function: Callable[P, T]) -> Callable[P, T]:
-    """Run `function` with the GPU of its first argument current: Triton launches there."""
-
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        x = args[0]
-        if not isinstance(x, Tensor) or x.device.type != "cuda":
-            return function(*args, **kwargs)
-        with torch.cuda.device(x.device):
-            return function(*args, **kwargs)
-
-    return run
 
 
 def family(capability: int) -> int:

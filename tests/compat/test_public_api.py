@@ -146,9 +146,13 @@ def build_named(package: Package, spelling: str) -> Any:
     def ours(config: Any) -> Built:
         return Built(vars(config.image_encoder.trunk), config.no_obj_embed_spatial)
 
+    patch = (
+        mock.patch("sam2.build_sam.instantiate", official)
+        if package.name == "sam2"
+        else mock.patch("fastsam2.predictors.building.SAM2Base", ours)
+    )
     module = package.module("build_sam")
-    name, maker = ("instantiate", official) if package.name == "sam2" else ("SAM2Base", ours)
-    with mock.patch.object(module, name, maker):
+    with patch:
         return module.build_sam2(spelling, device="cpu", apply_postprocessing=False).made_of
 
 

@@ -209,14 +209,14 @@ def test_tracker_waits_for_frames_encoded_ahead(
     begun, ahead = ("wait", "encoder", "caller 1"), ("encode", "encoder", 2)
     assert streams.log.count(ahead) == 1
     assert streams.log.index(begun) < streams.log.index(ahead)
-    # Frames 1 to 3 come from the side stream, each with all of its tensors.
+    # Frames 1 and 2, and frame 3, come from the side stream, each batch with one event.
     made = [
         name for what, where, name in streams.log if (what, where) == ("record_event", "encoder")
     ]
-    assert len(made) == 3
-    for name in made:
-        assert streams.log.count(("wait", "caller", name)) == 1
-        assert streams.used[name] == 8  # the image, the features twice, and their positions
+    for name, frames in zip(made, (2, 1), strict=True):
+        assert streams.log.count(("wait", "caller", name)) == frames
+        # Of each frame the image, the features twice, and their positions.
+        assert streams.used[name] == 8 * frames
 
 
 class FakeStreams:

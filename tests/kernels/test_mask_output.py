@@ -291,7 +291,7 @@ def test_everything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, size = blobs(2, (9, 11)), (30, 37)
     for non_overlap in (False, True):
         expected = mask_output(logits, size, impl="reference", non_overlap=non_overlap)
-        found = launch(logits, size, 0.0, non_overlap, Launch(8, 4, 1))
+        found = launch(logits, *size, 0.0, non_overlap, Launch(8, 4, 1))
         assert torch.equal(found.bits, expected.bits)
         assert torch.equal(found.labels, expected.labels)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastsam2 import SAM2VideoPredictor
 from fastsam2.data.rle import encode_mask
 from fastsam2.data.writers import label_image
-from fastsam2.modeling.mask_answers import NO_OBJ_SCORE
+from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
 from fastsam2.predictors import results
 from fastsam2.predictors.results import FrameResult, HostResult, one_behind
 from tests.predictors.nano import nano_predictor

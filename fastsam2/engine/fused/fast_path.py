@@ -22,6 +22,7 @@ __all__ = ["FastPath"]
 T = TypeVar("T")
 
 _EAGER = Runner(Plan())
+_PREFIX = "_fast_"  #: of attributes of a model that hold its stand-ins
 
 
 class FastPath(Generic[T]):
@@ -49,20 +50,22 @@ class FastPath(Generic[T]):
         parameters: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> None:
-        self._name = f"_fast_{name}"
+        self._name = _PREFIX + name
         self._build = build
         self._parts = parts
         self._methods = methods
         self._parameters = parameters
         self._options = options
 
-    def __call__(self, model: SAM2Base) -> T | None:
+    def __call__(self, model: nn.Module) -> T | None:
         """Return the fused replacement for this model, None if the model's own code must run.
 
         The model's own code runs if one of the parts was replaced, hooked, compiled, given another
         `forward` or is in training, if one of the methods was overridden, or if gradients are
         required.
         """
+        if not isinstance(model, SAM2Base):
+            return None
         cache: _Cache[T] = vars(model).setdefault(self._name, _Cache())
         modules = self._plain_modules(model, cache)
         if modules is None or not all(_is_own(model, name) for name in self._methods):
@@ -73,17 +76,16 @@ class FastPath(Generic[T]):
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
             return None
         dtype = autocast_dtype(model.device) or model.dtype
-        runner: Runner = getattr(model, "runner", _EAGER)
+        runner: Runner = model.runner or _EAGER
         options = tuple(getattr(model, name) for name in self._options)
         key = (runner, model.impl, dtype, options, fingerprint(weights))
         built = cache.built
         if built is None or built.key != key:
             # It outlives this call, and later calls may be in other modes.
             with torch.inference_mode(False), torch.no_grad(), without_autocast(model.device):
-                source = model if dtype == model.dtype else self._cast_copy(model, dtype)
+                source = self._copy(model, dtype)
                 built = cache.built = _Built(key, source, self._build(source, runner))
-        if built.source is not model:
-            _copy_options(model, built.source)
+        _copy_options(model, built.source)
         return built.value
 
     def _plain_modules(self, model: SAM2Base, cache: _Cache[T]) -> list[nn.Module] | None:
@@ -98,10 +100,18 @@ class FastPath(Generic[T]):
                 return None
         return [module for module, *_ in cache.modules]
 
-    def _cast_copy(self, model: SAM2Base, dtype: torch.dtype) -> SAM2Base:
-        """Copy the parts with weights in `dtype`; buffers hold coordinates and stay float32."""
-        roots = {part.partition(".")[0] for part in self._parts}
+    def _copy(self, model: SAM2Base, dtype: torch.dtype) -> SAM2Base:
+        """A copy of the model, to which a stand-in may refer without keeping the model alive.
+
+        It shares the model's parts, or copies them in another dtype. Buffers hold coordinates, and
+        stay in float32.
+        """
         twin = copy.copy(model)
+        for name in [name for name in vars(twin) if name.startswith(_PREFIX)]:
+            del vars(twin)[name]
+        if dtype == model.dtype:
+            return twin
+        roots = {part.partition(".")[0] for part in self._parts}
         twin._modules = {k: copy.deepcopy(m) for k, m in model._modules.items() if k in roots}
         twin._parameters = {
             name: None if w is None else nn.Parameter(w.detach().to(dtype, copy=True), False)
@@ -123,7 +133,7 @@ class _Module(NamedTuple):
 @dataclass(frozen=True)
 class _Built(Generic[T]):
     key: object
-    source: SAM2Base  #: the model, or a copy of its parts in the caller's dtype
+    source: SAM2Base  #: a copy of the model, see `FastPath._copy`
     value: T | None
 
 
@@ -188,6 +198,7 @@ def _is_own(model: SAM2Base, name: str) -> bool:
 
 def _copy_options(model: SAM2Base, twin: SAM2Base) -> None:
     """Copy the model's attributes, which may change between calls, to the copy of its parts."""
-    own = ("_modules", "_parameters")
-    options = {k: v for k, v in vars(model).items() if k not in own}
-    vars(twin).update(options)
+    own = ("_modules", "_parameters", "_buffers")
+    for name, value in vars(model).items():
+        if name not in own and not name.startswith(_PREFIX):
+            vars(twin)[name] = value

@@ -55,13 +55,14 @@ class FusedImageEncoder:
         self._folded = folded
         self._plan = runner.plan
         self._dtype = folded[0][0].dtype
-        self._run = runner.prepare(self.pyramid)
+        self._prepared = runner.prepare(self.pyramid)
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Encode normalised images `[B, 3, S, S]`; returns the same dictionary as
         `forward_image`."""
         with without_autocast(images.device):
-            features = self._run(self._padded(images.to(self._dtype)))
+            run = self._prepared or self.pyramid
+            features = run(self._padded(images.to(self._dtype)))
             features = [x[: len(images)] for x in features]
             return {
                 "vision_features": features[-1],
@@ -73,7 +74,7 @@ class FusedImageEncoder:
         """Return the pyramid's maps, from the largest to the smallest in use; a pure function."""
         strip = rows_in_cache(images) if in_pieces(images) else None
         levels = self._encoder.trunk(images, strip=strip)
-        high_res = [F.conv2d(x, *conv) for x, conv in zip(levels, self._folded, strict=False)]
+        high_res = [F.conv2d(levels[i], *conv) for i, conv in enumerate(self._folded)]
         features = [*high_res, *self._neck.top_down(levels, _HIGH_RES)]
         return features[: len(features) - self._encoder.scalp]
 

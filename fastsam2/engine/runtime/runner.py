@@ -32,8 +32,10 @@ class Runner:
         self._recorder = recorder
         self._options = options
 
-    def prepare(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Prepare a function of tensors for repeated calls."""
+    def prepare(self, function: Callable[P, T]) -> Callable[P, T] | None:
+        """Prepare a function of tensors for repeated calls; None if it runs as it is."""
+        if not (self.plan.compile or self.plan.graphs):
+            return None
         if self.plan.compile:
             function = Compiled(function, **self._options)
         # Graphs of one recorder share memory, and the encoder runs concurrently with the tracker.

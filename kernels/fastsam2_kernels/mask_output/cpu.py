@@ -49,19 +49,18 @@ class _Axis(NamedTuple):
 
 
 def mask_output_cpu(
-    logits: Tensor, size: tuple[int, int], threshold: float, non_overlap: bool
+    logits: Tensor, height: int, width: int, threshold: float, non_overlap: bool
 ) -> MaskOutput:
-    """Compute masks of `size` and labels from logits `[N, h, w]`; see `mask_output_reference`."""
+    """Compute the same as `mask_output_reference`."""
     logits = logits.detach()
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     n = len(logits)
-    height, width = size
     y, x = _Axis.of(logits, 1, height), _Axis.of(logits, 2, width)
     bits = np.zeros((n, height, -(-width // 8)), np.uint8)
-    # Bytes are twice as fast. Later objects have higher numbers, so `np.maximum` stores the newest.
-    labels = np.zeros(size, np.uint8 if n < 256 else np.int16)
-    best = np.full(size, threshold, logits.numpy().dtype)
+    # Bytes are twice as fast; later objects have higher numbers.
+    labels = np.zeros((height, width), np.uint8 if n < 256 else np.int16)
+    best = np.full((height, width), threshold, logits.numpy().dtype)
     above = logits.numpy() > threshold
     windows = []
     for i in range(n):

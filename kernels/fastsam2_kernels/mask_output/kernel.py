@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastsam2_kernels.aot import Variant
 from fastsam2_kernels.mask_output.reference import MaskOutput
-from fastsam2_kernels.mask_output.tuning import Launch
+from fastsam2_kernels.mask_output.tuning import Launch, choose
 
 __all__ = ["launch", "variants"]
 
@@ -99,17 +99,19 @@ def mask_output_kernel(
 
 def launch(
     logits: Tensor,
-    size: tuple[int, int],
+    height: int,
+    width: int,
     threshold: float,
     non_overlap: bool,
-    settings: Launch,
+    settings: Launch | None = None,
 ) -> MaskOutput:
     """Contiguous logits `[N, h, w]` to masks of `size`."""
+    settings = settings or choose(logits.device)
+    logits = logits.contiguous()
     n, h, w = logits.shape
-    height, width = size
     row_bytes = triton.cdiv(width, 8)
     bits = logits.new_empty(n, height, row_bytes, dtype=torch.uint8)
-    labels = logits.new_empty(size, dtype=torch.int16)
+    labels = logits.new_empty(height, width, dtype=torch.int16)
     n_y, n_x = triton.cdiv(height, settings.rows), triton.cdiv(row_bytes, settings.columns)
     mask_output_kernel[(n_y * n_x,)](
         logits,

@@ -1,4 +1,4 @@
-"""The public op: validation, registration and choice of implementation."""
+"""Public function: validation and registration."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-from fastsam2_kernels.dispatch import Impl, uses_triton
-from fastsam2_kernels.launch_config import on_its_device
+from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.mask_output.cpu import mask_output_cpu
 from fastsam2_kernels.mask_output.reference import MaskOutput, mask_output_reference
-from fastsam2_kernels.mask_output.tuning import choose
+from fastsam2_kernels.registration import dtype_misfit, register_op
 
 __all__ = ["mask_output"]
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 #: Kernels number the pixels of an image, including those of the last tile, in int32.
 _MAX_PIXELS = 2**30
 _MAX_OBJECTS = 2**15 - 1  # labels are int16
@@ -55,7 +54,7 @@ def mask_output(
 
     Source: `_get_orig_video_res_output` of `sam2`.
     """
-    if logits.dtype not in (*_DTYPES, torch.float64):
+    if logits.dtype not in _DTYPES:
         raise TypeError(f"logits must be of a float dtype of 16 to 64 bits, got {logits.dtype}")
     if logits.ndim != 3 or 0 in logits.shape[1:]:
         raise ValueError(f"logits must be [N, h, w], got shape {tuple(logits.shape)}")
@@ -73,49 +72,26 @@ def mask_output(
     if not isinstance(threshold, Real):
         raise TypeError(f"threshold must be a number, got {threshold!r}")
     threshold = float(threshold)
-    use_triton = uses_triton(impl, logits)
-    if impl == "triton" and logits.dtype not in _DTYPES:
-        raise TypeError(f"impl='triton' takes float32, float16 and bfloat16, not {logits.dtype}")
-
-    if impl == "auto":
-        return MaskOutput(*_mask_output(logits, height, width, threshold, non_overlap))
-    if use_triton:
-        return _triton(logits, height, width, threshold, non_overlap)
-    return mask_output_reference(logits, (height, width), threshold, non_overlap)
-
-
-@torch.library.custom_op("fastsam2::mask_output", mutates_args=(), device_types="cuda")
-def _mask_output(
-    logits: Tensor, height: int, width: int, threshold: float, non_overlap: bool
-) -> tuple[Tensor, Tensor]:
-    if not uses_triton("auto", logits) or logits.dtype not in _DTYPES:
-        return mask_output_reference(logits, (height, width), threshold, non_overlap)
-    return _triton(logits, height, width, threshold, non_overlap)
-
-
-@_mask_output.register_kernel("cpu")
-def _cpu(
-    logits: Tensor, height: int, width: int, threshold: float, non_overlap: bool
-) -> tuple[Tensor, Tensor]:
-    return mask_output_cpu(logits, (height, width), threshold, non_overlap)
+    return MaskOutput(*_run(impl, logits, height, width, threshold, non_overlap))
 
 
 # len() in a fake would specialise the number of masks.
-@_mask_output.register_fake
 def _fake(
     logits: Tensor, height: int, width: int, threshold: float, non_overlap: bool
-) -> tuple[Tensor, Tensor]:
-    return (
+) -> MaskOutput:
+    return MaskOutput(
         logits.new_empty(logits.shape[0], height, (width + 7) // 8, dtype=torch.uint8),
         logits.new_empty(height, width, dtype=torch.int16),
     )
 
 
-@on_its_device
-def _triton(
-    logits: Tensor, height: int, width: int, threshold: float, non_overlap: bool
-) -> MaskOutput:
-    from fastsam2_kernels.mask_output.kernel import launch
-
-    settings = choose(logits.device)
-    return launch(logits.contiguous(), (height, width), threshold, non_overlap, settings)
+_run = register_op(
+    "mask_output",
+    "(Tensor logits, SymInt height, SymInt width, float threshold, bool non_overlap)"
+    " -> (Tensor, Tensor)",
+    fake=_fake,
+    reference=mask_output_reference,
+    cpu=mask_output_cpu,
+    kernel="mask_output.kernel:launch",
+    misfit=lambda logits, *_: dtype_misfit(logits.dtype),
+)

@@ -21,18 +21,15 @@ class MaskOutput(NamedTuple):
 
 
 def mask_output_reference(
-    logits: Tensor, size: tuple[int, int], threshold: float, non_overlap: bool
+    logits: Tensor, height: int, width: int, threshold: float, non_overlap: bool
 ) -> MaskOutput:
-    """Compute masks of `size` and labels from logits `[N, h, w]`.
-
-    Half-precision logits are interpolated in float32.
-    """
+    """Masks of `height` x `width` from logits `[N, h, w]`, interpolated in float32 at least."""
     if not len(logits):
-        bits = logits.new_zeros(0, size[0], -(-size[1] // 8), dtype=torch.uint8)
-        return MaskOutput(bits, logits.new_zeros(size, dtype=torch.int16))
+        bits = logits.new_zeros(0, height, -(-width // 8), dtype=torch.uint8)
+        return MaskOutput(bits, logits.new_zeros(height, width, dtype=torch.int16))
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    up = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    up = F.interpolate(logits[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
     masks = up > threshold
     best = torch.where(masks, up, -torch.inf).argmax(0)
     labels = torch.where(masks.any(0), best + 1, 0).to(torch.int16)

@@ -36,8 +36,10 @@ def _inference() -> Iterator[None]:
 def by_modules(
     model: SAM2VideoPredictor, conditioned: Tensor, high_res: list[Tensor]
 ) -> DecodedMasks:
-    heads = model._forward_sam_heads(conditioned, high_res_features=high_res, multimask_output=True)
-    return DecodedMasks(*(getattr(heads, name) for name in DecodedMasks._fields))
+    _, _, ious, masks, _, pointers, presence = model._forward_sam_heads(
+        conditioned, high_res_features=high_res, multimask_output=True
+    )
+    return DecodedMasks(masks, ious, pointers, presence)
 
 
 def test_equals_the_modules_in_float64(model: SAM2VideoPredictor) -> None:
