@@ -103,7 +103,7 @@ class TrackStep:
 
     @property
     def run(self) -> Callable[[FrameFeatures, Grid, Pages, BlockTables], DecodedMasks]:
-        """The step as the plan says: compiled, recorded, or as it is."""
+        """The step, compiled or recorded if the plan says so."""
         return self._prepared or self
 
     def grid(self, features: FrameFeatures) -> Grid:
