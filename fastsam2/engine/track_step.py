@@ -206,7 +206,7 @@ def track_objects(
     except torch.OutOfMemoryError:
         if objects == 1:
             raise
-    # Outside the handler, which would keep alive all that the attempt allocated.
+    # Outside the handler, which would keep the failed attempt's tensors alive.
     slots = [], []
     half = objects // 2
     first = track_objects(step, pool, features, selections[:half])

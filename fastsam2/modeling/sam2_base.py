@@ -79,7 +79,7 @@ class SAM2Base(nn.Module):
     fixed_no_obj_ptr: bool
     soft_no_obj_ptr: bool
     impl: Impl = "auto"  #: implementation of the kernels
-    runner: Any = None  #: runs the engine's functions as a plan says; None for as they are
+    runner: Any = None  #: compiles or records the engine's functions; None to run them eagerly
 
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()

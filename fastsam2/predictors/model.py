@@ -53,7 +53,7 @@ class VideoModel(SAM2Base):
 
     @property
     def plan(self) -> Plan:
-        """The plan. Setting it discards what an earlier one has compiled and recorded."""
+        """The execution plan. Setting it discards compiled functions and CUDA graphs."""
         return self.runner.plan
 
     @plan.setter

@@ -50,7 +50,7 @@ def warmup(
             box = [0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height]
             predictor.add_new_points_or_box(state, 0, obj_id, box=box)
         for result in predictor.propagate(state, progress=lambda frames, desc: frames):
-            # Each form of the result has kernels of its own.
+            # Each form of the result launches different kernels.
             _ = result.logits, result.boxes, result.rle(), result.to_host().labels
 
 

@@ -165,7 +165,7 @@ def test_objects_added_during_tracking(camera: Any, clip: np.ndarray) -> None:
     assert camera.track(clip[2])[0] == [5]
 
 
-def test_it_is_a_model(camera: Any, weights: Path, packages: Both) -> None:
+def test_is_a_model(camera: Any, weights: Path, packages: Both) -> None:
     """Programs pass it to other predictors, move it, and load weights into it."""
     assert isinstance(camera, SAM2Base)
     assert sorted(camera.state_dict()) == sorted(packages[0].predictor.state_dict())

@@ -373,7 +373,7 @@ def exported(kind: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 
 @pytest.mark.parametrize("kind", ["trace", "export"])
 @pytest.mark.parametrize("wrapper", [EncoderForExport, ShortEncoderForExport])
-@pytest.mark.filterwarnings("ignore")  # of both exporters, on what they cannot see
+@pytest.mark.filterwarnings("ignore")  # exporters warn about values they cannot trace
 def test_encoder_export(fresh: Both, kind: str, wrapper: type[nn.Module]) -> None:
     """The model is exported before its first call, and still runs afterwards."""
     ref, ours = (wrapper(p.predictor).eval() for p in fresh)
@@ -406,7 +406,7 @@ def decoder_inputs(labels: list[float], has_mask: float, batch: int = 1) -> tupl
 
 @pytest.mark.parametrize("kind", ["trace", "export"])
 @pytest.mark.parametrize("multimask_output", [True, False])
-@pytest.mark.filterwarnings("ignore")  # of both exporters, on what they cannot see
+@pytest.mark.filterwarnings("ignore")  # exporters warn about values they cannot trace
 def test_decoder_export(packages: Both, kind: str, multimask_output: bool) -> None:
     """A traced decoder serves any number of prompts and points, the dynamic axes of ONNX files."""
     ref, ours = (DecoderForExport(p.predictor, multimask_output).eval() for p in packages)

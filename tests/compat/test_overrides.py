@@ -1,6 +1,7 @@
-"""Subclasses that override official methods: they are called as `sam2` calls them.
+"""Subclasses that override official methods, which are called as `sam2` calls them.
 
-SAMURAI, DAM4SAM and SAM2Long choose masks and memories so; micro-sam and others bring features.
+SAMURAI, DAM4SAM and SAM2Long override the choice of masks and memories; micro-sam and others
+provide features.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ METHODS = [
 
 
 def session(package: Package, video: Path) -> Any:
-    """Two objects, one prompted by a mask; tracked, corrected, tracked again."""
+    """Track two objects, one prompted by a mask; correct one and track again."""
     predictor = package.predictor
     state = predictor.init_state(str(video))
     click(package, state, obj=1)
@@ -42,7 +43,7 @@ def session(package: Package, video: Path) -> Any:
 
 
 def subclassed(package: Package, **methods: Callable[..., Any]) -> type:
-    """Make the predictor one of a subclass; each method gets the original one first."""
+    """Change the predictor's class to a subclass; each method gets the original one first."""
     kind = type(package.predictor)
 
     def bound(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,8 +78,8 @@ def test_overridden_methods_are_called_as_often(names: list[str], fresh: Both, v
     assert all(found[1])
 
 
-def test_what_they_return_counts(fresh: Both, video: Path) -> None:
-    """Another choice of mask, dimmer memory, and features of a client's own."""
+def test_overridden_results_are_used(fresh: Both, video: Path) -> None:
+    """Smaller masks, weaker memory, and scaled features."""
 
     def smaller(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         low, high, ious, best, best_high, pointer, presence = original(*args, **kwargs)

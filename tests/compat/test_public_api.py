@@ -237,7 +237,7 @@ def test_from_the_hub(packages: Both, hub: Callable[..., str], client: Client) -
         agree(client, packages)
 
 
-def test_the_snippet_users_know(packages: Both, hub: Callable[..., str], tmp_path: Path) -> None:
+def test_readme_snippet(packages: Both, hub: Callable[..., str], tmp_path: Path) -> None:
     """A hub id, two black frames, one click."""
     for i in range(2):
         Image.new("RGB", (256, 256)).save(tmp_path / f"{i}.jpg")

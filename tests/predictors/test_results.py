@@ -105,7 +105,7 @@ def model() -> SAM2VideoPredictor:
     return nano_predictor()
 
 
-def test_of_a_session(model: SAM2VideoPredictor) -> None:
+def test_results_of_a_session(model: SAM2VideoPredictor) -> None:
     """The scores and predicted IoU are those of the frame's outputs."""
     state = model.init_state(frames_rgb(4))
     model.add_new_points_or_box(state, 0, "a", points=[[50, 60]], labels=[1])

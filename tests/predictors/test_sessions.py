@@ -77,7 +77,7 @@ def assert_close(actual: dict[Any, Tensor], expected: dict[Any, Tensor]) -> None
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_batch_is_its_objects_in_any_order(
+def test_batch_equals_single_objects_in_any_order(
     model: SAM2VideoPredictor, clip: np.ndarray, reverse: bool
 ) -> None:
     """Objects differ in prompt frames and memory; some are tracked, others prompted."""

@@ -144,7 +144,7 @@ def test_stores_only_memory_that_the_next_frame_can_read(
     assert max(sizes[30:]) <= 1.01 * sizes[25]
 
 
-def test_an_empty_state_is_a_fresh_stream(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
+def test_empty_state_is_a_new_stream(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
     stream = StreamSession(model)
     assert stream.state_dict() == {}
     stream.step(clip[0])

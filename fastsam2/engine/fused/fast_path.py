@@ -22,7 +22,7 @@ __all__ = ["FastPath"]
 T = TypeVar("T")
 
 _EAGER = Runner(Plan())
-_PREFIX = "_fast_"  #: of attributes of a model that hold its stand-ins
+_PREFIX = "_fast_"  #: prefix of a model's attributes that hold its fused replacements
 
 
 class FastPath(Generic[T]):
@@ -101,10 +101,10 @@ class FastPath(Generic[T]):
         return [module for module, *_ in cache.modules]
 
     def _copy(self, model: SAM2Base, dtype: torch.dtype) -> SAM2Base:
-        """A copy of the model, to which a stand-in may refer without keeping the model alive.
+        """Copy the model, so that a fused replacement does not keep the model itself alive.
 
-        It shares the model's parts, or copies them in another dtype. Buffers hold coordinates, and
-        stay in float32.
+        The copy shares the model's parts, or copies them if `dtype` differs. Buffers hold
+        coordinates and stay float32.
         """
         twin = copy.copy(model)
         for name in [name for name in vars(twin) if name.startswith(_PREFIX)]:

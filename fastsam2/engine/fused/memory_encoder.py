@@ -147,7 +147,7 @@ def _mask_weights(module: MaskDownSampler) -> MaskDownsampleWeights | None:
         ):
             return None
         assert conv.bias is not None
-        # The first two stages are one kernel of its own, the others library convolutions.
+        # The first two stages run in one kernel, the others as library convolutions.
         layout = torch.contiguous_format if i < 6 else torch.channels_last
         weight = conv.weight.contiguous(memory_format=layout)
         found.append(DownsampleStage(weight, conv.bias, norm.weight, norm.bias))

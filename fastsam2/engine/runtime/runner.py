@@ -33,7 +33,7 @@ class Runner:
         self._options = options
 
     def prepare(self, function: Callable[P, T]) -> Callable[P, T] | None:
-        """Prepare a function of tensors for repeated calls; None if it runs as it is."""
+        """Compile or record a function of tensors; None if the plan does neither."""
         if not (self.plan.compile or self.plan.graphs):
             return None
         if self.plan.compile:

@@ -58,7 +58,7 @@ def mask_output_cpu(
     n = len(logits)
     y, x = _Axis.of(logits, 1, height), _Axis.of(logits, 2, width)
     bits = np.zeros((n, height, -(-width // 8)), np.uint8)
-    # Bytes are twice as fast; later objects have higher numbers.
+    # Bytes are twice as fast. Later objects have higher numbers, so `np.maximum` stores the newest.
     labels = np.zeros((height, width), np.uint8 if n < 256 else np.int16)
     best = np.full((height, width), threshold, logits.numpy().dtype)
     above = logits.numpy() > threshold

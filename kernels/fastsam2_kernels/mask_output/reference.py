@@ -23,7 +23,10 @@ class MaskOutput(NamedTuple):
 def mask_output_reference(
     logits: Tensor, height: int, width: int, threshold: float, non_overlap: bool
 ) -> MaskOutput:
-    """Masks of `height` x `width` from logits `[N, h, w]`, interpolated in float32 at least."""
+    """Compute masks of `height` x `width` and labels from logits `[N, h, w]`.
+
+    Logits are interpolated in at least float32.
+    """
     if not len(logits):
         bits = logits.new_zeros(0, height, -(-width // 8), dtype=torch.uint8)
         return MaskOutput(bits, logits.new_zeros(height, width, dtype=torch.int16))

@@ -155,7 +155,7 @@ def test_rebuilt_after_changes(model: SAM2VideoPredictor, change: Change) -> Non
 
 
 def test_autocast_gets_a_copy_in_its_dtype(model: SAM2VideoPredictor) -> None:
-    """With the options of the moment; parts that are in that dtype already are shared."""
+    """The copy has the current options; parts already in that dtype are shared."""
     with torch.autocast("cpu", torch.bfloat16):
         step = track_step(model)
         assert step is not None
