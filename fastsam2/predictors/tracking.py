@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from fastsam2.engine.fused.image_encoder import FrameFeatures
-from fastsam2.engine.fused.mask_decoder import DecodedMasks
 from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.engine.track_step import (
     Prompt,
@@ -30,6 +29,7 @@ from fastsam2.predictors.frame_outputs import (
     memory_positions,
 )
 from fastsam2.predictors.model import FastPaths, VideoModel
+from fastsam2.predictors.official_step import encode_officially, track_officially
 from fastsam2.predictors.prompts import join_points, mask_prompt, point_prompt
 from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import ObjectState, VideoSession
@@ -132,7 +132,7 @@ def _segment_prompt(
 ) -> FrameOutput:
     fast = model.fast_paths()
     if fast.step is None:
-        return _track_officially(model, session, obj, frame_idx, prompt, reverse)
+        return track_officially(model, session, obj, frame_idx, prompt, reverse)
     selection = None
     if not prompt.is_init_cond_frame:
         selection = obj.memory.select(
@@ -184,7 +184,7 @@ def _encode_pending(model: VideoModel, session: VideoSession) -> None:
     for frame_idx, outputs in fresh.items():
         if fast.step is None:
             for output in outputs:
-                _encode_officially(model, session, frame_idx, output)
+                encode_officially(model, session, frame_idx, output)
         else:
             _encode_batch(model, fast, fast.step, session, frame_idx, outputs)
 
@@ -273,7 +273,7 @@ def track_frame(
     if tracked and step is None:
         prompt = Prompt()
         outputs = [
-            _track_officially(model, session, obj, frame_idx, prompt, reverse, run_mem_encoder=True)
+            track_officially(model, session, obj, frame_idx, prompt, reverse, run_mem_encoder=True)
             for obj in tracked
         ]
     elif tracked and step is not None:
@@ -317,74 +317,6 @@ def _features(
 
 def _pool(model: VideoModel, step: TrackStep, session: VideoSession) -> MemoryPool:
     return session.pool(step.model, model.memory_dtype, model.pools)
-
-
-def _track_officially(
-    model: VideoModel,
-    session: VideoSession,
-    obj: ObjectState,
-    frame_idx: int,
-    prompt: Prompt,
-    reverse: bool,
-    run_mem_encoder: bool = False,
-) -> FrameOutput:
-    """Segment one object through the model's own `_get_image_feature` and `track_step`."""
-    _, _, features, positions, sizes = model._get_image_feature(
-        session.inference_state, frame_idx, 1
-    )
-    out = model.track_step(
-        frame_idx=frame_idx,
-        is_init_cond_frame=prompt.is_init_cond_frame,
-        current_vision_feats=features,
-        current_vision_pos_embeds=positions,
-        feat_sizes=sizes,
-        point_inputs=prompt.points,
-        mask_inputs=prompt.mask,
-        output_dict=obj.memory,
-        num_frames=session.num_frames,
-        track_in_reverse=reverse,
-        run_mem_encoder=run_mem_encoder,
-        prev_sam_mask_logits=prompt.previous_logits,
-    )
-    masks = DecodedMasks(
-        out["pred_masks"], out["pred_masks"], out["obj_ptr"], out["object_score_logits"]
-    )
-    (output,) = frame_outputs(model, session, masks, None)
-    _store_own_memory(model, session, output, out["maskmem_features"], out["maskmem_pos_enc"])
-    return output
-
-
-def _encode_officially(
-    model: VideoModel, session: VideoSession, frame_idx: int, output: FrameOutput
-) -> None:
-    """Encode memory of a prompted output through the model's own `_encode_new_memory`."""
-    _, _, features, _, sizes = model._get_image_feature(session.inference_state, frame_idx, 1)
-    assert output.pred_masks is not None
-    memory = model._encode_new_memory(
-        current_vision_feats=features,
-        feat_sizes=sizes,
-        pred_masks_high_res=model._upsample_masks(output.pred_masks.to(session.device).float()),
-        object_score_logits=output.object_score_logits,
-        is_mask_from_pts=True,
-    )
-    _store_own_memory(model, session, output, *memory)
-
-
-def _store_own_memory(
-    model: VideoModel,
-    session: VideoSession,
-    output: FrameOutput,
-    memory: Tensor | None,
-    positions: list[Tensor] | None,
-) -> None:
-    """Store memory returned by the model's own methods."""
-    if memory is None or positions is None:
-        return
-    # Inference tensors have no version counter, by which in-place edits of a client are detected.
-    with torch.inference_mode(False):
-        stored = memory.to(session.storage_device, model.memory_dtype, copy=True)
-    output.maskmem_features = stored
-    output.maskmem_pos_enc = memory_positions(session, lambda: positions)
 
 
 def clear_prompts(session: VideoSession, frame_idx: int, obj: ObjectState) -> None:

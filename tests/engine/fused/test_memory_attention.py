@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
-from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.block_tables import block_tables
 from fastsam2.engine.fused import cpu_tiling
 from fastsam2.engine.fused.image_encoder import FrameFeatures
@@ -17,26 +14,9 @@ from fastsam2.engine.memory_pool import MemoryPool
 from fastsam2.modeling.memory_selection import MemorySelection
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features, selection
-from tests.reference import randomise_
 from tests.support import relative_error
 
-SIZE = 128
-
-
-@pytest.fixture(params=["sam2.1-tiny", "sam2-tiny", "nano"])
-def model(request: pytest.FixtureRequest) -> SAM2VideoPredictor:
-    with torch.inference_mode(False):
-        predictor = build_sam2_video_predictor(
-            request.param, device="cpu", hydra_overrides_extra=[f"++model.image_size={SIZE}"]
-        )
-        randomise_(predictor)
-    return predictor
-
-
-@pytest.fixture(autouse=True)
-def _inference() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 def by_module(model: SAM2VideoPredictor, frame: FrameFeatures, read: MemorySelection) -> Tensor:

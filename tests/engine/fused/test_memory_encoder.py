@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.fused.memory_encoder import FusedMemoryEncoder
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.memories import features
-from tests.reference import randomise_
 
 SIZE = 128
 
-
-@pytest.fixture(params=["sam2.1-tiny", "sam2-tiny", "nano"])
-def model(request: pytest.FixtureRequest) -> SAM2VideoPredictor:
-    with torch.inference_mode(False):
-        predictor = build_sam2_video_predictor(
-            request.param, device="cpu", hydra_overrides_extra=[f"++model.image_size={SIZE}"]
-        )
-        randomise_(predictor)
-    return predictor
-
-
-@pytest.fixture(autouse=True)
-def _inference() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("inference")
 
 
 def fused(
