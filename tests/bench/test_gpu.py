@@ -26,10 +26,10 @@ def test_parts_resume(
     done = tmp_path / "done"
     count = f"open({str(done)!r}, 'a').write('x')"
     todo = [
-        python("good", 20, count),
+        python("good", 300, count),
         python("slow", 0.3, "__import__('time').sleep(60)"),
-        python("bad", 20, f"assert __import__('os').path.exists({str(tmp_path / 'mended')!r})"),
-        python("last", 20, count),
+        python("bad", 300, f"assert __import__('os').path.exists({str(tmp_path / 'mended')!r})"),
+        python("last", 300, count),
     ]
     monkeypatch.setattr(gpu, "parts", lambda *_: todo)
     assert gpu.main([*CALL, str(tmp_path)]) == 1
@@ -41,7 +41,7 @@ def test_parts_resume(
     assert "AssertionError" in (tmp_path / "log.txt").read_text()
 
     (tmp_path / "mended").touch()
-    todo[1] = python("slow", 20, "1")
+    todo[1] = python("slow", 300, "1")
     assert gpu.main([*CALL, str(tmp_path)]) == 0
     assert done.read_text() == "xx", "a finished part was run again"
     assert set(read_state(tmp_path, "parts").values()) == {"done"}
