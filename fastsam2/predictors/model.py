@@ -28,6 +28,11 @@ class FastPaths:
 
     encode: Encode  #: fused image encoder, or the model's own `forward_image`
     step: TrackStep | None  #: None if the model's own `track_step` must run
+    options: tuple[object, ...]  #: of the model, when they were looked up
+
+    def current(self, model: VideoModel) -> FastPaths:
+        """These fast paths, or those for other options if a client has set some meanwhile."""
+        return self if track_step.options(model) == self.options else model.fast_paths()
 
 
 class VideoModel(SAM2Base):
@@ -63,7 +68,8 @@ class VideoModel(SAM2Base):
 
     def fast_paths(self) -> FastPaths:
         """Look up the fast paths for the model's current parts and options."""
-        return FastPaths(fused_image_encoder(self) or self.forward_image, track_step(self))
+        encode = fused_image_encoder(self) or self.forward_image
+        return FastPaths(encode, track_step(self), track_step.options(self))
 
     def _get_image_feature(
         self, inference_state: MutableMapping[str, Any], frame_idx: int, batch_size: int

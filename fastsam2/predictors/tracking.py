@@ -246,6 +246,7 @@ def propagate(
         objects = [obj for obj in objects if obj in session.objects]
         if not objects:
             return
+        fast = fast.current(model)
         then = frames[frames.index(frame_idx) + 1 :]
         yield track_frame(model, fast, session, objects, frame_idx, reverse=reverse, then=then)
 

@@ -77,7 +77,7 @@ class FastPath(Generic[T]):
             return None
         dtype = autocast_dtype(model.device) or model.dtype
         runner: Runner = model.runner or _EAGER
-        options = tuple(getattr(model, name) for name in self._options)
+        options = self.options(model)
         key = (runner, model.impl, dtype, options, fingerprint(weights))
         built = cache.built
         if built is None or built.key != key:
@@ -87,6 +87,10 @@ class FastPath(Generic[T]):
                 built = cache.built = _Built(key, source, self._build(source, runner))
         _copy_options(model, built.source)
         return built.value
+
+    def options(self, model: SAM2Base) -> tuple[object, ...]:
+        """Values of the attributes that the replacement is built of."""
+        return tuple([getattr(model, name) for name in self._options])
 
     def _plain_modules(self, model: SAM2Base, cache: _Cache[T]) -> list[nn.Module] | None:
         """Return all modules of the parts; None if one is not as the package built it."""
