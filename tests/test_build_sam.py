@@ -127,6 +127,7 @@ print((max(peak, anonymous()) - before) / weights)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_weights_are_loaded_without_a_second_copy(tmp_path: Path) -> None:
     path = tmp_path / "base_plus.pt"

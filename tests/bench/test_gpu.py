@@ -19,6 +19,7 @@ def python(name: str, seconds: float, program: str) -> Part:
     return Part(name, seconds, ("timeit", "-n", "1", "-r", "1", program))
 
 
+@pytest.mark.slow
 def test_parts_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,6 +51,7 @@ def test_parts_resume(
     assert done.read_text() == "xxx", "unless it is asked for by name"
 
 
+@pytest.mark.slow
 def test_no_part_begins_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "parts", lambda *_: [python("late", 20, "1")])
     assert gpu.main([*CALL, str(tmp_path), "--seconds", "10"]) == 1

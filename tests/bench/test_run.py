@@ -20,6 +20,7 @@ from fastsam2_kernels.memory_keys import tuning
 SMALL = ["--dtype", "fp32", "--image-size", "64", "--frames", "1", "--no-verify", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_track_with_nano(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["track", *SMALL, "--model", "nano", "--objects", "1", "2", "--out", str(tmp_path)]
     assert main(call) == 0

@@ -30,6 +30,7 @@ def op_rows() -> tuple[Row, Row]:
     return theirs, ours
 
 
+@pytest.mark.slow
 def test_a_broken_op_has_no_speedup(tests: Path, tmp_path: Path) -> None:
     test = tests / f"test_{OP}.py"
     rows = op_rows()
@@ -55,6 +56,7 @@ def test_a_broken_op_has_no_speedup(tests: Path, tmp_path: Path) -> None:
     assert verify.verify([OP], tmp_path, "cpu") == verdicts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "summary"),
     [

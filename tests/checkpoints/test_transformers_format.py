@@ -100,6 +100,7 @@ def tracked_masks(model: Any, state: dict[str, Any]) -> list[Tensor]:
     return [tracked[i]["pred_masks"] for i in range(FRAMES)]
 
 
+@pytest.mark.slow
 def test_transformers_folder_gives_the_official_tensors(
     models: tuple[Any, Any], tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_transformers_folder_gives_the_official_tensors(
     assert by_file.keys() == state_dict.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["sam2", "fastsam2"])
 @torch.inference_mode()
 def test_same_features_and_masks(

@@ -118,6 +118,7 @@ def test_an_invalid_checkpoint_exits_with_1(tmp_path: Path, clip: Path) -> None:
         assert name in outcome.line
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_model_exits_with_1(
     tmp_path: Path, clip: Path, checkpoint: Path
 ) -> None:

@@ -278,6 +278,7 @@ def test_older_results_are_kept(tmp_path: Path, clip: Path, stream: FakeStream) 
     assert fastsam2(*run, "--overwrite").code == 0
 
 
+@pytest.mark.slow
 def test_a_running_model(tmp_path: Path, checkpoint: Path) -> None:
     """Uses the real predictors, on a file read as a stream and as a video."""
     # Long enough for the fifth frame to be independent of the number of frames.

@@ -52,6 +52,7 @@ def test_each_video_has_a_folder_and_the_same_prompts(
     assert outcome.out.count("model    nano") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [["9,9@0"], ["9,9@0", "5,5@5:2"]])
 def test_each_frame_is_encoded_once(
     tmp_path: Path, frames: Frames, monkeypatch: pytest.MonkeyPatch, prompts: list[str]

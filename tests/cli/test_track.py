@@ -204,6 +204,7 @@ def test_older_results_are_not_mixed_with_new_ones(
     assert _names(out / "masks") == ["00000.png", "00001.png", "00002.png", "notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_running_model(tmp_path: Path, frames: Frames, checkpoint: Path) -> None:
     """Uses the real predictor on small images, forward, then backward from its own mask."""
     folder = write_jpegs(tmp_path / "frames", frames[:4])

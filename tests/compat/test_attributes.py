@@ -31,6 +31,7 @@ READ = """
 EMBEDDINGS = "no_mem_embed no_mem_pos_enc maskmem_tpos_enc no_obj_ptr no_obj_embed_spatial"
 
 
+@pytest.mark.slow
 def test_attributes(packages: Both) -> None:
     agree(lambda p: {name: getattr(p.predictor, name) for name in READ.split()}, packages)
 
@@ -112,6 +113,7 @@ def corrections_as_conditions(package: Package, video: Path) -> Any:
     return frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", [holes_filled, short_memory])
 def test_attribute_set_after_building(client: Client, fresh: Both, video: Path) -> None:
     plain = session(fresh[1], video)
@@ -120,6 +122,7 @@ def test_attribute_set_after_building(client: Client, fresh: Both, video: Path) 
     assert any(not torch.equal(a, b) for (_, _, a), (_, _, b) in zip(plain, result, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", [one_object_a_pixel, corrections_as_conditions])
 def test_attribute_with_an_effect_of_its_own(client: Client, fresh: Both, video: Path) -> None:
     result = agree(client, fresh, video)
@@ -174,12 +177,14 @@ ON_THE_WAY: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ON_THE_WAY, ids=str)
 def test_attribute_set_during_propagation(change: dict[str, Any], fresh: Both, video: Path) -> None:
     result = agree(on_the_way, fresh, video, change)
     assert not isinstance(result, Exception), result
 
 
+@pytest.mark.slow
 def test_these_attributes_have_an_effect(fresh: Both, video: Path) -> None:
     def last(change: dict[str, Any]) -> Any:
         shown, kept, outputs = on_the_way(copy.deepcopy(fresh[1]), video, change)

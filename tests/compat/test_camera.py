@@ -87,6 +87,7 @@ def track(camera: Any, clip: np.ndarray) -> list[Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_numbers(camera: Any, clip: np.ndarray, expected: Any) -> None:
     camera.load_first_frame(clip[0])
     assert_same(prompt(camera), expected[0])

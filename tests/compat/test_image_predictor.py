@@ -269,6 +269,7 @@ CLIENTS: list[Client] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
 def test_client(client: Client) -> None:
     official_model, our_model = models("sam2.1-tiny")

@@ -72,6 +72,7 @@ def load_as_trainers_do(package: Package, weights: Path) -> Any:
     return len(frozen), trained, model.image_encoder.training, model.sam_mask_decoder.training
 
 
+@pytest.mark.slow
 def test_load_as_trainers_do(packages: Both, weights: Path) -> None:
     assert not isinstance(agree(load_as_trainers_do, packages, weights), Exception)
 
@@ -185,6 +186,7 @@ def outputs_changed_by_hooks(package: Package, video: Path) -> Any:
 CHANGES: list[Client] = [wrapped, watched_heads, forward_replaced, outputs_changed_by_hooks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", CHANGES)
 def test_changed_parts(client: Client, fresh: Both, video: Path) -> None:
     result = agree(client, fresh, video)
@@ -269,6 +271,7 @@ def adapted_trunk(package: Package) -> Any:
     return out.detach(), dict(sorted(gradients.items()))
 
 
+@pytest.mark.slow
 def test_adapted_trunk(fresh: Both) -> None:
     assert not isinstance(agree(adapted_trunk, fresh), Exception)
 
@@ -371,6 +374,7 @@ def exported(kind: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         return torch.export.export(module, inputs).module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["trace", "export"])
 @pytest.mark.parametrize("wrapper", [EncoderForExport, ShortEncoderForExport])
 @pytest.mark.filterwarnings("ignore")  # exporters warn about values they cannot trace
@@ -404,6 +408,7 @@ def decoder_inputs(labels: list[float], has_mask: float, batch: int = 1) -> tupl
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["trace", "export"])
 @pytest.mark.parametrize("multimask_output", [True, False])
 @pytest.mark.filterwarnings("ignore")  # exporters warn about values they cannot trace

@@ -57,6 +57,7 @@ def subclassed(package: Package, **methods: Callable[..., Any]) -> type:
     return kind_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [METHODS, *([name] for name in METHODS)], ids=["all", *METHODS])
 def test_overridden_methods_are_called_as_often(names: list[str], fresh: Both, video: Path) -> None:
     def client(package: Package) -> Any:
@@ -78,6 +79,7 @@ def test_overridden_methods_are_called_as_often(names: list[str], fresh: Both, v
     assert all(found[1])
 
 
+@pytest.mark.slow
 def test_overridden_results_are_used(fresh: Both, video: Path) -> None:
     """Smaller masks, weaker memory, and scaled features."""
 

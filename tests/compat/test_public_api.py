@@ -65,6 +65,7 @@ BUILDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("builder", ["build_sam2", "build_sam2_video_predictor"])
 @pytest.mark.parametrize("arguments", BUILDS.values(), ids=BUILDS)
 def test_builders(packages: Both, weights: Path, builder: str, arguments: dict[str, Any]) -> None:
@@ -229,6 +230,7 @@ def from_hub_functions(package: Package) -> Any:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "client", [from_hub_image, from_hub_generator, from_hub_video, from_hub_functions]
 )
@@ -486,6 +488,7 @@ SESSIONS: list[Client] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", SESSIONS)
 def test_session(client: Client, packages: Both, video: Path) -> None:
     result = agree(client, packages, video)

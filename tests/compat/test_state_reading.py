@@ -246,6 +246,7 @@ def test_client(client: Client, packages: Both, video: Path) -> None:
     assert not isinstance(result, Exception), result
 
 
+@pytest.mark.slow
 def test_client_that_bounds_memory(packages: Both, longer: Path) -> None:
     result = agree(bounded_memory, packages, longer)
     assert not isinstance(result, Exception), result

@@ -275,12 +275,14 @@ CLIENTS: list[Client] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
 def test_client(client: Client, packages: Both, video: Path) -> None:
     result = agree(client, packages, video)
     assert not isinstance(result, Exception), result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", EDITS)
 def test_edits_have_an_effect(change: Change, packages: Both, video: Path) -> None:
     """Otherwise agreement would prove nothing."""
@@ -324,6 +326,7 @@ COPIES: list[Callable[[Any], Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [opened, lambda p, _: by_hand(p, LazyFrames(4))])
 @pytest.mark.parametrize("copied", COPIES)
 def test_copy_of_a_state(

@@ -150,12 +150,14 @@ def parts(package: Package) -> Any:
 CLIENTS: list[Client] = [mask_tracker, batch_of_videos, parts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
 def test_client(client: Client, packages: Both) -> None:
     result = agree(client, packages)
     assert not isinstance(result, Exception), result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
 def test_image_model(client: Client) -> None:
     """The model that `build_sam2` returns has the same methods."""
@@ -175,6 +177,7 @@ def older() -> Both:
     return Package("sam2", pair.ref), Package("fastsam2", pair.ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
 def test_older_model(client: Client, older: Both) -> None:
     result = agree(client, older)
@@ -196,6 +199,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_options(options: dict[str, Any], fresh: Both) -> None:
     for package in fresh:
@@ -218,6 +222,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 def test_training_mode(fresh: Both) -> None:
     """Future conditioning frames are read, neighbours without a stride, masks are not binarized."""
     for package in fresh:
@@ -257,6 +262,7 @@ EVERYWHERE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_gradients(training: bool, fresh: Both) -> None:
     result = agree(gradients, fresh, training)
@@ -268,6 +274,7 @@ def test_gradients(training: bool, fresh: Both) -> None:
 # Parts that are replaced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["_prepare_memory_conditioned_features", "_forward_sam_heads", "_encode_new_memory"],

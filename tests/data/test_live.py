@@ -125,6 +125,7 @@ def test_frames_of_a_pipe_come_as_its_bytes_do(tmp_path: Path) -> None:
         assert len(list(source)) == 23
 
 
+@pytest.mark.slow
 def test_stdin_of_another_program(tmp_path: Path) -> None:
     path = _clip(tmp_path / "a.ts")
     code = (
@@ -137,6 +138,7 @@ def test_stdin_of_another_program(tmp_path: Path) -> None:
     assert ran.stdout.split() == [b"stdin", b"queue", b"24"], ran.stderr
 
 
+@pytest.mark.slow
 def test_a_program_ends_while_its_stdin_is_silent(tmp_path: Path) -> None:
     """A thread blocked in a read must not keep the program from exiting."""
     code = (

@@ -161,6 +161,7 @@ def test_the_thread_ends_with_the_loader() -> None:
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_the_thread_ends_before_the_interpreter() -> None:
     """A thread inside PyTorch at shutdown would abort the process (SIGABRT)."""
     script = """

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys
 sys.modules["av"] = None  # importing it raises ImportError
@@ -22,6 +24,7 @@ except VideoError as error:
 """
 
 
+@pytest.mark.slow
 def test_only_video_files_need_it() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(

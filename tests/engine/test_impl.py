@@ -20,6 +20,7 @@ pytest.importorskip("triton")
 from fastsam2_kernels.rope_attention import kernel
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_kernels_equal_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     if not dispatch.interpreting():

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,6 +153,7 @@ def what_is_read(pages: Pages, tables: BlockTables) -> Iterator[Any]:
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(actions)
 def test_reads_return_the_written_memory(script: list[tuple[Any, ...]]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from bench.work import count_ours, count_theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objects", "attention", "frame"), [(1, 0.70, 0.79), (8, 0.67, 0.69)], ids=["1", "8"]
 )

@@ -105,6 +105,7 @@ def test_the_deepest_pixel() -> None:
         click_in(np.zeros((4, 4), np.bool_))
 
 
+@pytest.mark.slow
 def test_sam2_is_evaluated_as_we_are(tmp_path: Path, tiny_pair: Pair) -> None:
     labels = squares(4) + squares(4, first=2, obj_id=2)
     sequence = _sequence(tmp_path, labels)

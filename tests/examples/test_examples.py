@@ -31,6 +31,7 @@ def test_every_example_is_run() -> None:
     assert {path.name for path in FOLDER.glob("*.py")} == OUTPUT.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTPUT)
 def test_example(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

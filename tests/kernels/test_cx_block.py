@@ -51,12 +51,14 @@ def test_kernels(dtype: torch.dtype, c: int, n: int, height: int, width: int) ->
     check(inputs(n, height, width, c, dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_shipped_tiles(dtype: torch.dtype) -> None:
     """Several programs in each direction, as launched on a GPU."""
     check(inputs(1, 9, 10, 128, dtype), choose(128, dtype, 90))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     n=st.integers(0, 3),

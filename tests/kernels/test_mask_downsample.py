@@ -198,6 +198,7 @@ def test_reference_equals_sam2() -> None:
             assert error(out, module(mask * SCALE + BIAS)) <= 1e-9
 
 
+@pytest.mark.slow
 def test_registration() -> None:
     weights, mask = random_weights(torch.float32), torch.randn(2, 8, 8, device=DEVICE)
     op = torch.ops.fastsam2.mask_downsample.default

@@ -140,6 +140,7 @@ def test_sizes(low: tuple[int, int], size: tuple[int, int], dtype: torch.dtype, 
         assert 0.1 < mask.float().mean() < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("threshold", [-3.0, 0.5])
 def test_threshold(threshold: float, impl: Impl) -> None:
@@ -159,6 +160,7 @@ def test_noise_makes_many_runs(impl: Impl) -> None:
     check(torch.randn(2, 40, 30, device=DEVICE), (40, 30), 0.0, impl)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", IMPLS)
 def test_pixels_at_the_threshold(impl: Impl) -> None:
     """In each of 100 masks one pixel is close to the threshold, but farther than rounding."""

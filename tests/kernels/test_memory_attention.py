@@ -112,6 +112,7 @@ def test_without_triton(dtype: torch.dtype) -> None:
     assert_accurate(memory_attention_sdpa(*arguments), exact(arguments), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 16, 45, 64])
 @pytest.mark.parametrize("splits", [1, 2, 32])
 def test_grids_and_splits(tokens: int, splits: int) -> None:
@@ -151,6 +152,7 @@ def test_schedule_for_the_cpu(dtype: torch.dtype) -> None:
     assert_accurate(memory_attention_cpu(*arguments), exact(arguments), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [*DTYPES, torch.float64], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> None:
@@ -167,6 +169,7 @@ def test_latents_of_another_dtype(stored: torch.dtype, dtype: torch.dtype) -> No
         assert torch.equal(out, expected)
 
 
+@pytest.mark.slow
 def test_offsets_into_a_large_pool() -> None:
     """Slots past 2^31 elements; untouched pages of the pool take no physical memory."""
     q, memory, *rest = inputs(*RAGGED, torch.float32)
@@ -180,6 +183,7 @@ def test_offsets_into_a_large_pool() -> None:
     assert torch.equal(out, expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     num_reads=st.lists(st.integers(0, 3), min_size=1, max_size=3),

@@ -63,6 +63,7 @@ def check(arguments: Inputs, config: Launch | None = None) -> float:
 WHOLE, HALVES, THIRDS = (Launch(128, 64, 8, 2, splits) for splits in (1, 2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize(
@@ -80,6 +81,7 @@ def test_kernels(dtype: torch.dtype, dim: int, n: int, length: int, config: Laun
     check(inputs(n, length, dim, dtype), config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_views_of_one_projection(dtype: torch.dtype) -> None:
     arguments = inputs(2, 130, 128, dtype, packed=True)
@@ -103,6 +105,7 @@ def test_reads_nothing_past_the_end(config: Launch) -> None:
     check((q, k, v, cos[:length], sin[:length], scale), config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("config", [WHOLE, THIRDS])
 def test_large_logits(dtype: torch.dtype, config: Launch) -> None:
@@ -125,6 +128,7 @@ def test_equal_logits_give_the_mean() -> None:
     torch.testing.assert_close(out, v.mean(1, keepdim=True).expand_as(v), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     n=st.integers(0, 3),

@@ -70,12 +70,14 @@ def memory_inputs(pair: Pair, pointers: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_state_dict_has_the_official_names_and_shapes(pair: Pair) -> None:
     ref = {k: v.shape for k, v in pair.ref.state_dict().items()}
     ours = {k: v.shape for k, v in pair.ours.state_dict().items()}
     assert ours == ref
 
 
+@pytest.mark.slow
 def test_trunk(pair: Pair) -> None:
     images = torch.randn(2, 3, 256, 256)
     assert_same(pair, lambda m: m.image_encoder.trunk(images))
@@ -89,6 +91,7 @@ def test_neck(pair: Pair) -> None:
     assert_same(pair, lambda m: m.image_encoder.neck(maps))
 
 
+@pytest.mark.slow
 def test_forward_image_and_prepared_features(pair: Pair) -> None:
     images = torch.randn(1, 3, 256, 256)
     assert_same(pair, lambda m: m.forward_image(images))
@@ -214,6 +217,7 @@ def _double(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", ["image_encoder", "sam_mask_decoder", "memory_attention", "memory_encoder"]
 )
@@ -245,6 +249,7 @@ def test_gradients(tiny_pair: Pair, part: str) -> None:
                 assert relative_error(ours[name], gradient) <= 1e-3, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
 @pytest.mark.parametrize("strip", [1, 100, 700])
 def test_trunk_in_strips(size: str, strip: int) -> None:

@@ -58,6 +58,7 @@ def expected() -> dict[str, np.ndarray]:
     return {name: track(predictor, clip(name)) for name in CLIPS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
 def test_it_tracks(expected: dict[str, np.ndarray], name: str) -> None:
     video = clip(name)
@@ -67,22 +68,26 @@ def test_it_tracks(expected: dict[str, np.ndarray], name: str) -> None:
         assert score > 0.8, obj
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
 def test_folded_and_batched(expected: dict[str, np.ndarray], name: str) -> None:
     assert iou(track(nano(memory_dtype=torch.float32), clip(name)), expected[name]) >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
 def test_memory_in_bfloat16(expected: dict[str, np.ndarray], name: str) -> None:
     assert iou(track(nano(), clip(name)), expected[name]) >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", CLIPS)
 def test_half_precision(expected: dict[str, np.ndarray], name: str, dtype: torch.dtype) -> None:
     assert iou(track(nano(dtype=dtype), clip(name)), expected[name]) >= 0.99
 
 
+@pytest.mark.slow
 def test_kernels(expected: dict[str, np.ndarray]) -> None:
     pytest.importorskip("triton")
     if not dispatch.interpreting():

@@ -54,6 +54,7 @@ def test_frames_and_labels_have_their_shapes(level: int, frames: int, size: int)
     assert clip.labels.max() <= clip.objects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("objects", [None, 1, 5, 16])
 def test_every_object_is_visible_on_frame_0(level: int, objects: int | None) -> None:
@@ -210,6 +211,7 @@ def contrast(clip: Clip) -> float:
     return float(np.mean(ratios))
 
 
+@pytest.mark.slow
 def test_levels_get_harder() -> None:
     seeds = range(20)
     clips = {
@@ -281,6 +283,7 @@ def test_davis_folders_hold_the_clips(tmp_path: Path) -> None:
             assert image.getpalette() == davis_palette().ravel().tolist()
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_clip(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fastsam2.nano.synthetic", str(tmp_path / "out")]
     options = ["--clips", "1", "--frames", "2", "--seed", "7", "--level", "3", "--size", "64"]

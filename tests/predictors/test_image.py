@@ -78,6 +78,7 @@ def pair() -> tuple[Any, SAM2ImagePredictor]:
     return official, ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multimask_output", [True, False])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_predict(pair: Any, prompt: str, multimask_output: bool) -> None:
@@ -106,6 +107,7 @@ def test_prompts_matter(pair: Any) -> None:
         assert all(np.abs(first - second).max() > 0.1 for second in logits[:i]), names[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam2.1-tiny"])
 def test_official_size(name: str) -> None:
     image = photograph(300, 500)
@@ -123,6 +125,7 @@ def test_official_size(name: str) -> None:
         assert_same_answers(ours, official)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam2-small", "sam2.1-base_plus"])
 def test_other_models(name: str) -> None:
     answers = []
@@ -158,6 +161,7 @@ BATCH_PROMPTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", BATCH_PROMPTS)
 @pytest.mark.parametrize("multimask_output", [True, False])
 def test_predict_batch(prompt: str, multimask_output: bool) -> None:
@@ -212,6 +216,7 @@ def test_holes_and_specks() -> None:
     assert np.mean(ours[0] != raw[0]) > 0.01
 
 
+@pytest.mark.slow
 def test_video_predictor_as_model() -> None:
     model = build_sam2_video_predictor(
         "sam2.1-tiny", device="cpu", hydra_overrides_extra=["++model.image_size=256"]
@@ -223,6 +228,7 @@ def test_video_predictor_as_model() -> None:
     assert_same_answers(ours.predict([[70, 60]], [1]), expected.predict([[70, 60]], [1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_model(dtype: torch.dtype) -> None:
     model = copy.deepcopy(models("sam2.1-tiny")[1]).to(dtype)

@@ -43,6 +43,7 @@ def error(logits: torch.Tensor, exact: torch.Tensor) -> float:
     return float((logits - exact).square().mean().sqrt() / exact.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [False, True], ids=["alone", "within autocast"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_weights(
@@ -64,6 +65,7 @@ def test_half_precision_weights(
     assert 0 < error(logits, exact) <= allowed
 
 
+@pytest.mark.slow
 def test_float32_weights_within_autocast(
     tiny_pair: Pair, clip: Path, exact: torch.Tensor, allowed: float
 ) -> None:
@@ -72,6 +74,7 @@ def test_float32_weights_within_autocast(
     assert 0 < error(logits, exact) <= allowed
 
 
+@pytest.mark.slow
 def test_autocast_costs_what_half_precision_costs(clip: Path) -> None:
     """A copy in the caller's dtype runs, with the current weights and options."""
     single, half = nano_predictor(), nano_predictor(dtype=torch.bfloat16)

@@ -203,6 +203,7 @@ def test_prompt_on_an_unreadable_frame(
     assert len(list(predictor.propagate_in_video(state))) == 4
 
 
+@pytest.mark.slow
 def test_propagation_over_an_unreadable_frame(predictor: SAM2VideoPredictor, video: Path) -> None:
     """Earlier frames are yielded and kept; tracking continues once the frame can be read."""
     plain, broken = begin(predictor, video), begin(predictor, video)

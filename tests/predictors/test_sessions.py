@@ -76,6 +76,7 @@ def assert_close(actual: dict[Any, Tensor], expected: dict[Any, Tensor]) -> None
         assert (actual[obj_id] - masks).abs().max() <= 1e-4 * present.std(), obj_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 def test_batch_equals_single_objects_in_any_order(
     model: SAM2VideoPredictor, clip: np.ndarray, reverse: bool
@@ -176,6 +177,7 @@ def test_unreadable_frame(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
     assert torch.equal(rest[1], expected[1][6:])
 
 
+@pytest.mark.slow
 def test_an_interrupted_propagation_is_resumed(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
     whole, state = model.init_state(clip), model.init_state(clip)
     for session in (whole, state):
@@ -190,6 +192,7 @@ def test_an_interrupted_propagation_is_resumed(model: SAM2VideoPredictor, clip: 
     assert torch.equal(torch.cat(found), expected)
 
 
+@pytest.mark.slow
 def test_object_removed_during_propagation(model: SAM2VideoPredictor, clip: np.ndarray) -> None:
     """It is left out from the next frame on; the results of the others do not change."""
     whole, state = model.init_state(clip), model.init_state(clip)
@@ -211,6 +214,7 @@ def test_object_removed_during_propagation(model: SAM2VideoPredictor, clip: np.n
     assert list(rest) == []  # nothing is left to track
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", [False, True], ids=["of their own", "of the same video"])
 def test_sessions_in_turns_and_on_threads(
     model: SAM2VideoPredictor, clip: np.ndarray, sharing: bool
@@ -251,6 +255,7 @@ def test_sessions_in_turns_and_on_threads(
             assert torch.equal(found[obj_id], masks)
 
 
+@pytest.mark.slow
 def test_encoding_ahead_changes_nothing_but_rounding(
     model: SAM2VideoPredictor, clip: np.ndarray
 ) -> None:
@@ -262,6 +267,7 @@ def test_encoding_ahead_changes_nothing_but_rounding(
     assert_close(track(ahead, state, start_frame_idx=0), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("history", "frames"), [("full", 39), ("window", 16), (25, 25), (3, 16)])
 def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, frames: int) -> None:
     """A bounded history does not change the results of tracking forward."""
@@ -286,6 +292,7 @@ def test_history(model: SAM2VideoPredictor, clip: np.ndarray, history: Any, fram
     )
 
 
+@pytest.mark.slow
 def test_unreadable_memory_is_offloaded(
     model: SAM2VideoPredictor, clip: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def play(stream: StreamSession, clip: np.ndarray, begin: int = 0) -> list[Tensor
     return found
 
 
+@pytest.mark.slow
 def test_equals_the_offline_predictor_bit_for_bit(
     model: SAM2VideoPredictor, clip: np.ndarray
 ) -> None:
@@ -98,6 +99,7 @@ def test_equals_the_offline_predictor_bit_for_bit(
     assert any((x > 0).any() and (x < 0).any() for x in found[-20:])
 
 
+@pytest.mark.slow
 def test_restored_state_continues_with_equal_results(
     model: SAM2VideoPredictor, clip: np.ndarray
 ) -> None:
@@ -129,6 +131,7 @@ def held_bytes(stream: StreamSession) -> int:
     return buffer.tell()
 
 
+@pytest.mark.slow
 def test_stores_only_memory_that_the_next_frame_can_read(
     model: SAM2VideoPredictor, clip: np.ndarray
 ) -> None:

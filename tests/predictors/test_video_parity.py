@@ -146,6 +146,7 @@ def compare(pair: Pair, video: Path, script: list[Call]) -> list[torch.Tensor]:
     return ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_session(tiny_pair: Pair, clip: Path, script: list[Call]) -> None:
     compare(tiny_pair, clip, script)
@@ -161,6 +162,7 @@ EVERY_CONFIG = [
 ]
 
 
+@pytest.mark.slow
 def test_session_of_every_config(pair: Pair, clip: Path) -> None:
     """Also checks that masks have foreground and background, or agreement would prove little."""
     ours = compare(pair, clip, EVERY_CONFIG)
@@ -170,6 +172,7 @@ def test_session_of_every_config(pair: Pair, clip: Path) -> None:
     assert sum(bool(x[0].min() > -1000) for x in logits) >= 3
 
 
+@pytest.mark.slow
 def test_masks_agree_with_bfloat16_memory(pair: Pair, clip: Path) -> None:
     """With the defaults of both, masks are equal on all but 1e-4 of the pixels.
 
@@ -192,6 +195,7 @@ def test_masks_agree_with_bfloat16_memory(pair: Pair, clip: Path) -> None:
     assert different <= 1e-4 * sum(a.numel() for a in ref)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -223,6 +227,7 @@ def test_options(long_clip: Path, overrides: tuple[str, ...]) -> None:
     compare(make_pair("sam2.1-tiny", 128, overrides), long_clip, script)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_size", [192, 320])
 def test_other_image_sizes(clip: Path, image_size: int) -> None:
     """Multiples of 64 that do not fit windows of 14 or grids of powers of two."""
@@ -230,10 +235,12 @@ def test_other_image_sizes(clip: Path, image_size: int) -> None:
     compare(make_pair("sam2.1-tiny", image_size), clip, script)
 
 
+@pytest.mark.slow
 def test_more_frames_than_memory_and_pointers_reach(tiny_pair: Pair, long_clip: Path) -> None:
     compare(tiny_pair, long_clip, [points(1, 1, [[50, 60]], [1]), propagate()])
 
 
+@pytest.mark.slow
 def test_objects_added_and_removed(tiny_pair: Pair, long_clip: Path) -> None:
     """Added on frames 0, 5 and 9, one removed between them, one corrected; then backward."""
     script = [
@@ -251,6 +258,7 @@ def test_objects_added_and_removed(tiny_pair: Pair, long_clip: Path) -> None:
     compare(tiny_pair, long_clip, script)
 
 
+@pytest.mark.slow
 def test_options_are_read_at_each_call(tiny_pair: Pair, clip: Path) -> None:
     script = [points(0, 1, [[50, 60]], [1]), box(0, 2, [90, 60, 150, 110]), propagate()]
     plain = play(tiny_pair.ours, clip, script)
@@ -268,6 +276,7 @@ def test_options_are_read_at_each_call(tiny_pair: Pair, clip: Path) -> None:
         assert any(not torch.equal(a, b) for a, b in zip(plain, changed, strict=True)), name
 
 
+@pytest.mark.slow
 def test_real_shapes(tmp_path: Path) -> None:
     """1024 px."""
     pair = make_pair("sam2.1-tiny", 1024)

@@ -40,6 +40,7 @@ def track(model: SAM2VideoPredictor) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_it(model: SAM2VideoPredictor) -> None:
     torch._dynamo.reset()
     counters.clear()
@@ -54,6 +55,7 @@ def test_nothing_is_compiled_after_it(model: SAM2VideoPredictor) -> None:
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_nothing_is_recorded_after_it(model: SAM2VideoPredictor) -> None:
     recorders: list[FakeRecorder] = []
 

@@ -95,6 +95,7 @@ def test_absent_objects_have_no_mask_to_learn() -> None:
     assert torch.isfinite(losses.total)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.warmup = 1
@@ -116,6 +117,7 @@ def test_every_weight_has_one_optimizer(tmp_path: Path) -> None:
     assert [m.out_features for m in heads] == [4, 1]  # predicted IoU, object score
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     batches = [Batches(4, TINY)[i] for i in range(4)]
     whole = trainer(tmp_path / "whole")
@@ -138,6 +140,7 @@ def test_batches_are_the_same_for_a_step() -> None:
     assert a.masks.shape[1] == a.images.shape[1]
 
 
+@pytest.mark.slow
 def test_processes_share_a_step() -> None:
     """Shares of a step have different clips of equal length."""
     for step in range(4):
@@ -147,6 +150,7 @@ def test_processes_share_a_step() -> None:
         assert not torch.equal(a.images, b.images)
 
 
+@pytest.mark.slow
 def test_long_clips_are_burnt_in() -> None:
     batches = Batches(40, replace(TINY, max_masks=2))
     burnt = [batch.burn_in for batch in map(batches.__getitem__, range(20)) if batch.burn_in]

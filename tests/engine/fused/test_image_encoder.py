@@ -43,6 +43,7 @@ def tensors(out: dict[str, Any]) -> list[Tensor]:
     return [out["vision_features"], *out["backbone_fpn"], *out["vision_pos_enc"]]
 
 
+@pytest.mark.slow
 def test_equals_the_module(model: SAM2Base) -> None:
     images = torch.randn(2, 3, SIZE, SIZE)
     assert fused_image_encoder(model) is not None
@@ -53,6 +54,7 @@ def test_equals_the_module(model: SAM2Base) -> None:
         assert relative_error(a, b) <= 1e-5
 
 
+@pytest.mark.slow
 def test_largest_maps_are_not_computed(model: SAM2Base, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     convolve = torch.nn.functional.conv2d
@@ -69,6 +71,7 @@ def test_largest_maps_are_not_computed(model: SAM2Base, monkeypatch: pytest.Monk
     assert (1, model.hidden_dim, side, side) not in seen
 
 
+@pytest.mark.slow
 def test_client_hook_is_called(model: SAM2Base) -> None:
     """A hook on a lateral convolution that the fast path folds receives its map."""
     images, seen = torch.randn(1, 3, SIZE, SIZE), []
@@ -82,6 +85,7 @@ def test_client_hook_is_called(model: SAM2Base) -> None:
     assert not encode_image(model, images)["backbone_fpn"][0].any()
 
 
+@pytest.mark.slow
 def test_overridden_forward_image_is_called(model: SAM2Base) -> None:
     """Overridden in a subclass, or set on the model itself."""
     images = torch.randn(1, 3, SIZE, SIZE)
@@ -94,6 +98,7 @@ class _Zero(nn.Module):
         return torch.zeros_like(x[:, : x.shape[1] // 8])
 
 
+@pytest.mark.slow
 def test_follows_changed_weights(model: SAM2Base) -> None:
     images = torch.randn(1, 3, SIZE, SIZE)
     before = encode_image(model, images)["backbone_fpn"][0]

@@ -67,6 +67,7 @@ def history(model: SAM2VideoPredictor) -> Iterator[tuple[Pages, BlockTables]]:
         yield block_tables(model, MemoryPool(model), [selection(model, *size) for size in sizes])
 
 
+@pytest.mark.slow
 def test_memory_attention(model: SAM2VideoPredictor) -> None:
     attention = FusedMemoryAttention.of(model)
     assert attention is not None
@@ -93,6 +94,7 @@ def test_memory_encoder(model: SAM2VideoPredictor) -> None:
     compiles_once(call, calls())
 
 
+@pytest.mark.slow
 def test_whole_track_step(model: SAM2VideoPredictor) -> None:
     step = track_step(model)
     assert step is not None
@@ -101,6 +103,7 @@ def test_whole_track_step(model: SAM2VideoPredictor) -> None:
     compiles_once(step, ((frame, grid, *memory) for memory in history(model)))
 
 
+@pytest.mark.slow
 def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
     """It compiles the image encoder and the track step, for any number of objects and memories."""
     clip = frames_rgb(12)

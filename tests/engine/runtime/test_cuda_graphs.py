@@ -67,6 +67,7 @@ def test_static_inputs_are_read_in_place() -> None:
     assert recorder.recorded == 2
 
 
+@pytest.mark.slow
 def test_recordings_are_dropped_with_their_static_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     class Forgetful(FakeRecorder):
         """Does not keep the recorded tensors alive, like a CUDA graph."""
@@ -134,6 +135,7 @@ def model() -> SAM2VideoPredictor:
     return model
 
 
+@pytest.mark.slow
 def test_a_recorded_session(model: SAM2VideoPredictor) -> None:
     """Numbers of objects and memories change; sizes of the block tables are rounded up."""
     clip = frames_rgb(24)
