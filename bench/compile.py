@@ -15,9 +15,7 @@ import io
 import os
 import pkgutil
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -124,27 +122,16 @@ def compile_variant(variant: Variant) -> Result:
         registers=max((int(n) for n in re.findall(r"Used (\d+) registers", text)), default=0),
         shared=built.metadata.shared,
         spills=sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", text)),
-        matrix_instructions=_count_instructions(built.asm["cubin"], _matrix_instruction(variant)),
+        matrix_instructions=len(re.findall(_matrix_instruction(variant), built.asm["ptx"])),
     )
 
 
 def _matrix_instruction(variant: Variant) -> str:
-    """Return the pattern of matrix instructions; on Hopper, half precision must use wgmma."""
+    """Return the pattern of matrix instructions in PTX; on Hopper, halves must use wgmma."""
     half = variant.constants.get("PRECISION") == "ieee"
-    return "HGMMA" if variant.capability == 90 and half else r"(?:HMMA|HGMMA|UTC\w*MMA)"
-
-
-def _count_instructions(cubin: bytes, name: str) -> int:
-    import triton.backends.nvidia as nvidia
-
-    disassembler = Path(nvidia.__path__[0]) / "bin" / "nvdisasm"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        listing = subprocess.run(
-            [str(disassembler), file.name], capture_output=True, text=True, check=True
-        ).stdout
-    return len(re.findall(rf"\b{name}\b", listing))
+    if variant.capability == 90 and half:
+        return r"wgmma\.mma_async"
+    return r"(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)"
 
 
 def markdown(results: Iterable[Result]) -> str:

@@ -19,8 +19,8 @@ def pair(request: pytest.FixtureRequest) -> support.Pair:
 
 @pytest.fixture(scope="session")
 def tiny_pair() -> support.Pair:
-    """Return the same for SAM 2.1 tiny only."""
-    return support.make_pair("sam2.1-tiny")
+    """Return the same for SAM 2.1 tiny with a shallow trunk."""
+    return support.make_pair("sam2.1-tiny", overrides=support.SHALLOW)
 
 
 @pytest.fixture(scope="session")

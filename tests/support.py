@@ -14,6 +14,13 @@ from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests import reference
 
+#: Overrides of a tiny model whose trunk has five blocks instead of twelve, of every kind: for tests
+#: of what follows the trunk.
+SHALLOW = (
+    "++model.image_encoder.trunk.stages=[1,1,2,1]",
+    "++model.image_encoder.trunk.global_att_blocks=[3]",
+)
+
 
 class Pair(NamedTuple):
     """The official model and ours with the same weights."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests import reference
+from tests import reference, support
 
 __all__ = [
     "CLICK",
@@ -59,7 +59,7 @@ Client = Callable[..., Any]
 
 def overrides(*extra: str) -> list[str]:
     """Return Hydra overrides for a model small enough to build and run in a test."""
-    return [f"++model.image_size={SIZE}", *extra]
+    return [f"++model.image_size={SIZE}", *support.SHALLOW, *extra]
 
 
 def click(package: Package, state: Any, frame: int = 0, obj: Any = 1) -> Any:

@@ -15,7 +15,7 @@ from tests.compat.clients import SIZE, Package
 @pytest.fixture(scope="session")
 def packages() -> tuple[Package, Package]:
     """Return `sam2` and fastsam2. Tests that change their predictors must use `fresh` instead."""
-    pair = support.make_pair("sam2.1-tiny", SIZE)
+    pair = support.make_pair("sam2.1-tiny", SIZE, support.SHALLOW)
     return Package("sam2", pair.ref), Package("fastsam2", pair.ours)
 
 

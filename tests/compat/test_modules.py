@@ -207,7 +207,7 @@ def test_every_part_runs(fresh: Both, video: Path) -> None:
             short_session(package, video)
         counts.append(seen)
     expected, actual = counts
-    assert len(expected) > 250
+    assert len(expected) > 200
     different = {k: (expected.get(k), actual.get(k)) for k in expected | actual}
     assert {k: v for k, v in different.items() if v[0] != v[1]} == {}
 
@@ -266,7 +266,7 @@ def adapted_trunk(package: Package) -> Any:
         for name, p in net.named_parameters()
         if p.grad is not None
     }
-    assert len(gradients) > 40
+    assert len(gradients) > 20
     assert all("block." not in name for name in gradients)
     return out.detach(), dict(sorted(gradients.items()))
 

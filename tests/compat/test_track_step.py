@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastsam2.build_sam import build_sam2
 from fastsam2.errors import InputError, StateError
 from tests import reference, support
-from tests.compat.clients import SIZE, Client, Package, agree
+from tests.compat.clients import SIZE, Client, Package, agree, overrides
 
 Both = tuple[Package, Package]
 
@@ -161,10 +161,8 @@ def test_client(client: Client, packages: Both) -> None:
 @pytest.mark.parametrize("client", CLIENTS)
 def test_image_model(client: Client) -> None:
     """The model that `build_sam2` returns has the same methods."""
-    ref = reference.image_model("sam2.1-tiny", SIZE)
-    ours = build_sam2(
-        "sam2.1-tiny", device="cpu", hydra_overrides_extra=[f"++model.image_size={SIZE}"]
-    )
+    ref = reference.image_model("sam2.1-tiny", SIZE, overrides=support.SHALLOW)
+    ours = build_sam2("sam2.1-tiny", device="cpu", hydra_overrides_extra=overrides())
     ours.load_state_dict(ref.state_dict())
     result = agree(client, (Package("sam2", ref), Package("fastsam2", ours)))
     assert not isinstance(result, Exception), result
@@ -173,7 +171,7 @@ def test_image_model(client: Client) -> None:
 @pytest.fixture(scope="module")
 def older() -> Both:
     """Return a model of the first release: no pointer times, no spatial no-object embedding."""
-    pair = support.make_pair("sam2-tiny", SIZE)
+    pair = support.make_pair("sam2-tiny", SIZE, support.SHALLOW)
     return Package("sam2", pair.ref), Package("fastsam2", pair.ours)
 
 

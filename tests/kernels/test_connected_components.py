@@ -105,6 +105,7 @@ def test_shape(name: str, impl: Impl) -> None:
     check(shapes()[name], impl)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["snake", "spiral", "chessboard", "diagonals"])
 @pytest.mark.parametrize("settings", [Launch(16, 1, 8, 1, 16, 1), Launch(64, 2, 64, 1, 32, 1)])
 def test_programs_of_any_size(name: str, settings: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +122,7 @@ def test_programs_of_any_size(name: str, settings: Launch, monkeypatch: pytest.M
     check_found(mask.cpu().numpy(), labels.cpu(), areas.cpu())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["snake", "spiral", "half", "most"])
 def test_concurrent_programs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interleave programs, which the interpreter would run one after the other."""
@@ -145,6 +147,7 @@ def test_spiral_is_one_component() -> None:
     assert int(areas.max()) == int(spiral(61).sum()) > 61 * 61 // 3
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     st.tuples(st.integers(1, 3), st.integers(1, 14), st.integers(1, 14)).flatmap(

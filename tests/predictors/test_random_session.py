@@ -11,7 +11,7 @@ import pytest
 from tests import reference
 from tests.predictors.test_video_parity import assert_logits_agree
 from tests.predictors.video_script import Call, box, clear, mask, points, propagate, remove, reset
-from tests.support import make_pair, write_clip
+from tests.support import SHALLOW, make_pair, write_clip
 
 FRAMES, HEIGHT, WIDTH = 12, 120, 160
 
@@ -108,7 +108,7 @@ class RandomUser:
 
 @pytest.mark.slow
 def test_after_every_action(tmp_path: Path) -> None:
-    pair = make_pair("sam2.1-tiny", 128)
+    pair = make_pair("sam2.1-tiny", 128, SHALLOW)
     video = write_clip(tmp_path, FRAMES, height=HEIGHT, width=WIDTH)
     with reference.float32_memory():
         theirs = pair.ref.init_state(str(video))

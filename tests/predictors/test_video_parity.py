@@ -19,7 +19,7 @@ from tests.predictors.video_script import (
     remove,
     reset,
 )
-from tests.support import Pair, make_pair, write_clip
+from tests.support import SHALLOW, Pair, make_pair, write_clip
 
 SCRIPTS: dict[str, list[Call]] = {
     "one click": [points(0, 1, [[50, 60]], [1]), propagate()],
@@ -173,6 +173,7 @@ def test_session_of_every_config(pair: Pair, clip: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("pair", ["sam2-tiny", "sam2.1-tiny"], indirect=True)
 def test_masks_agree_with_bfloat16_memory(pair: Pair, clip: Path) -> None:
     """With the defaults of both, masks are equal on all but 1e-4 of the pixels.
 
@@ -224,7 +225,7 @@ def test_options(long_clip: Path, overrides: tuple[str, ...]) -> None:
     if "num_maskmem" in overrides[0]:
         # Without memory the reference cannot encode a prompt, but it can segment one.
         script = script[:2]
-    compare(make_pair("sam2.1-tiny", 128, overrides), long_clip, script)
+    compare(make_pair("sam2.1-tiny", 128, (*SHALLOW, *overrides)), long_clip, script)
 
 
 @pytest.mark.slow
@@ -260,7 +261,11 @@ def test_objects_added_and_removed(tiny_pair: Pair, long_clip: Path) -> None:
 
 @pytest.mark.slow
 def test_options_are_read_at_each_call(tiny_pair: Pair, clip: Path) -> None:
-    script = [points(0, 1, [[50, 60]], [1]), box(0, 2, [90, 60, 150, 110]), propagate()]
+    script = [
+        points(0, 1, [[50, 60]], [1]),
+        box(0, 2, [90, 60, 150, 110]),
+        propagate(max_frame_num_to_track=5),
+    ]
     plain = play(tiny_pair.ours, clip, script)
     changes = {"non_overlap_masks": True, "max_obj_ptrs_in_encoder": 2, "num_maskmem": 3}
     for name, value in changes.items():
