@@ -87,7 +87,7 @@ class TrackStep:
         self.attention = attention
         self.decoder = decoder
         self.encoder = encoder
-        self._prepared = runner.prepare(self)
+        self._prepared = runner.prepare("step", self)
 
     @classmethod
     def of(cls, model: SAM2Base, runner: Runner) -> TrackStep | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastsam2.data.frame_source import check_array
 from fastsam2.data.preprocess import normalize_frame, resize_frame
+from fastsam2.engine.runtime.upload import to_device
 from fastsam2.errors import InputError, StateError
 from fastsam2.predictors import tracking
 from fastsam2.predictors.frame_outputs import current_result
@@ -87,7 +88,7 @@ class StreamSession:
         """
         model = self._model
         image = check_array(frame, "the frame", ndim=3)
-        pixels = torch.from_numpy(resize_frame(image, model.image_size)).to(model.device)
+        pixels = to_device(torch.from_numpy(resize_frame(image, model.image_size)), model.device)
         session = self._session
         if session is None:
             self._session = session = _open(model, _Current(0, pixels), *image.shape[:2])
@@ -210,7 +211,7 @@ class StreamSession:
             if state.get(key) != value:
                 raise StateError(f"the state has {key} {state.get(key)}, but the model has {value}")
         try:
-            current = _Current(state["frame_idx"], state["pixels"].to(model.device))
+            current = _Current(state["frame_idx"], to_device(state["pixels"], model.device))
             session = _open(model, current, *state["video_size"])
             load_objects(session, state["objects"])
         except (KeyError, TypeError, AttributeError) as error:

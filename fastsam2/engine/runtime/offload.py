@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fastsam2.engine.runtime.streams import record_event, side_stream
+from fastsam2.engine.runtime.streams import Event, record_event, side_stream
 from fastsam2.types import FrameOutput
 
 __all__ = ["HostCopy", "PendingOffload"]
@@ -21,7 +21,7 @@ class HostCopy:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._done = None
+        self._done: Event | None = None
         self._given = list(tensors)
         if all(_on_host(x) for x in self._given):
             return
@@ -35,6 +35,10 @@ class HostCopy:
                 for dtype in {x.dtype for x in self._given}
             }
             self._done = record_event(device)
+
+    def completed(self) -> bool:
+        """True if `wait` would not block."""
+        return self._done is None or self._done.completed()
 
     def wait(self) -> list[Tensor]:
         """Wait for the copies and return them."""
@@ -75,6 +79,10 @@ class PendingOffload:
             if (tensor := getattr(output, name)) is not None and not _on_host(tensor)
         ]
         self._copy = HostCopy([tensor for _, _, tensor in self._places])
+
+    def completed(self) -> bool:
+        """True if `finish` would not block."""
+        return self._copy.completed()
 
     def finish(self) -> None:
         """Replace the device tensors by their copies, unless a client has replaced them."""
