@@ -49,7 +49,8 @@ class Encoded(NamedTuple):
     @classmethod
     def of(cls, encode: Encode, images: Sequence[Tensor], device: torch.device) -> list[Encoded]:
         """Encode images `[3, S, S]` in one batch."""
-        batch = torch.stack([to_device(image, device).float() for image in images])
+        found = [to_device(image, device).float() for image in images]
+        batch = torch.stack(found) if len(found) > 1 else found[0][None]
         out = encode(batch)
         return [
             cls(

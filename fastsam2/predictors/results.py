@@ -49,6 +49,8 @@ class FrameResult:
         masks = self.low_res_masks.float()
         if masks.shape[-2:] != self.video_size:
             masks = F.interpolate(masks, self.video_size, mode="bilinear", align_corners=False)
+        else:
+            masks = masks.clone()  # the session stores them, too
         return without_overlap(masks) if self.non_overlap else masks
 
     @cached_property

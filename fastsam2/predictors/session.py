@@ -234,7 +234,6 @@ class VideoSession(DictRecord):
             if unread_map is not None and not keep:
                 unread_map.maskmem_features = None
             elif unread_map is not None:
-                unread_map.leave_slot()
                 leaving.append((unread_map, ["maskmem_features"]))
             if oldest is not None and keep:
                 leaving.append((oldest, ["obj_ptr", "object_score_logits", "predicted_iou"]))

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fastsam2.engine.runtime.pytree import map_tensors, static_tensors, tensors
+from fastsam2.engine.runtime.pytree import copy_tensors, map_tensors, static_tensors, tensors
 from fastsam2.engine.runtime.streams import Event, current_device, record_event, side_stream
 
 __all__ = ["CudaRecorder", "Graphed", "Recorder", "replay_only"]
@@ -139,10 +139,13 @@ class _Recording(Generic[T]):
         return all(known() is not None for known in self._fixed)
 
     def __call__(self, args: tuple[Any, ...]) -> T:
-        for own, given in zip(self._inputs, tensors(args), strict=True):
-            own.copy_(given)
+        copy_tensors(self._inputs, tensors(args))
         self._replay()
-        return map_tensors(self._out, torch.clone)
+        # Inference tensors have no version counter, by which a client's edits are detected.
+        with torch.inference_mode(False):
+            out = map_tensors(self._out, torch.empty_like)
+        copy_tensors(tensors(out), tensors(self._out))
+        return out
 
 
 class Graphed(Generic[P, T]):
