@@ -29,11 +29,8 @@ class HostCopy:
         begun = record_event(device)
         with side_stream(device, "host").enter():
             begun.wait(self._given)
-            # One copy for each dtype.
-            self._flat = {
-                dtype: _pinned(torch.cat([x.flatten() for x in self._given if x.dtype == dtype]))
-                for dtype in {x.dtype for x in self._given}
-            }
+            # One copy of the bytes of all.
+            self._flat = _pinned(torch.cat([_bytes(x) for x in self._given]))
             self._done = record_event(device)
 
     def wait(self) -> list[Tensor]:
@@ -41,17 +38,21 @@ class HostCopy:
         if self._done is None:
             return self._given
         self._done.synchronize()
-        # Pinned memory is scarce: return it to the allocator.
-        rest = {dtype: flat.clone() for dtype, flat in self._flat.items()}
-        found = []
-        for x in self._given:
-            found.append(rest[x.dtype][: x.numel()].view(x.shape))
-            rest[x.dtype] = rest[x.dtype][x.numel() :]
-        return found
+        parts = self._flat.split([x.nbytes for x in self._given])
+        # Pinned memory is scarce: return it to the allocator. One clone for each, so that each can
+        # be freed alone.
+        copies = [part.clone() for part in parts]
+        return [
+            copy.view(x.dtype).view(x.shape) for copy, x in zip(copies, self._given, strict=True)
+        ]
 
 
 def _on_host(x: Tensor) -> bool:
     return x.device.type == "cpu"
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return x.contiguous().view(-1).view(torch.uint8)
 
 
 def _pinned(x: Tensor) -> Tensor:
