@@ -32,7 +32,8 @@ def resize(
     """Resize RGB images as Pillow's bicubic filter does, bit for bit, and normalise them.
 
     Each byte of the resized image becomes `(byte / 255 - mean) / std`, computed in float32 and
-    rounded to `dtype`. On a CPU, "auto" selects Pillow.
+    rounded to `dtype`. The axes are resized in the order of the installed version of Pillow, which
+    differs for portrait images from version 13 on. On a CPU, "auto" selects Pillow itself.
 
     Args:
         images: uint8 `[B, H, W, 3]`, 1 to 2^16 pixels per side.
