@@ -55,6 +55,7 @@ CANDIDATES: dict[str, tuple[Mapping[str, Sequence[int]], ...]] = {
         {"join_blocks": (64, 128, 256)},
         {"pixels": (512, 1024, 2048)},
     ),
+    "resize": ({"rows": (2, 4, 8), "columns": (64, 128, 256), "num_warps": (4, 8)},),
 }
 #: Maximum time of a launch, relative to the rule's, to replace it.
 _GAIN = 0.97

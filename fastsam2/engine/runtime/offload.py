@@ -30,10 +30,8 @@ class HostCopy:
         begun = record_event(device)
         with side_stream(device, "host").enter():
             begun.wait(self._given)
-            # One copy for all. Wide dtypes first, so that each part is aligned.
-            self._order = sorted(range(len(self._given)), key=lambda i: -self._given[i].itemsize)
-            flat = [self._given[i].flatten().view(torch.uint8) for i in self._order]
-            self._bytes = _pinned(torch.cat(flat))
+            # One copy of the bytes of all.
+            self._flat = _pinned(torch.cat([_bytes(x) for x in self._given]))
             self._done = record_event(device)
 
     def completed(self) -> bool:
@@ -45,17 +43,21 @@ class HostCopy:
         if self._done is None:
             return self._given
         self._done.synchronize()
-        # Pinned memory is scarce: return it to the allocator.
-        rest, found = self._bytes.clone(), list(self._given)
-        for i in self._order:
-            x = self._given[i]
-            part, rest = rest[: x.nbytes], rest[x.nbytes :]
-            found[i] = part.view(x.dtype).view(x.shape)
-        return found
+        parts = self._flat.split([x.nbytes for x in self._given])
+        # Pinned memory is scarce: return it to the allocator. One clone for each, so that each can
+        # be freed alone.
+        copies = [part.clone() for part in parts]
+        return [
+            copy.view(x.dtype).view(x.shape) for copy, x in zip(copies, self._given, strict=True)
+        ]
 
 
 def _on_host(x: Tensor) -> bool:
     return x.device.type == "cpu"
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return x.contiguous().view(-1).view(torch.uint8)
 
 
 def _pinned(x: Tensor) -> Tensor:
