@@ -1,7 +1,7 @@
 """Preprocessing: resize a frame to a square and normalise it to float32.
 
 Numerically equal to the JPEG path of `sam2/utils/misc.py`, for every kind of source. Frames are
-cached and transferred as bytes, and normalised on the device of the model.
+cached and transferred as bytes, and normalised on the device of the model; a GPU also resizes them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from fastsam2.data.frame_source import Frame, check_array
-from fastsam2_kernels.resize import normalize
+from fastsam2_kernels.resize import normalize, resize
 
-__all__ = ["IMAGE_MEAN", "IMAGE_STD", "normalize_frame", "preprocess_frame", "resize_frame"]
+__all__ = [
+    "IMAGE_MEAN",
+    "IMAGE_STD",
+    "frame_for_device",
+    "model_input",
+    "preprocess_frame",
+    "resize_frame",
+]
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -26,9 +33,24 @@ def resize_frame(image: Frame, image_size: int) -> Frame:
     return np.array(Image.fromarray(image).resize((image_size, image_size)))
 
 
-def normalize_frame(image: Tensor) -> Tensor:
-    """Normalise uint8 `[S, S, 3]` to float32 `[3, S, S]`, on the same device."""
-    return normalize(image[None], IMAGE_MEAN, IMAGE_STD)[0]
+def frame_for_device(image: Frame, image_size: int, device: torch.device) -> Tensor:
+    """Copy an RGB image, uint8 `[H, W, 3]`, for `model_input` on a device.
+
+    Returns:
+        uint8 on the CPU: the whole image in pinned memory for a GPU, which resizes it faster;
+        `[image_size, image_size, 3]` for other devices.
+    """
+    if device.type == "cuda":
+        return torch.from_numpy(check_array(image, "the image", ndim=3)).pin_memory()
+    return torch.from_numpy(resize_frame(image, image_size))
+
+
+def model_input(image: Tensor, image_size: int) -> Tensor:
+    """Resize and normalise uint8 `[H, W, 3]` to float32 `[3, image_size, image_size]`, on the same
+    device."""
+    if image.shape[:2] == (image_size, image_size):
+        return normalize(image[None], IMAGE_MEAN, IMAGE_STD)[0]
+    return resize(image[None], (image_size, image_size), IMAGE_MEAN, IMAGE_STD)[0]
 
 
 def preprocess_frame(image: Frame, image_size: int) -> Tensor:
@@ -40,4 +62,4 @@ def preprocess_frame(image: Frame, image_size: int) -> Tensor:
     Raises:
         VideoError: an image of another dtype or shape.
     """
-    return normalize_frame(torch.from_numpy(resize_frame(image, image_size)))
+    return model_input(torch.from_numpy(resize_frame(image, image_size)), image_size)

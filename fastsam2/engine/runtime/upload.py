@@ -12,7 +12,7 @@ __all__ = ["to_device", "upload"]
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Return `x` on the device; from the host it is copied asynchronously."""
-    if device.type == "cuda" and x.device.type == "cpu":
+    if device.type == "cuda" and x.device.type == "cpu" and not x.is_pinned():
         # A copy from pageable memory blocks the host.
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
