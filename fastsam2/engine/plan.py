@@ -31,7 +31,7 @@ class Plan:
     #: compile the image encoder and the track step with `torch.compile`, which takes minutes;
     #: "encoder" compiles the image encoder only
     compile: bool | Literal["encoder"] = False
-    #: capture both as CUDA graphs, the step once for each of 1, 2, 4, 8... objects
+    #: capture both as CUDA graphs, the step once for each of 1, 2, 3, 4, 6, 8, 12... objects
     graphs: bool = False
     #: batch size of the image encoder, which runs ahead of the tracker and concurrently with it;
     #: with 0 each frame is encoded when it is tracked

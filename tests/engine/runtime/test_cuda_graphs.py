@@ -193,7 +193,7 @@ def test_a_recorded_session(model: SAM2VideoPredictor) -> None:
                 assert relative_error(getattr(out, name), getattr(known, name)) <= 1e-4
     encoder, step = recorders
     assert encoder.recorded == 1
-    # For 1, 2 and 4 objects in the first video, and again for 1 and 2 on pages for 4.
+    # For 1, 2 and 3 objects in the first video, and again for 1 and 2 on pages for 3.
     assert step.recorded == 5
     assert step.replayed == encoder.replayed - 3  # nothing is tracked on the first frame
     model.plan = Plan()
