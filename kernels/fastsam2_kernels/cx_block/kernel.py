@@ -119,14 +119,12 @@ def _mlp_kernel(
     b_y = tl.load(p_y, mask=m_m, other=0.0)
     if BD < C:
         b_y2 = tl.load(p_y + BD, mask=m_m, other=0.0)
-    # [BM, C]
-    o_mc = o_m[:, None] * C + o_c[None, :]
-    # The sum starts from the residual, so that nothing is loaded after the loop.
-    b_acc = tl.load(x + base + o_mc, mask=m_m, other=0.0).to(tl.float32)
-    b_acc += tl.load(b2 + o_c).to(tl.float32)[None, :]
+    b_acc = tl.zeros([BM, C], tl.float32)
+    # [BD, BH]
+    p_w1 = w1 + o_h[None, :] * C + o_d[:, None]
+    # [BH, C]
+    p_w2 = w2 + o_c[None, :] * (4 * C) + o_h[:, None]
     for i_h in range(0, 4 * C, BH):
-        # [BD, BH]
-        p_w1 = w1 + i_h * C + o_h[None, :] * C + o_d[:, None]
         # [BH]
         b_b1 = tl.load(b1 + i_h + o_h).to(tl.float32)
         # [BM, BH]
@@ -135,10 +133,16 @@ def _mlp_kernel(
             b_h = tl.dot(b_y2, tl.load(p_w1 + BD), b_h, input_precision=PRECISION)
         # By `fma`: Triton starts a sum `dot + bias` from the bias, for which wgmma waits.
         b_h = gelu(tl.fma(b_h, 1.0, b_b1[None, :]))
-        # [BH, C]
-        b_w2 = tl.load(w2 + i_h + o_c[None, :] * (4 * C) + o_h[:, None])
+        # [BM, C]
+        b_w2 = tl.load(p_w2)
         b_acc = tl.dot(b_h.to(b_w2.dtype), b_w2, b_acc, input_precision=PRECISION)
+        p_w1 += BH * C
+        p_w2 += BH
+    # Only now, so that the prologue takes no more registers than the loop.
     # [BM, C]
+    o_mc = o_m[:, None] * C + o_c[None, :]
+    b_acc += tl.load(x + base + o_mc, mask=m_m, other=0.0).to(tl.float32)
+    b_acc += tl.load(b2 + o_c).to(tl.float32)[None, :]
     tl.store(out + base + o_mc, b_acc.to(out.dtype.element_ty), mask=m_m)
 
 

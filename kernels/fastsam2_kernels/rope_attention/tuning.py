@@ -17,7 +17,7 @@ DIMS = (128, 256)
 #: Multiprocessors of a typical GPU of each capability, for use without the GPU.
 _PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148}
 
-#: Cost of a split of the keys beyond its tiles, in tiles: its queries are read and rotated again,
+#: Cost of a split of the keys beyond its tiles, in tiles: its queries are read again, and
 #: its float32 result is written and read once more (estimated, not measured).
 _SPLIT_OVERHEAD = 5
 
