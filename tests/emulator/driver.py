@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,11 @@ __all__ = ["Driver", "active"]
 RacingArguments = Mapping[str, Mapping[str, str]]
 
 
+@functools.lru_cache(maxsize=128)
+def _program(ptx: str) -> Program:
+    return Program(parse(ptx))
+
+
 class Driver(DriverBase):
     """Driver of a GPU of `capability`.
 
@@ -43,14 +49,6 @@ class Driver(DriverBase):
         self.launches: list[str] = []
         self.launcher_cls = _Launcher
         self.utils = self
-        self._programs: dict[str, Program] = {}
-
-    def program(self, name: str, ptx: str) -> Program:
-        """Return the kernel, parsed at its first launch."""
-        edited = self.edit(name, ptx)
-        if edited not in self._programs:
-            self._programs[edited] = Program(parse(edited))
-        return self._programs[edited]
 
     # Names are Triton's.
 
@@ -112,7 +110,7 @@ class _Launcher:
         *arguments: Any,
     ) -> None:
         driver: Driver = triton.runtime.driver.active
-        program = driver.program(*function)
+        program = _program(driver.edit(*function))
         if self.metadata.global_scratch_size:
             raise NotImplementedError("scratch memory")
         names = iter(program.kernel.parameters)

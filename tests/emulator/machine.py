@@ -27,10 +27,20 @@ _BATCH = 8192
 
 
 class Program:
-    """A kernel, translated as far as it has been executed."""
+    """A kernel, translated as far as it has been executed.
+
+    Attributes:
+        unit: bytes of its smallest store to shared memory.
+        zeros: initial content of its registers.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self.unit = store_unit(kernel)
+        self.zeros = [
+            np.zeros((1, 1), f"u{width(register)}" if width(register) else bool)
+            for register in kernel.numbers
+        ]
         self._blocks: dict[tuple[int, bool], Block] = {}
 
     def block(self, number: int, *, masked: bool) -> Block:
@@ -70,28 +80,26 @@ class Batch:
     """
 
     def __init__(
-        self, kernel: Kernel, launch: Launch, numbers: Array, memory: GlobalMemory, faults: Faults
+        self, program: Program, launch: Launch, numbers: Array, memory: GlobalMemory, faults: Faults
     ) -> None:
+        threads = program.kernel.threads
         self.faults = faults
         self.memory = memory
         self.number = numbers[:, None]
-        self.shape = len(numbers), kernel.threads
-        self.thread = np.arange(kernel.threads, dtype=np.uint32)[None]
+        self.shape = len(numbers), threads
+        self.thread = np.arange(threads, dtype=np.uint32)[None]
         self.lane = self.thread % np.uint32(WARP)
-        self.threads = np.array([[kernel.threads]], np.uint32)
+        self.threads = np.array([[threads]], np.uint32)
         self.zero = np.zeros((1, 1), np.uint32)
         self.grid = [np.array([[n]], np.uint32) for n in launch.grid]
         x, y, _ = launch.grid
         places = self.number % x, self.number // x % y, self.number // (x * y)
         self.program = [place.astype(np.uint32) for place in places]
         self.parameters = launch.parameters
-        self.shared = SharedMemory(self.shape, launch.shared, store_unit(kernel), memory, faults)
+        self.shared = SharedMemory(self.shape, launch.shared, program.unit, memory, faults)
         self.unit = MatrixUnit(self.shared, faults)
         self.bulk = BulkCopies(self.shared, memory, launch.descriptors, self.number, faults)
-        self.file: list[Array] = [
-            np.zeros((1, 1), f"u{width(register)}" if width(register) else bool)
-            for register in kernel.numbers
-        ]
+        self.file = [*program.zeros]
 
     def take(self, chosen: Array) -> Batch:
         """Return the batch of the chosen programs."""
@@ -140,7 +148,7 @@ def run(program: Program, launch: Launch, racing: Collection[str] = ()) -> None:
     # PTX does not trap on overflow, division by zero or NaN.
     with np.errstate(all="ignore"):
         for first in range(0, len(order), size):
-            batch = Batch(program.kernel, launch, order[first : first + size], memory, faults)
+            batch = Batch(program, launch, order[first : first + size], memory, faults)
             waiting = [(batch, 0)]
             while waiting:
                 waiting += _advance(program, *waiting.pop())

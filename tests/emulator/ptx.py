@@ -154,6 +154,7 @@ def registers(text: str) -> list[str]:
     return re.findall(r"%(?:p|r)\w*", text)
 
 
+@functools.cache
 def width(register: str) -> int:
     """Return the bytes of a register; 0 for a predicate."""
     return _WIDTHS[re.match(r"%(?:p|rs|rd|r)", register)[0]]  # type: ignore[index]
