@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -175,6 +176,7 @@ def parse(ptx: str) -> Kernel:
         number: name.rsplit("/", 1)[-1]
         for number, name in re.findall(r'\.file\s+(\d+)\s+"([^"]*)"', ptx)
     }
+    ptx = re.sub(r"//.*", "", _without_scopes(ptx))
     entry = re.search(r"\.visible \.entry (\w+)\((.*?)\)\s*(.*?)\{(.*?)\n\}", ptx, re.DOTALL)
     threads = entry and re.search(r"\.reqntid (\d+)", entry[3])
     if not entry or not threads:
@@ -187,7 +189,7 @@ def parse(ptx: str) -> Kernel:
     ]
     kernel = Kernel(entry[1], parameters, int(threads[1]), [[]])
     location = "?"
-    for line in re.split(r"(?<=;)|\n", _without_scopes(re.sub(r"//.*", "", entry[4]))):
+    for line in re.split(r"(?<=;)|\n", entry[4]):
         line = line.strip().rstrip(";").strip()
         while label := re.match(r"(\$?\w+):\s*(.*)", line, re.DOTALL):
             if kernel.blocks[-1]:
@@ -215,16 +217,21 @@ def _instruction(text: str, location: str) -> Instruction:
     )
 
 
-def _without_scopes(body: str) -> str:
-    """Give the labels and registers of inline `{ ... }` scopes names of their own."""
-    scopes = iter(range(len(body)))
+_PREFIXES = {"pred": "%p", "b16": "%rs", "b32": "%r", "b64": "%rd"}
 
-    def renamed(scope: re.Match[str]) -> str:
-        text, number = scope[1], next(scopes)
-        for name in re.findall(r"\.reg\s+\.pred\s+(\w+);", text):
-            text = re.sub(rf"(?<![%\w]){name}\b", f"%p{name}{number}", text)
+
+def _without_scopes(ptx: str) -> str:
+    """Give the labels and registers of `{ ... }` scopes, in inline assembly, names of their own."""
+    numbers = itertools.count()
+
+    def renamed(inline: re.Match[str]) -> str:
+        text, number = inline[1], next(numbers)
+        for kind, names in re.findall(r"\.reg\s+\.(\w+)\s+([\w, ]+);", text):
+            for name in names.split(","):
+                new = f"{_PREFIXES[kind]}{name.strip()}{number}"
+                text = re.sub(rf"(?<![%\w.]){name.strip()}\b", new, text)
         for name in re.findall(r"^\s*(\w+):", text, re.MULTILINE):
             text = re.sub(rf"\b{name}\b", f"{name}_{number}", text)
-        return text
+        return re.sub(r"^\s*[{}]\s*$", "", text, flags=re.MULTILINE)
 
-    return re.sub(r"^\s*\{\s*\n(.*?)^\s*\}\s*$", renamed, body, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"// begin inline asm\n(.*?)// end inline asm", renamed, ptx, flags=re.DOTALL)

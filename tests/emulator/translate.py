@@ -123,6 +123,7 @@ _FORMS = {
     "selp": _Form("np.where({2}, {0}, {1})", "t t pred"),
     "cvta": _Form("{0}"),
     "cvta.to.global": _Form("{0}"),
+    "cvta.param": _Form("{0}"),
     **{f"setp.{name}": _Form(x, "t t", "pred") for name, x in _COMPARISONS.items()},
     **{
         f"shfl.sync.{x}": _Form(f"shuffle({{0}}, '{x}', {{1}}, {{2}}, batch.shape)", "t u32 n")
@@ -537,19 +538,19 @@ class _Translator:
 
     def op_mbarrier(self, opcode: Sequence[str], operands: Sequence[str]) -> None:
         address = self._address(next(x for x in operands if x.startswith("[")))
-        values = [self._read(x, "u32") for x in operands if x[0] not in "[_"]
-        mask = self._mask()
+        # Results come before the address, numbers after it.
+        number = self._read(operands[-1], "u32") if operands[-1][0] != "[" else None
+        one, zero, mask = self._read("1", "u32"), self._read("0", "u32"), self._mask()
         if opcode[1] == "init":
-            self._call("bulk.initialise", address, values[0], mask)
+            self._call("bulk.initialise", address, number, mask)
         elif opcode[1] == "inval":
             self._call("bulk.invalidate", address, mask)
         elif opcode[1:3] == ("arrive", "expect_tx"):
-            self._call("bulk.arrive", address, self._read("1", "u32"), values[0], mask)
+            self._call("bulk.arrive", address, one, number, mask)
         elif opcode[1] == "arrive":
-            count = values[0] if values else self._read("1", "u32")
-            self._call("bulk.arrive", address, count, self._read("0", "u32"), mask)
+            self._call("bulk.arrive", address, number or one, zero, mask)
         elif opcode[1:3] == ("try_wait", "parity"):
-            done = self._call("bulk.wait", address, self._read(operands[2], "u32"))
+            done = self._call("bulk.wait", address, number)
             self._write(operands[0], "pred", done)
         else:
             raise NotImplementedError("form of mbarrier")
