@@ -7,13 +7,16 @@ starts such a process.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from fastsam2_kernels.dispatch import interpreting
-from tests.emulator.driver import Driver
-from tests.emulator.gpu import CAPABILITIES, emulated
+from tests.emulator import CAPABILITIES
+
+if TYPE_CHECKING:
+    from tests.emulator.driver import Driver
 
 if interpreting():
     collect_ignore_glob = ["test_[!p]*"]
@@ -32,5 +35,7 @@ _PARAMETERS = [
 @pytest.fixture(params=_PARAMETERS, ids="sm_{}".format)
 def gpu(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """Emulated GPU of each capability; `impl="triton"` runs kernels of CPU tensors on it."""
+    from tests.emulator.gpu import emulated  # not with every Triton: see test_process.py
+
     with emulated(request.param) as driver:
         yield driver

@@ -20,10 +20,7 @@ import fastsam2_kernels
 from fastsam2_kernels import dispatch, launch_config
 from tests.emulator.driver import Driver, active
 
-__all__ = ["CAPABILITIES", "OPS", "RACING_ARGUMENTS", "emulated", "forced"]
-
-#: Compute capabilities whose PTX the emulator executes.
-CAPABILITIES = (80, 86, 89, 90)
+__all__ = ["OPS", "RACING_ARGUMENTS", "emulated", "forced"]
 
 OPS = [folder.name for folder in pkgutil.iter_modules(fastsam2_kernels.__path__) if folder.ispkg]
 

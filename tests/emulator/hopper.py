@@ -111,11 +111,11 @@ class MatrixUnit:
                 return group.results[register]
         return file[register]
 
-    def commit(self, instruction: Instruction) -> None:
+    def commit(self) -> None:
         self.groups = [*self.groups, self.open]
         self.open = _Group()
 
-    def wait(self, file: list[Array], pending: int, instruction: Instruction) -> None:
+    def wait(self, file: list[Array], pending: int) -> None:
         """Write the results of all but the last `pending` groups to the register file."""
         done = self.groups[: len(self.groups) - pending]
         self.groups = self.groups[len(done) :]

@@ -114,14 +114,14 @@ class Batch:
         new.file = [x[chosen] if x.shape[0] == programs else x for x in self.file]
         return new
 
-    def barrier(self, instruction: Instruction) -> None:
+    def barrier(self) -> None:
         self.shared.races.barrier()
         self.unit.barrier()
 
-    def warp_barrier(self, instruction: Instruction) -> None:
+    def warp_barrier(self) -> None:
         self.shared.races.warp_barrier()
 
-    def proxy_fence(self, instruction: Instruction) -> None:
+    def proxy_fence(self) -> None:
         self.shared.races.fence()
 
     def check_converged(self, mask: Array, instruction: Instruction) -> None:

@@ -169,12 +169,12 @@ class SharedMemory:
         found = np.zeros(self.shape, np.int64) if found is None else found
         self.open.append(_Copy(place, found, size, active, wanted, instruction))
 
-    def commit(self, instruction: Instruction) -> None:
+    def commit(self) -> None:
         """Make the copies since the last call a group."""
         self.groups = [*self.groups, self.open]
         self.open = []
 
-    def wait(self, pending: int, instruction: Instruction) -> None:
+    def wait(self, pending: int) -> None:
         """Let all but the last `pending` groups arrive."""
         arriving = self.groups[: len(self.groups) - pending]
         self.groups = self.groups[len(arriving) :]

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fastsam2_kernels.connected_components import connected_components
 from fastsam2_kernels.mask_output import mask_output
+from tests.emulator import CAPABILITIES
 from tests.emulator.cases import Case, cases, mapped
 from tests.emulator.driver import Driver
-from tests.emulator.gpu import CAPABILITIES, OPS, emulated
+from tests.emulator.gpu import OPS, emulated
 from tests.kernels import test_connected_components as components
 from tests.kernels import test_mask_output as masks
 from tests.kernels.accuracy import DTYPES

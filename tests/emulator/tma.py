@@ -212,12 +212,12 @@ class BulkCopies:
             self.shared.races.load_async(np.array([program]), units, instruction)
             self.open[program].append(x)
 
-    def commit(self, mask: Array | None, instruction: Instruction) -> None:
+    def commit(self, mask: Array | None) -> None:
         for program in {row[0] for row in self._active(mask)}:
             self.groups[program].append(self.open[program])
             self.open[program] = []
 
-    def wait_group(self, pending: int, instruction: Instruction) -> None:
+    def wait_group(self, pending: int) -> None:
         """Let all but the last `pending` groups of copies to global memory be done."""
         for program, groups in enumerate(self.groups):
             while len(groups) > pending:

@@ -253,6 +253,10 @@ class _Translator:
         here = self._constant(self.instruction, "at")
         return self._temporary(f"batch.{method}({', '.join(map(str, (*arguments, here)))})")
 
+    def _do(self, method: str, *arguments: Any) -> None:
+        """Call a method of the batch that cannot fail."""
+        self.lines.append(f"batch.{method}({', '.join(map(str, arguments))})")
+
     def _put(self, register: str, value: str) -> None:
         self.lines.append(f"file[{self.kernel.numbers[register]}] = {value}")
 
@@ -437,9 +441,9 @@ class _Translator:
         if opcode[2] == "bulk":
             self._bulk_copy(opcode[3:], operands)
         elif opcode[2] == "commit_group":
-            self._call("shared.commit")
+            self._do("shared.commit")
         elif opcode[2] == "wait_group":
-            self._call("shared.wait", _integer(operands[0]))
+            self._do("shared.wait", _integer(operands[0]))
         elif opcode[3:] == ("shared", "global"):
             target, source, size, *fetched = operands
             self._call(
@@ -467,15 +471,15 @@ class _Translator:
 
     def op_bar(self, opcode: Sequence[str], operands: Sequence[str]) -> None:
         if (opcode, operands) == (("bar", "sync"), ("0",)):
-            self._call("barrier")
+            self._do("barrier")
         elif (opcode, operands) == (("bar", "warp", "sync"), ("-1",)):
-            self._call("warp_barrier")
+            self._do("warp_barrier")
         else:
             raise NotImplementedError("barrier of some threads")
 
     def op_fence(self, opcode: Sequence[str], operands: Sequence[str]) -> None:
         if opcode[1] == "proxy":
-            self._call("proxy_fence")
+            self._do("proxy_fence")
 
     def op_elect(self, opcode: Sequence[str], operands: Sequence[str]) -> None:
         lane, elected = operands[0].split("|")
@@ -497,9 +501,9 @@ class _Translator:
 
     def op_wgmma(self, opcode: Sequence[str], operands: Sequence[str]) -> None:
         if opcode[1] == "commit_group":
-            self._call("unit.commit")
+            self._do("unit.commit")
         elif opcode[1] == "wait_group":
-            self._call("unit.wait", "file", _integer(operands[0]))
+            self._do("unit.wait", "file", _integer(operands[0]))
         elif opcode[1] == "mma_async":
             target, a, b, accumulate, *flags = operands
             if flags[:2] != ["1", "1"]:
@@ -518,9 +522,9 @@ class _Translator:
 
     def _bulk_copy(self, form: Sequence[str], operands: Sequence[str]) -> None:
         if form[0] == "commit_group":
-            self._call("bulk.commit", self._mask())
+            self._do("bulk.commit", self._mask())
         elif form[0] == "wait_group":
-            self._call("bulk.wait_group", _integer(operands[0]))
+            self._do("bulk.wait_group", _integer(operands[0]))
         elif form[0] == "tensor" and form[3] == "global":
             target, tile, barrier = operands
             places = self._address(target), self._address(barrier)
