@@ -33,6 +33,7 @@ __all__ = [
     "to_f16",
     "to_tf32",
     "unpack",
+    "warps",
 ]
 
 Array = NDArray[np.generic]

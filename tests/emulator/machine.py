@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.emulator.arithmetic import WARP
+from tests.emulator.arithmetic import WARP, warps
 from tests.emulator.faults import Faults
 from tests.emulator.hopper import MatrixUnit
 from tests.emulator.memory import Argument, GlobalMemory
@@ -124,10 +124,16 @@ class Batch:
     def proxy_fence(self) -> None:
         self.shared.races.fence()
 
-    def check_converged(self, mask: Array, instruction: Instruction) -> None:
+    def check_threads(self, mask: Array, instruction: Instruction) -> None:
         """Check that all threads execute an instruction that needs them all."""
         if not mask.all():
-            self.faults.stop("some threads do not take part", instruction)
+            self.faults.stop("some threads of the program do not take part", instruction)
+
+    def check_warps(self, mask: Array, instruction: Instruction) -> None:
+        """Check that an instruction of a warp is executed by all of its threads or none."""
+        active = warps(mask, self.shape)
+        if (active != active[..., :1]).any():
+            self.faults.stop("some threads of a warp do not take part", instruction)
 
 
 def run(program: Program, launch: Launch, racing: Collection[str] = ()) -> None:
@@ -156,20 +162,28 @@ def run(program: Program, launch: Launch, racing: Collection[str] = ()) -> None:
 
 
 def _advance(program: Program, batch: Batch, block: int) -> list[tuple[Batch, int]]:
-    """Execute a batch to its end, or to a branch where its programs part; returns the parts."""
+    """Execute a batch; programs that leave it at a branch are returned, with their block."""
+    parted = []
     while block != EXIT:
         condition, target, other = program.block(block, masked=False)(batch, batch.file, None)
-        if condition is None or condition.all():
+        if condition is None:
             block = target
-        elif not condition.any():
-            block = other
-        else:
-            condition = np.broadcast_to(condition, (batch.shape[0], condition.shape[1]))
-            taken = condition.all(1)
-            if (taken == condition.any(1)).all():
-                return [(batch.take(taken), target), (batch.take(~taken), other)]
-            block = _diverge(program, batch, block, None, condition, target, other)
-    return []
+            continue
+        condition = np.broadcast_to(condition, (batch.shape[0], condition.shape[1]))
+        every, some = condition.all(1), condition.any(1)
+        if every.all() or not some.any():
+            block = target if every.all() else other
+            continue
+        mixed = some & ~every
+        for chosen, to in ((every, target), (~some, other)):
+            if chosen.any():
+                parted.append((batch.take(chosen), to))
+        if not mixed.any():
+            break
+        if not mixed.all():
+            batch, condition = batch.take(mixed), condition[mixed]
+        block = _diverge(program, batch, block, None, condition, target, other)
+    return parted
 
 
 def _diverge(

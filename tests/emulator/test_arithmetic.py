@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
 
 from tests.emulator.driver import Driver
+from tests.emulator.faults import EmulationError
+from tests.emulator.machine import Launch, Program, run
+from tests.emulator.memory import Argument
+from tests.emulator.ptx import parse
 from tests.kernels.accuracy import DTYPES, assert_accurate
 
 
@@ -201,3 +206,56 @@ def test_atomics(gpu: Driver) -> None:
     histogram_kernel[(3,)](x, count, last, 300, BLOCK=128)
     assert torch.equal(count, x.bincount(minlength=10).int())
     assert last.tolist() == [int((x == value).nonzero().max()) for value in range(10)]
+
+
+PARTED = """
+.visible .entry parted(
+	.param .u64 .ptr .global .align 1 parted_param_0
+)
+.reqntid 64
+{
+	ld.param.b64 	%rd1, [parted_param_0];
+	mov.u32 	%r1, %tid.x;
+	mov.u32 	%r2, %ctaid.x;
+	mul.wide.u32 	%rd2, %r1, 4;
+	mad.wide.u32 	%rd2, %r2, 256, %rd2;
+	add.s64 	%rd1, %rd1, %rd2;
+	mov.b32 	%r3, 0;
+	shl.b32 	%r4, %r2, 4;
+	setp.lt.u32 	%p1, %r1, %r4;
+	@%p1 bra 	$L__less;
+$L__loop:
+	add.s32 	%r3, %r3, 1;
+	setp.lt.u32 	%p2, %r3, %r1;
+	@%p2 bra 	$L__loop;
+	bra.uni 	$L__end;
+$L__less:
+	add.s32 	%r3, %r1, 1000;
+$L__end:
+	bar.sync 	0;
+	st.global.b32 	[%rd1], %r3;
+	ret;
+}
+"""
+
+
+def test_threads_take_different_branches() -> None:
+    """They meet again before the barrier; programs 0 and 4 do not part."""
+    out = torch.zeros(5, 64, dtype=torch.int32)
+    address = np.array([[out.data_ptr()]], np.uint64)
+    kernel = parse(PARTED)
+    assert kernel.written == {"parted_param_0"}
+    run(Program(kernel), Launch((5, 1, 1), [address], [Argument("out", out, True)], [], 0, 0))
+    thread = torch.arange(64).expand(5, -1)
+    less = thread < 16 * torch.arange(5)[:, None]
+    assert torch.equal(out, torch.where(less, thread + 1000, thread.clamp(min=1)).int())
+
+
+def test_barrier_of_some_threads() -> None:
+    """A barrier that only one side of a branch reaches would not end."""
+    out = torch.zeros(5, 64, dtype=torch.int32)
+    address = np.array([[out.data_ptr()]], np.uint64)
+    kernel = parse(PARTED.replace("$L__less:", "$L__less:\n\tbar.sync 	0;"))
+    launch = Launch((5, 1, 1), [address], [Argument("out", out, True)], [], 0, 0)
+    with pytest.raises(EmulationError, match="some threads of the program do not take part"):
+        run(Program(kernel), launch)

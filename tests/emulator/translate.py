@@ -203,7 +203,8 @@ class _Translator:
     def _emit(self, instruction: Instruction) -> None:
         opcode, operands = instruction.opcode, instruction.operands
         if "sync" in opcode and (guard := self._guard()):
-            self._call("check_converged", guard)
+            by_warp = "warp" in opcode or opcode[0] in ("shfl", "redux", "elect")
+            self._call("check_warps" if by_warp else "check_threads", guard)
         if method := getattr(self, f"op_{opcode[0]}", None):
             method(opcode, operands)
             return
