@@ -6,19 +6,20 @@ which either may be 1. `mask` selects threads, and is None if all run. The funct
 condition of the branch that ends the block, None if there is none, the block where it is true, and
 the one where it is false.
 
-To add an instruction, add a line to `_FORMS` if its result is an expression of its operands, or
-else a method `op_<name>`.
+To add an instruction, add a line to `instructions.py` if its result is an expression of its
+operands, or else a method `op_<name>` here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tests.emulator import arithmetic
+from tests.emulator.instructions import Form, form_of
 from tests.emulator.ptx import EXIT, Instruction, Kernel, split_list, width
 
 __all__ = ["Block", "translate"]
@@ -43,100 +44,6 @@ _SPECIAL = {
 }
 
 
-class _Form(NamedTuple):
-    """An instruction whose result is an expression.
-
-    Attributes:
-        expression: of the operands.
-        operands: types of the operands: `t` is that of the instruction, `w` twice as wide, `n` a
-            literal number; all are `t` by default.
-        result: type of the result.
-    """
-
-    expression: str
-    operands: str = "t t t"
-    result: str = "t"
-
-
-_UNORDERED = "({0} != {0}) | ({1} != {1})"
-_COMPARISONS = {
-    "eq": "{0} == {1}",
-    "ne": "{0} != {1}",
-    "ne.f": "({0} < {1}) | ({0} > {1})",
-    **dict.fromkeys(("lt", "lo"), "{0} < {1}"),
-    **dict.fromkeys(("le", "ls"), "{0} <= {1}"),
-    **dict.fromkeys(("gt", "hi"), "{0} > {1}"),
-    **dict.fromkeys(("ge", "hs"), "{0} >= {1}"),
-    # With u also true if one is NaN.
-    "equ": f"({{0}} == {{1}}) | {_UNORDERED}",
-    "neu": "{0} != {1}",
-    "ltu": "~({0} >= {1})",
-    "leu": "~({0} > {1})",
-    "gtu": "~({0} <= {1})",
-    "geu": "~({0} < {1})",
-    "num": f"~({_UNORDERED})",
-    "nan": _UNORDERED,
-}
-_REDUCTIONS = {
-    "add": "np.add", "min": "np.minimum", "max": "np.maximum",
-    "and": "np.bitwise_and", "or": "np.bitwise_or", "xor": "np.bitwise_xor",
-}  # fmt: skip
-
-#: Instructions by opcode, without type and `_NEUTRAL` modifiers; ".f" is for floating point only.
-_FORMS = {
-    "add": _Form("{0} + {1}"),
-    "sub": _Form("{0} - {1}"),
-    "mul": _Form("{0} * {1}"),
-    "mul.lo": _Form("{0} * {1}"),
-    "mul.hi": _Form("multiply_high({0}, {1})"),
-    "mul.wide": _Form("multiply({0}, {1})", "t t", "w"),
-    "mad.lo": _Form("{0} * {1} + {2}"),
-    "mad.wide": _Form("multiply({0}, {1}) + {2}", "t t w", "w"),
-    "fma": _Form("add_product({0}, {1}, {2})"),
-    "div": _Form("divide({0}, {1})"),
-    "div.f": _Form("{0} / {1}"),
-    "rem": _Form("{0} - divide({0}, {1}) * {1}"),
-    "and": _Form("{0} & {1}"),
-    "or": _Form("{0} | {1}"),
-    "xor": _Form("{0} ^ {1}"),
-    "not": _Form("~{0}"),
-    "neg": _Form("-{0}"),
-    "abs": _Form("np.abs({0})"),
-    "max": _Form("np.maximum({0}, {1})"),
-    "min": _Form("np.minimum({0}, {1})"),
-    "max.f": _Form("np.fmax({0}, {1})"),
-    "min.f": _Form("np.fmin({0}, {1})"),
-    "max.NaN.f": _Form("np.maximum({0}, {1})"),
-    "min.NaN.f": _Form("np.minimum({0}, {1})"),
-    "ex2": _Form("np.exp2({0})"),
-    "lg2": _Form("np.log2({0})"),
-    "sqrt": _Form("np.sqrt({0})"),
-    "rsqrt": _Form("1 / np.sqrt({0})"),
-    "rcp": _Form("1 / {0}"),
-    "shl": _Form("shift_left({0}, {1})", "t u32"),
-    "shr": _Form("shift_right({0}, {1})", "t u32"),
-    "bfe": _Form("bit_field({0}, {1}, {2})", "t n n"),
-    "bfi": _Form("insert_bits({0}, {1}, {2}, {3})", "t t n n"),
-    "lop3": _Form("select_bits({0}, {1}, {2}, {3})", "t t t n"),
-    "prmt": _Form("select_bytes({0}, {1}, {2})", "t t n"),
-    "popc": _Form("np.bitwise_count({0}).astype(np.uint32)", "t", "u32"),
-    "selp": _Form("np.where({2}, {0}, {1})", "t t pred"),
-    "cvta": _Form("{0}"),
-    "cvta.to.global": _Form("{0}"),
-    "cvta.param": _Form("{0}"),
-    **{f"setp.{name}": _Form(x, "t t", "pred") for name, x in _COMPARISONS.items()},
-    **{
-        f"shfl.sync.{x}": _Form(f"shuffle({{0}}, '{x}', {{1}}, {{2}}, batch.shape)", "t u32 n")
-        for x in ("idx", "bfly", "up", "down")
-    },
-    **{
-        f"redux.sync.{name}": _Form(f"reduce_warp({{0}}, {function}, batch.shape)", "t")
-        for name, function in _REDUCTIONS.items()
-    },
-}  # fmt: skip
-
-#: Modifiers without an effect here. Denormals are not flushed.
-_NEUTRAL = {"rn", "ftz", "approx", "full", "uni"}
 #: Instructions without an effect here, as accesses to memory happen in order.
 _IGNORED = ("membar", "prefetch", "nanosleep")
 _ROUNDINGS = {"rzi": "np.trunc", "rni": "np.rint", "rmi": "np.floor", "rpi": "np.ceil"}
@@ -211,10 +118,7 @@ class _Translator:
         if opcode[0] in _IGNORED:
             return
         kind = opcode[-1]
-        name = ".".join(x for x in opcode[:-1] if x not in _NEUTRAL)
-        form = _FORMS.get(f"{name}.{kind[0]}") or _FORMS.get(name)
-        if form is None:
-            raise NotImplementedError("unknown instruction")
+        form = form_of(opcode)
         if kind.endswith("x2"):
             self._emit_pair(form, kind[:-2], operands)
             return
@@ -228,7 +132,7 @@ class _Translator:
         result = kinds.get(form.result, form.result)
         self._write(operands[0], result, form.expression.format(*sources))
 
-    def _emit_pair(self, form: _Form, kind: str, operands: Sequence[str]) -> None:
+    def _emit_pair(self, form: Form, kind: str, operands: Sequence[str]) -> None:
         """Apply an instruction to the two numbers of 16 bits in a register."""
         words = [self._read(x, "b32") for x in operands[1:]]
         low, high = (
