@@ -15,7 +15,8 @@ from fastsam2_kernels.mask_output import mask_output
 from tests.emulator import CAPABILITIES
 from tests.emulator.cases import Case, cases, mapped
 from tests.emulator.driver import Driver
-from tests.emulator.gpu import OPS, emulated
+from tests.emulator.faults import EmulationError
+from tests.emulator.gpu import OPS, RACING_ARGUMENTS, emulated
 from tests.kernels import test_connected_components as components
 from tests.kernels import test_mask_output as masks
 from tests.kernels.accuracy import DTYPES
@@ -93,6 +94,16 @@ def test_components_of_random_masks(gpu: Driver, density: float) -> None:
         components.check(mask, "triton")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", RACING_ARGUMENTS)
+def test_named_races_happen(gpu: Driver, kernel: str) -> None:
+    """Without its name each of them is a fault, so none is named in vain."""
+    gpu.racing = {name: x for name, x in RACING_ARGUMENTS.items() if name != kernel}
+    mask = np.random.default_rng(0).random((2, 1, 61, 70)) < 0.7
+    with pytest.raises(EmulationError, match=rf"{kernel}:\s+race between programs"):
+        components.check(mask, "triton")
+
+
 #: Calls of the ops that are not compared with a float64 reference.
 OTHERS = {
     "mask_output": lambda op: op(torch.randn(2, 5, 6), (9, 17), impl="triton"),
@@ -119,11 +130,18 @@ def test_every_kernel_is_covered(op: str, capability: int) -> None:
         assert shipped <= {*gpu.launches}
 
 
+#: One odd size of each op, in both families of formats.
 SOME = [
-    name
-    for capability, name in CASES
-    if capability == 80
-    and any(x in name for x in ("D128 T37", "D128 Q256 T101", "D128 L131", "C128", "sample"))
+    f"{op} {dtype} {label}"
+    for dtype in ("bfloat16", "float32")
+    for op, labels in {
+        "memory_keys": ["D128 T37"],
+        "memory_attention": ["D128 Q256 T101 splits 1", "D128 Q256 T101 splits 3"],
+        "rope_attention": ["D128 L131 splits 1", "D128 L131 splits 2"],
+        "cx_block": ["C128"],
+        "mask_downsample": ["logits"],
+    }.items()
+    for label in labels
 ]
 
 
