@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import itertools
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,6 @@ class Case:
         arguments: returns the arguments, by position.
         options: arguments by keyword.
         launch: parameters to force; None for those that the op chooses.
-        kernels: names that must be among those launched.
         defined: returns the part of a result that is defined.
     """
 
@@ -95,13 +95,15 @@ def cases(capability: int) -> Iterator[Case]:
         yield from _mask_downsample(dtype, name)
 
 
-def _choose(op: str) -> Callable[..., Any]:
-    choose: Callable[..., Any] = pkgutil.resolve_name(f"fastsam2_kernels.{op}.tuning:choose")
-    return choose
+def chosen(op: str, **call: Any) -> Any:
+    """Return the rule's launch parameters; `call` may have properties that the rule ignores."""
+    choose = pkgutil.resolve_name(f"fastsam2_kernels.{op}.tuning:choose")
+    names = inspect.signature(choose).parameters
+    return choose(**{name: x for name, x in call.items() if name in names})
 
 
 def _memory_keys(dim: int, dtype: torch.dtype, name: str, capability: int) -> Iterator[Case]:
-    launch = _choose("memory_keys")(dim, dtype, capability)
+    launch = chosen("memory_keys", dim=dim, dtype=dtype, capability=capability)
     for tokens in (80, 37):
         yield Case(
             "memory_keys",
@@ -116,10 +118,16 @@ def _memory_keys(dim: int, dtype: torch.dtype, name: str, capability: int) -> It
 
 
 def _memory_attention(dim: int, dtype: torch.dtype, name: str, capability: int) -> Iterator[Case]:
-    choose = _choose("memory_attention")
     # Small tokens stand for those of the model: a multiple of every tile, and one that is not.
     for queries, (tokens, real) in itertools.product((4096, 256), ((128, 4096), (101, 4095))):
-        launch = choose(queries, real, dim, dtype, capability)
+        launch = chosen(
+            "memory_attention",
+            queries=queries,
+            tokens=real,
+            dim=dim,
+            dtype=dtype,
+            capability=capability,
+        )
         for splits in (1, 3):
             yield Case(
                 "memory_attention",
@@ -134,9 +142,10 @@ def _memory_attention(dim: int, dtype: torch.dtype, name: str, capability: int) 
 
 
 def _rope_attention(dim: int, dtype: torch.dtype, name: str, capability: int) -> Iterator[Case]:
-    choose = _choose("rope_attention")
     for (length, real), splits in itertools.product(((160, 4096), (131, 4095)), (1, 2)):
-        launch = choose(2, real, dim, dtype, capability)
+        launch = chosen(
+            "rope_attention", n=2, length=real, dim=dim, dtype=dtype, capability=capability
+        )
         yield Case(
             "rope_attention",
             f"{name} D{dim} L{length} splits {splits}",
@@ -146,7 +155,7 @@ def _rope_attention(dim: int, dtype: torch.dtype, name: str, capability: int) ->
 
 
 def _cx_block(channels: int, dtype: torch.dtype, name: str, capability: int) -> Iterator[Case]:
-    launch = _choose("cx_block")(channels, dtype, capability)
+    launch = chosen("cx_block", channels=channels, dtype=dtype, capability=capability)
 
     def arguments() -> list[Any]:
         x = test_cx_block.inputs(2, 9, 13, channels, dtype)
