@@ -9,13 +9,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal --durations
 MODULE := PYTHONPATH=.:kernels $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint types imports tests coverage kernels benchmarks docs clean
+.PHONY: help demo test quick check lint types imports tests emulate coverage kernels benchmarks docs clean
 
 help:
 	@echo "make demo    install into $(VENV), track an object through a video, write $(OUT)/"
 	@echo "make test    install the test tools too, then run make check"
 	@echo "make quick   the same with lint, types, imports and the fast tests only: under 3 minutes"
 	@echo "make check   lint, types, imports, docs, tests, kernels, benchmarks"
+	@echo "make emulate execute the compiled kernels on an emulated GPU, all of them"
 	@echo "make coverage the tests, with the lines that they cover"
 	@echo "make kernels compile every kernel for every GPU it ships for; needs no GPU"
 	@echo "make docs    build the site of docs/ into build/site"
@@ -50,6 +51,10 @@ imports:
 
 tests:
 	$(PYTEST)
+
+# Compiled kernels, executed on the CPU; make tests runs the quick part of it.
+emulate: $(VENV)/.test-installed
+	TRITON_INTERPRET=0 $(PYTEST) tests/emulator
 
 # Not part of the gate: interpreted kernels take twice as long.
 coverage: $(VENV)/.test-installed

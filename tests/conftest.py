@@ -9,9 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-# Read at the first import of a kernel: without a GPU, kernels are interpreted.
+# Read at the first import of a kernel: without a GPU, kernels are interpreted, or, in
+# tests/emulator, executed by an emulator.
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Tests of kernels also run without `sam2`, as on a machine with a GPU and little else.
 if importlib.util.find_spec("sam2") is not None:
