@@ -31,6 +31,14 @@ from fastsam2_kernels.launch_config import CAPABILITIES, SHARED_MEMORY
 __all__ = ["Result", "compile_variant", "main", "markdown"]
 
 
+#: Bytes that a kernel may spill. Float32 self-attention of width 256, which runs only on request,
+#: has no smaller tile, and with more warps it computes each product twice.
+_ALLOWED_SPILLS = {
+    ("rope_attention", "fp32 D256 16x16"): 24,
+    ("rope_attention", "fp32 D256 16x16 split"): 24,
+}
+
+
 @dataclass(frozen=True)
 class Result:
     """Resources of one kernel at one launch, as reported by the compiler."""
@@ -62,7 +70,7 @@ class Result:
         found = []
         if self.shared > limit:
             found.append(f"needs {self.shared} bytes of shared memory, the chip has {limit}")
-        if self.spills:
+        if self.spills > _ALLOWED_SPILLS.get((self.op, self.label.split(" odd")[0]), 0):
             found.append(f"spills {self.spills} bytes")
         if self.has_dot and not self.matrix_instructions:
             found.append("multiplies without tensor cores")
