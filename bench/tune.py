@@ -34,14 +34,14 @@ from fastsam2_kernels.launch_config import gpu_slug
 
 __all__ = ["CANDIDATES", "main", "tune"]
 
-_TILES = {"block_m": (64, 128), "block_n": (32, 64, 128), "num_warps": (4, 8), "num_stages": (2, 3)}
+_TILES = {"block_m": (64, 128), "block_n": (32, 64, 128), "num_warps": (4, 8), "num_stages": (3, 4)}
 #: Candidates of each case, the most valuable case first: all combinations of a group are tried.
 #: Groups belong to different kernels and are tried independently.
 CANDIDATES: dict[str, tuple[Mapping[str, Sequence[int]], ...]] = {
     "memory_attention": (_TILES,),
     "rope_attention": (_TILES,),
     "cx_block": (
-        {"block_m": (64, 128), "block_h": (32, 64), "num_warps": (4, 8), "num_stages": (2, 3)},
+        {"block_m": (64, 128), "block_h": (32, 64), "num_warps": (4, 8), "num_stages": (3, 4)},
         {"pixels": (8, 16, 32), "conv_warps": (4, 8)},
     ),
     "memory_keys": ({"block_t": (32, 64, 128), "block_c": (32, 64), "num_warps": (4, 8)},),
@@ -55,6 +55,7 @@ CANDIDATES: dict[str, tuple[Mapping[str, Sequence[int]], ...]] = {
         {"join_blocks": (64, 128, 256)},
         {"pixels": (512, 1024, 2048)},
     ),
+    "resize": ({"rows": (2, 4, 8), "columns": (64, 128, 256), "num_warps": (4, 8)},),
 }
 #: Maximum time of a launch, relative to the rule's, to replace it.
 _GAIN = 0.97

@@ -73,6 +73,13 @@ class PointPrompt(DictRecord):
 class StoredMemory(Protocol):
     """A slot that holds the memory of one object on one frame."""
 
+    @property
+    def row(self) -> Tensor:
+        """The memory as it is stored, a view."""
+
+    def from_row(self, row: Tensor) -> Tensor:
+        """Return stored memory as a view `[1, mem_dim, H, W]`."""
+
     def copy(self) -> Tensor:
         """Return a copy of the memory, `[1, mem_dim, H, W]`."""
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,15 +61,20 @@ def test_coordinates_stay_float32() -> None:
 
 
 def test_compiled_image_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compilation takes minutes at the first frame: this only checks that it is requested."""
-    compiled = []
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **kwargs: compiled.append(type(self).__name__)
-    )
-    build_sam2(
-        "sam2.1-tiny", device="cpu", hydra_overrides_extra=["++model.compile_image_encoder=true"]
-    )
-    assert compiled == ["ImageEncoder"]
+    """The option of `sam2` is part of the plan, and does not compile the track step."""
+    compiled: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: compiled.append(f.__name__) or f)
+    option = ["++model.compile_image_encoder=true"]
+    for build in (build_sam2, build_sam2_video_predictor):
+        model = build("nano", device="cpu", hydra_overrides_extra=[*SMALL, *option])
+        assert model.runner.plan == Plan(compile="encoder")
+    state = model.init_state(np.zeros((3, 90, 120, 3), np.uint8))
+    model.add_new_points_or_box(state, 0, 1, box=[20, 20, 90, 80])
+    assert len(list(model.propagate(state))) == 3
+    assert compiled == ["pyramid"]
+    assert build_sam2_video_predictor(
+        "nano", device="cpu", hydra_overrides_extra=option, vos_optimized=True
+    ).plan == Plan(compile=True)
 
 
 def test_plans(monkeypatch: pytest.MonkeyPatch) -> None:

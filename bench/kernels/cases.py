@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastsam2.config import ConvNeXtConfig, MaskDownSamplerConfig
+from fastsam2.data.preprocess import IMAGE_MEAN, IMAGE_STD
 from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
 from fastsam2_kernels.connected_components import connected_components
 from fastsam2_kernels.cx_block import cx_block
@@ -30,6 +32,7 @@ from fastsam2_kernels.mask_downsample import (
 from fastsam2_kernels.mask_output import mask_output
 from fastsam2_kernels.memory_attention import PagedMemory, memory_attention
 from fastsam2_kernels.memory_keys import memory_keys
+from fastsam2_kernels.resize import resize
 from fastsam2_kernels.rope_attention import rope_attention
 
 __all__ = ["CASES", "Case"]
@@ -242,6 +245,22 @@ def _connected_components(make: _Make, grid: int, objects: int) -> Case:
     return Case("connected_components", _by(run), [mask], theirs, compiles=False)
 
 
+def _resize(make: _Make, grid: int, objects: int) -> Case:
+    """A Full HD frame to the model's input; `sam2` does this on the CPU and copies float32."""
+    images = torch.randint(256, (1, *VIDEO, 3), dtype=torch.uint8)
+    size = (16 * grid, 16 * grid)
+    mean, std = torch.tensor((IMAGE_MEAN, IMAGE_STD))[..., None, None]
+
+    def sam2() -> Tensor:
+        pixels = np.array(Image.fromarray(images[0].numpy()).resize(size)) / 255.0
+        out = torch.from_numpy(pixels).permute(2, 0, 1).float()
+        return ((out - mean) / std).to(make.device, make.dtype)
+
+    here = images.to(make.device)
+    run = partial(resize, here, size, IMAGE_MEAN, IMAGE_STD, dtype=make.dtype)
+    return Case("resize", _by(run), [here], sam2, compiles=False)
+
+
 def _by(run: Callable[..., Any]) -> Callable[[Impl], Any]:
     return lambda impl: run(impl=impl)
 
@@ -259,5 +278,6 @@ CASES: dict[str, Callable[[torch.device, torch.dtype, int, int], Case]] = {
         "mask_downsample": _mask_downsample,
         "mask_output": _mask_output,
         "connected_components": _connected_components,
+        "resize": _resize,
     }.items()
 }

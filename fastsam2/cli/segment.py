@@ -18,7 +18,7 @@ from fastsam2.cli.reporting import report_errors, undivided
 from fastsam2.data.files import write_whole
 from fastsam2.data.images import read_image
 from fastsam2.data.overlay import draw_overlay
-from fastsam2.data.rle import box_from_mask, encode_rle
+from fastsam2.data.rle import encode_mask
 from fastsam2.data.writers import label_image, write_labels
 from fastsam2.sam2_image_predictor import SAM2ImagePredictor
 
@@ -83,9 +83,7 @@ def _write(
         "objects": [
             {
                 "id": obj_id,
-                "rle": encode_rle(mask),
-                "box": box_from_mask(mask),
-                "area": int(mask.sum()),
+                **encode_mask(mask)._asdict(),
                 "score": round(scores[obj_id], 6),
             }
             for obj_id, mask in masks.items()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastsam2.data.cache import FrameCache
 from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, FrameSource
-from fastsam2.data.preprocess import normalize_frame, resize_frame
+from fastsam2.data.preprocess import frame_for_device, model_input
 
 __all__ = ["FrameLoader"]
 
@@ -20,9 +20,9 @@ __all__ = ["FrameLoader"]
 class FrameLoader:
     """Frames of `source` as model input: `loader[i]` is float32 `[3, S, S]` on `device`.
 
-    Resized frames are cached as bytes and normalised on the device. From the first access on, a
-    thread reads up to `prefetch` frames ahead, in the direction of the last two accesses. An error
-    in the thread is raised by the access to the frame it belongs to.
+    Frames are cached as bytes, resized unless a GPU does that, and normalised on the device. From
+    the first access on, a thread reads up to `prefetch` frames ahead, in the direction of the last
+    two accesses. An error in the thread is raised by the access to the frame it belongs to.
 
     The thread ends with `close()`, or when the loader is garbage-collected; the source stays open.
 
@@ -30,7 +30,7 @@ class FrameLoader:
         source: source of the frames.
         image_size: S, in pixels.
         device: target of the frames.
-        cache_bytes: bound on the cache of resized frames; it holds at least one.
+        cache_bytes: bound on the cache of frames; it holds at least one.
         prefetch: number of frames to read ahead; 0 starts no thread.
     """
 
@@ -45,8 +45,7 @@ class FrameLoader:
     ) -> None:
         self.device = torch.device(device)
         self.image_size = image_size
-        pinned = self.device.type == "cuda"
-        self._reader = _Reader(source, image_size, cache_bytes, prefetch, pinned)
+        self._reader = _Reader(source, image_size, cache_bytes, prefetch, self.device)
         # The thread refers to the reader only, so the loader can be freed while it runs.
         self._finalizer = weakref.finalize(self, _Reader.stop, self._reader)
 
@@ -74,7 +73,7 @@ class FrameLoader:
         if not 0 <= position < length:
             raise IndexError(f"frame {frame_idx} of {self.source.name}, which has {length} frames")
         image = self._reader.get(position)
-        return normalize_frame(image.to(self.device, non_blocking=True))
+        return model_input(image.to(self.device, non_blocking=True), self.image_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         for frame_idx in range(len(self)):
@@ -93,12 +92,18 @@ class _Reader:
     """State shared by the loader and its thread: the cache, and the frames to read next."""
 
     def __init__(
-        self, source: FrameSource, image_size: int, cache_bytes: int, prefetch: int, pinned: bool
+        self,
+        source: FrameSource,
+        image_size: int,
+        cache_bytes: int,
+        prefetch: int,
+        device: torch.device,
     ) -> None:
         self.source = source
         self._image_size = image_size
-        self._pinned = pinned
-        self._cache: FrameCache[Tensor] = FrameCache(cache_bytes, 3 * image_size**2)
+        self._device = device
+        pixels = source.height * source.width if device.type == "cuda" else image_size**2
+        self._cache: FrameCache[Tensor] = FrameCache(cache_bytes, 3 * pixels)
         # Prefetched frames must not evict each other, or the frame in use.
         self._prefetch = min(prefetch, self._cache.capacity - 1)
         self._changed = threading.Condition()
@@ -111,7 +116,7 @@ class _Reader:
         self._thread: threading.Thread | None = None
 
     def get(self, frame_idx: int) -> Tensor:
-        """Return the resized frame, uint8 `[S, S, 3]` on the CPU."""
+        """Return the frame as `frame_for_device` makes it."""
         with self._changed:
             self._plan(frame_idx)
             self._changed.wait_for(lambda: self._reading != frame_idx)
@@ -140,8 +145,7 @@ class _Reader:
             self._changed.notify_all()
 
     def _load(self, frame_idx: int) -> Tensor:
-        image = torch.from_numpy(resize_frame(self.source[frame_idx], self._image_size))
-        return image.pin_memory() if self._pinned else image
+        return frame_for_device(self.source[frame_idx], self._image_size, self._device)
 
     def _plan(self, frame_idx: int) -> None:
         """Schedule the frames after `frame_idx` for the thread."""

@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 from fastsam2.errors import InputError
-from fastsam2_kernels.mask_output import RunLengths, pack_bits, run_lengths, unpack_bits
+from fastsam2_kernels.mask_output import (
+    RunLengths,
+    areas_of,
+    boxes_of,
+    pack_bits,
+    run_lengths,
+    unpack_bits,
+)
 
 __all__ = [
     "EncodedMask",
@@ -47,19 +54,21 @@ class EncodedMask(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PackedMasks:
-    """N masks of one size, one bit a pixel, on any device.
+    """N masks of one size, one bit a pixel, on any device, with their areas and boxes.
 
-    Run lengths, boxes and areas are computed from the bits when first read; on a GPU this waits for
-    the device.
+    Run lengths are computed from the bits when first read; on a GPU this waits for the device.
     """
 
     bits: Tensor  #: uint8 `[N, H, ceil(W / 8)]`, as `numpy.packbits(..., axis=-1)` writes
+    areas: Tensor  #: number of set pixels, int64 `[N]`
+    boxes: Tensor  #: outermost set pixels (x0, y0, x1, y1), int32 `[N, 4]`; -1 if there are none
     width: int  #: W
 
     @classmethod
     def of(cls, masks: Tensor) -> PackedMasks:
         """Pack bool `[N, H, W]`."""
-        return cls(pack_bits(masks), masks.shape[-1])
+        bits = pack_bits(masks)
+        return cls(bits, areas_of(masks), boxes_of(bits), masks.shape[-1])
 
     @cached_property
     def masks(self) -> Tensor:
@@ -71,35 +80,25 @@ class PackedMasks:
         """Run lengths."""
         return run_lengths(self.bits, self.width)
 
-    @cached_property
-    def boxes(self) -> Tensor:
-        """Outermost pixels (x0, y0, x1, y1) of each mask, int32 `[N, 4]`; -1 if it is empty."""
-        return self.runs.boxes
-
-    @cached_property
-    def areas(self) -> Tensor:
-        """Number of set pixels of each mask, int64 `[N]`."""
-        return self.runs.areas
-
     def rle(self) -> list[dict[str, Any]]:
         """COCO RLE of each mask, `{"size": [H, W], "counts": str}`."""
         counts, offsets = self.runs.counts.cpu().numpy(), self.runs.offsets.tolist()
         return [rle_from_counts(counts[a:b], self.runs.size) for a, b in pairwise(offsets)]
 
-    def coco_boxes(self) -> list[list[int] | None]:
-        """Box `[x, y, width, height]` of each mask in pixels; None if it is empty."""
-        return [
-            [x0, y0, x1 - x0 + 1, y1 - y0 + 1] if x1 >= 0 else None
-            for x0, y0, x1, y1 in self.boxes.tolist()
-        ]
-
     def encode(self) -> list[EncodedMask]:
         """RLE, box and area of each mask."""
-        found = zip(self.rle(), self.coco_boxes(), self.areas.tolist(), strict=True)
+        found = zip(self.rle(), _coco_boxes(self.boxes), self.areas.tolist(), strict=True)
         return [EncodedMask(*entry) for entry in found]
 
 
-def _packed(mask: Any) -> PackedMasks:
+def _coco_boxes(boxes: Tensor) -> list[list[int] | None]:
+    return [
+        [x0, y0, x1 - x0 + 1, y1 - y0 + 1] if x1 >= 0 else None for x0, y0, x1, y1 in boxes.tolist()
+    ]
+
+
+def _pixels(mask: Any) -> Tensor:
+    """Return a mask as bool `[1, H, W]`."""
     array = np.asarray(mask)
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise InputError(
@@ -107,7 +106,7 @@ def _packed(mask: Any) -> PackedMasks:
         )
     # Comparing bool to 0 would convert every pixel to int64.
     pixels = array if array.dtype == np.bool_ else array != 0
-    return PackedMasks.of(torch.from_numpy(pixels[None]))
+    return torch.from_numpy(pixels[None])
 
 
 def encode_mask(mask: Any) -> EncodedMask:
@@ -116,7 +115,7 @@ def encode_mask(mask: Any) -> EncodedMask:
     Raises:
         InputError: another shape or dtype.
     """
-    return _packed(mask).encode()[0]
+    return PackedMasks.of(_pixels(mask)).encode()[0]
 
 
 def rle_counts(mask: Any) -> list[int]:
@@ -125,7 +124,8 @@ def rle_counts(mask: Any) -> list[int]:
     Raises:
         InputError: another shape or dtype.
     """
-    return _packed(mask).runs.tolist()[0]
+    pixels = _pixels(mask)
+    return run_lengths(pack_bits(pixels), pixels.shape[-1]).tolist()[0]
 
 
 def encode_rle(mask: Any) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def encode_rle(mask: Any) -> dict[str, Any]:
     Raises:
         InputError: another shape or dtype.
     """
-    return _packed(mask).rle()[0]
+    return rle_from_counts(rle_counts(mask), np.shape(mask))
 
 
 def rle_from_counts(counts: Any, size: Sequence[int]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def box_from_mask(mask: Any) -> list[int] | None:
     Raises:
         InputError: another shape or dtype.
     """
-    return _packed(mask).coco_boxes()[0]
+    return _coco_boxes(boxes_of(pack_bits(_pixels(mask))))[0]
 
 
 def _compress(counts: npt.NDArray[np.int64]) -> str:

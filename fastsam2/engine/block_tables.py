@@ -15,7 +15,7 @@ from fastsam2.modeling.memory_selection import MemorySelection
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.types import FrameOutput
 
-__all__ = ["BlockTables", "TableShape", "block_tables"]
+__all__ = ["BlockTables", "TableShape", "batch_size", "block_tables"]
 
 
 class TableShape(NamedTuple):
@@ -36,8 +36,14 @@ class TableShape(NamedTuple):
 
     def rounded(self) -> TableShape:
         """Sizes rounded up, so that one recorded graph serves many frames."""
-        objects, reads = _power_of_two(self.objects), max(8, _power_of_two(self.reads))
+        objects, reads = batch_size(self.objects), max(8, _power_of_two(self.reads))
         return TableShape(objects, reads, objects * reads, max(16, _power_of_two(self.pointers)))
+
+
+def batch_size(objects: int) -> int:
+    """Return the smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24... that holds so many objects."""
+    power = _power_of_two(objects)
+    return power * 3 // 4 if power >= 4 and objects <= power * 3 // 4 else power
 
 
 def _power_of_two(n: int) -> int:
@@ -94,8 +100,9 @@ def block_tables(
     objects, padding = shape.objects, shape.rows - len(frames)
     positions = frames[0][1].maskmem_pos_enc
     assert positions is not None
-    pool.latents.reserve(shape.rows)
-    pool.pointers.reserve(objects * shape.pointers)
+    # Beside what is read: padding, what is written, and what is on its way to the host.
+    pool.latents.reserve(1 + shape.rows + 3 * objects)
+    pool.pointers.reserve(1 + objects * (shape.pointers + 3))
     slots = pool.latents.indices([_memory_of(output, pool) for _, output in frames])
     pointer_slots = pool.pointers.indices([p for _, p in chain(*pointers)])
     distances = [

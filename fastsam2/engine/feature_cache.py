@@ -5,6 +5,7 @@ One cache serves all sessions on a video, from any thread.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -15,8 +16,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fastsam2.engine.runtime.cuda_graphs import replay_only
 from fastsam2.engine.runtime.pytree import tensors
 from fastsam2.engine.runtime.streams import Event, record_event, side_stream
+from fastsam2.engine.runtime.upload import to_device
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = ["DEFAULT_FEATURE_BYTES", "Encode", "Encoded", "FeatureCache", "Frames"]
 
@@ -44,7 +49,8 @@ class Encoded(NamedTuple):
     @classmethod
     def of(cls, encode: Encode, images: Sequence[Tensor], device: torch.device) -> list[Encoded]:
         """Encode images `[3, S, S]` in one batch."""
-        batch = torch.stack([image.to(device).float() for image in images])
+        found = [to_device(image, device).float() for image in images]
+        batch = torch.stack(found) if len(found) > 1 else found[0][None]
         out = encode(batch)
         return [
             cls(
@@ -74,6 +80,7 @@ class FeatureCache:
         frames: normalised images, float32 `[3, S, S]`.
         max_bytes: bound on the cached features; two batches are kept even if they exceed it.
         ahead: frames that a thread encodes in one batch, ahead of the requested one; 0 disables it.
+            The caller's thread encodes the first batch, which may compile or record.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class FeatureCache:
         self._ahead = ahead
         self._lock = threading.Lock()
         self._encode: Encode | None = None  # the encoder of the cached features
+        self._batched: Encode | None = None  # the encoder of the first batch
         self._kept: OrderedDict[int, tuple[Encoded, Event]] = OrderedDict()
         self._coming: dict[int, Future[None]] = {}
 
@@ -143,20 +151,25 @@ class FeatureCache:
             if len(missing) < min(self._ahead, len(then)) or not missing:
                 return
             batch = missing[: self._ahead]
-            # Folded weights may have been queued on the caller's stream only just now.
-            begun = record_event(device)
-            work = _background().submit(
-                self._encode_batch,
-                encode,
-                device,
-                batch,
-                begun,
-                torch.is_inference_mode_enabled(),
-                torch.is_grad_enabled(),
-            )
-            self._coming.update(dict.fromkeys(batch, work))
+            first = self._batched is not encode
+            self._batched = encode
+            if not first:
+                # Folded weights may have been queued on the caller's stream only just now.
+                begun = record_event(device)
+                work = _background().submit(
+                    self._encode_in_background,
+                    encode,
+                    device,
+                    batch,
+                    begun,
+                    torch.is_inference_mode_enabled(),
+                    torch.is_grad_enabled(),
+                )
+                self._coming.update(dict.fromkeys(batch, work))
+        if first:
+            self._encode_batch(encode, device, batch)
 
-    def _encode_batch(
+    def _encode_in_background(
         self,
         encode: Encode,
         device: torch.device,
@@ -171,24 +184,32 @@ class FeatureCache:
                 torch.inference_mode(inference),
                 torch.set_grad_enabled(grad),
                 side_stream(device, "encoder").enter(),
+                replay_only(),
             ):
                 begun.wait()
-                images = {}
-                for t in batch:
-                    try:
-                        images[t] = self.frames[t]
-                    except Exception:
-                        # A client's frames may raise anything; `get` reads them again and raises.
-                        break
-                if images:
-                    encoded = Encoded.of(encode, list(images.values()), device)
-                    self._keep(encode, dict(zip(images, encoded, strict=True)))
-        except torch.OutOfMemoryError:
-            pass  # `get` encodes the frames one by one
+                self._encode_batch(encode, device, batch)
         finally:
             with self._lock:
                 for frame_idx in batch:
                     self._coming.pop(frame_idx, None)
+
+    def _encode_batch(self, encode: Encode, device: torch.device, batch: Sequence[int]) -> None:
+        images = {}
+        for t in batch:
+            try:
+                images[t] = self.frames[t]
+            except Exception:
+                # A client's frames may raise anything; `get` reads them again and raises.
+                break
+        if not images:
+            return
+        try:
+            encoded = Encoded.of(encode, list(images.values()), device)
+        except torch.OutOfMemoryError:
+            _LOG.warning("no memory to encode %d frames at once: one by one from here", len(batch))
+            self._ahead = 0
+        else:
+            self._keep(encode, dict(zip(images, encoded, strict=True)))
 
 
 @cache

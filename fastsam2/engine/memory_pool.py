@@ -46,10 +46,19 @@ class Slot:
     def __del__(self) -> None:
         self.pool.free(self.index)
 
+    @property
+    def row(self) -> Tensor:
+        """The slot's contents, a view of the pool, batch 1."""
+        return self.pool.slots[self.index : self.index + 1]
+
+    def from_row(self, row: Tensor) -> Tensor:
+        """Return contents in the shape of output tensors, a view, batch 1."""
+        return self.pool.from_rows(row)
+
     def copy(self) -> Tensor:
         """Return a copy of the slot's contents in the shape of output tensors, batch 1."""
         with torch.inference_mode(False):
-            return self.pool.from_rows(self.pool.slots[self.index : self.index + 1]).clone()
+            return self.from_row(self.row).clone()
 
 
 class SlotPool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -20,16 +21,17 @@ class Plan:
     """Execution plan of a predictor. Only `dtype` changes numerical results.
 
     Raises:
-        ConfigError: `dtype` is not supported or `encoder_batch` is negative.
+        ConfigError: `dtype` or `compile` is not supported, or `encoder_batch` is negative.
     """
 
     dtype: torch.dtype = torch.float32  #: of the weights and of the computation
     #: kernels: "auto" uses Triton kernels on GPUs with suitable tensor cores and PyTorch on other
     #: devices; "triton" and "reference" use the named one or fail
     impl: Impl = "auto"
-    #: compile the image encoder and the track step with `torch.compile`, which takes minutes
-    compile: bool = False
-    #: capture both as CUDA graphs, the step once for each of 1, 2, 4, 8... objects
+    #: compile the image encoder and the track step with `torch.compile`, which takes minutes;
+    #: "encoder" compiles the image encoder only
+    compile: bool | Literal["encoder"] = False
+    #: capture both as CUDA graphs, the step once for each of 1, 2, 3, 4, 6, 8, 12... objects
     graphs: bool = False
     #: batch size of the image encoder, which runs ahead of the tracker and concurrently with it;
     #: with 0 each frame is encoded when it is tracked
@@ -38,6 +40,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ConfigError(f"dtype must be float32, bfloat16 or float16, not {self.dtype}")
+        if self.compile not in (True, False, "encoder"):
+            raise ConfigError(f'compile must be a bool or "encoder", not {self.compile!r}')
         if self.encoder_batch < 0:
             raise ConfigError(f"encoder_batch must not be negative, but is {self.encoder_batch}")
 

@@ -16,6 +16,7 @@ from fastsam2.engine.fused.mask_decoder import DecodedMasks, FusedMaskDecoder
 from fastsam2.engine.fused.memory_attention import FusedMemoryAttention
 from fastsam2.engine.fused.memory_encoder import FusedMemoryEncoder
 from fastsam2.engine.memory_pool import MemoryPool, Pages, Slot
+from fastsam2.engine.postprocess import fill_holes
 from fastsam2.engine.runtime.cuda_graphs import Graphed
 from fastsam2.engine.runtime.precision import without_autocast
 from fastsam2.engine.runtime.pytree import StaticInputs, map_tensors
@@ -29,6 +30,7 @@ __all__ = [
     "Prompt",
     "TrackStep",
     "Tracked",
+    "cleaned",
     "encode_memory",
     "segment_prompt",
     "track_objects",
@@ -87,7 +89,7 @@ class TrackStep:
         self.attention = attention
         self.decoder = decoder
         self.encoder = encoder
-        self._prepared = runner.prepare(self)
+        self._prepared = runner.prepare("step", self)
 
     @classmethod
     def of(cls, model: SAM2Base, runner: Runner) -> TrackStep | None:
@@ -129,7 +131,17 @@ class TrackStep:
             (pages.pointers, tables.write_pointer_slots, out.obj_ptr),
         ):
             slots.index_copy_(0, index.long(), rows.to(slots.dtype))
-        return out
+        return cleaned(self.model, out)
+
+
+def cleaned(model: SAM2Base, masks: DecodedMasks) -> DecodedMasks:
+    """Fill holes of the masks; logits computed in half precision are stored in it."""
+    logits = masks.low_res_masks
+    if model.fill_hole_area > 0:
+        logits = fill_holes(logits, model.fill_hole_area)
+    if masks.obj_ptr.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.half()
+    return masks._replace(low_res_masks=logits)
 
 
 #: Looks up the tracking step of a model; None where its own `track_step` must run.
@@ -175,6 +187,7 @@ track_step = FastPath(
         "multimask_output_for_tracking",
         "multimask_min_pt_num",
         "multimask_max_pt_num",
+        "fill_hole_area",
     ],
 )
 
@@ -241,7 +254,7 @@ def segment_prompt(
                 model._use_multimask(prompt.is_init_cond_frame, prompt.points),
             )
     _, _, ious, masks, _, obj_ptr, object_score_logits = heads
-    return DecodedMasks(masks, ious, obj_ptr, object_score_logits)
+    return cleaned(model, DecodedMasks(masks, ious, obj_ptr, object_score_logits))
 
 
 def _condition(

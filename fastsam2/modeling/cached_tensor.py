@@ -1,14 +1,17 @@
-"""Cache of tensors that depend on weights and sizes only."""
+"""Cache of tensors that depend on nothing but weights and sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
 
 __all__ = ["CachedTensor", "fingerprint", "is_traced"]
+
+T = TypeVar("T", Tensor, tuple[Tensor, Tensor])
 
 
 def fingerprint(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
@@ -24,21 +27,20 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() and detect_fake_mode() is not None
 
 
-class CachedTensor:
-    """Caches a tensor for each size until the weights change.
+class CachedTensor(Generic[T]):
+    """Caches a tensor, or a pair, for each size until the weights change.
 
-    It is computed anew when gradients are required and while PyTorch traces the model.
+    It is computed anew when weights require gradients, and while PyTorch traces the model, except
+    for one without weights that is cached already.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, tuple[object, Tensor]] = {}
+        self._kept: dict[Hashable, tuple[object, T]] = {}
 
-    def __call__(
-        self, size: Hashable, weights: Sequence[Tensor], compute: Callable[[], Tensor]
-    ) -> Tensor:
-        """Return the cached tensor for `size`, or that of `compute` if `weights` have changed."""
+    def __call__(self, size: Hashable, weights: Sequence[Tensor], compute: Callable[[], T]) -> T:
+        """Return the cached value for `size`, or that of `compute` if `weights` have changed."""
         learning = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
-        if learning or is_traced():
+        if learning or ((weights or size not in self._kept) and is_traced()):
             return compute()
         now = fingerprint(weights)
         before, value = self._kept.get(size, (None, None))

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastsam2.modeling.cached_tensor import CachedTensor
+
 __all__ = [
     "PositionEmbeddingRandom",
     "PositionEmbeddingSine",
@@ -38,7 +40,7 @@ class PositionEmbeddingSine(nn.Module):
         self.temperature = temperature
         self.normalize = normalize
         self.scale = 2 * math.pi if scale is None else scale
-        self.cache: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
+        self._maps: CachedTensor[Tensor] = CachedTensor()
 
     def _axis(self, length: int, device: torch.device) -> Tensor:
         """Encode one axis: `[length, num_pos_feats]`, sine and cosine alternating."""
@@ -54,15 +56,15 @@ class PositionEmbeddingSine(nn.Module):
         """Return the map `[B, num_pos_feats, H, W]` for features `x` `[B, C, H, W]`, in their
         dtype."""
         batch, _, height, width = x.shape
-        key = (height, width, x.device, x.dtype)
-        if key not in self.cache:
-            # It outlives this call, and later calls may be under autograd.
-            with torch.inference_mode(False):
-                rows = self._axis(height, x.device)[:, None].expand(-1, width, -1)
-                columns = self._axis(width, x.device)[None].expand(height, -1, -1)
-                place = torch.cat((rows, columns), dim=2).permute(2, 0, 1)
-                self.cache[key] = place.to(x.dtype).contiguous()
-        return self.cache[key].expand(batch, -1, -1, -1)
+
+        def compute() -> Tensor:
+            rows = self._axis(height, x.device)[:, None].expand(-1, width, -1)
+            columns = self._axis(width, x.device)[None].expand(height, -1, -1)
+            place = torch.cat((rows, columns), dim=2).permute(2, 0, 1)
+            return place.to(x.dtype).contiguous()
+
+        place = self._maps((height, width, x.device, x.dtype), (), compute)
+        return place.expand(batch, -1, -1, -1)
 
 
 class PositionEmbeddingRandom(nn.Module):

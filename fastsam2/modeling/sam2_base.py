@@ -78,6 +78,7 @@ class SAM2Base(nn.Module):
     pred_obj_scores: bool
     fixed_no_obj_ptr: bool
     soft_no_obj_ptr: bool
+    fill_hole_area: int  #: fill holes of at most this many pixels in the masks of a video
     impl: Impl = "auto"  #: implementation of the kernels
     runner: Any = None  #: compiles or records the engine's functions; None to run them eagerly
 

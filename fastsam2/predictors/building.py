@@ -25,7 +25,6 @@ from fastsam2.config import (
     yaml_name,
 )
 from fastsam2.engine.plan import Plan
-from fastsam2.engine.runtime.compile import compile_image_encoder
 from fastsam2.engine.runtime.runner import Runner
 from fastsam2.errors import ConfigError, DeviceError
 from fastsam2.modeling.sam2_base import SAM2Base
@@ -57,6 +56,7 @@ def build_image_model(
     if apply_postprocessing:
         config = _with_stability(config)
     config = apply_overrides(config, hydra_overrides_extra)
+    chosen = _with_compiled_encoder(chosen, config)
 
     def make(config: SAM2Config) -> SAM2Base:
         model = SAM2Base(config)
@@ -89,6 +89,7 @@ def build_tracker(
         config = _with_stability(config)
         config = replace(config, binarize_mask_from_pts_for_mem_enc=True, fill_hole_area=8)
     config = apply_overrides(config, hydra_overrides_extra)
+    chosen = _with_compiled_encoder(chosen, config)
 
     def make(config: SAM2Config) -> Tracker:
         return cls(config, memory_dtype, chosen)
@@ -114,6 +115,12 @@ def _choose_plan(
     chosen = replace(chosen, dtype=dtype or chosen.dtype, impl=impl or chosen.impl)
     chosen.check(device)
     return chosen
+
+
+def _with_compiled_encoder(plan: Plan, config: SAM2Config) -> Plan:
+    if config.compile_image_encoder and not plan.compile:
+        return replace(plan, compile="encoder")
+    return plan
 
 
 def _configure(
@@ -173,8 +180,6 @@ def _build(
     else:
         load_checkpoint(model, weights, device=device, name=str(ckpt_path))
     model.train(mode == "train")
-    if config.compile_image_encoder:
-        compile_image_encoder(model)
     return model
 
 

@@ -64,7 +64,7 @@ class DictSession(VideoSession):
         self.history = None
         self.features = None
         self._pool = None
-        self._offload = None
+        self._offloads.clear()
         self._extra = {}
 
     @property

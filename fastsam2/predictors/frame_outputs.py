@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fastsam2.engine.fused.mask_decoder import DecodedMasks
-from fastsam2.engine.postprocess import fill_holes
 from fastsam2.engine.runtime.precision import without_autocast
 from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
 from fastsam2.predictors.model import VideoModel
@@ -16,26 +15,23 @@ from fastsam2.predictors.results import FrameResult
 from fastsam2.predictors.session import ObjectState, VideoSession
 from fastsam2.types import FrameOutput
 
-__all__ = ["current_result", "frame_outputs", "frame_result", "memory_positions"]
+__all__ = ["current_result", "frame_outputs", "frame_result", "joined", "memory_positions"]
 
 
 def frame_outputs(
-    model: VideoModel, session: VideoSession, found: DecodedMasks, ious: Tensor | None
+    session: VideoSession, found: DecodedMasks, ious: Tensor | None
 ) -> list[FrameOutput]:
     """Convert decoded masks of N objects into one output each, without memory.
 
     Args:
         ious: predicted IoU of each mask `[N]`; None if unknown.
     """
-    masks = found.low_res_masks
-    if model.fill_hole_area > 0:
-        masks = fill_holes(masks, model.fill_hole_area)
-    if found.obj_ptr.dtype in (torch.bfloat16, torch.float16):
-        masks = masks.half()  # precise enough for logits computed in half precision
-    masks = masks.to(session.storage_device)
-    # Inference tensors have no version counter, by which in-place edits of a client are detected.
-    with torch.inference_mode(False):
-        obj_ptr = found.obj_ptr.clone()
+    masks = found.low_res_masks.to(session.storage_device)
+    obj_ptr = found.obj_ptr
+    if obj_ptr.is_inference():
+        # Without a version counter, by which in-place edits of a client are detected.
+        with torch.inference_mode(False):
+            obj_ptr = obj_ptr.clone()
     unknown = [None] * len(masks)
     return [
         FrameOutput(None, None, *fields)
@@ -65,29 +61,27 @@ def current_result(
         is_cond: use pending outputs of conditioning frames, instead of those of corrected frames.
     """
     outputs = [obj.output(frame_idx, is_cond) for obj in session.objects]
-    return frame_result(model, session, frame_idx, session.objects, outputs)
+    return frame_result(
+        model, session, frame_idx, session.objects, *joined(model, session, outputs)
+    )
 
 
-def frame_result(
-    model: VideoModel,
-    session: VideoSession,
-    frame_idx: int,
-    objects: Sequence[ObjectState],
-    outputs: Sequence[FrameOutput | None],
-) -> FrameResult:
-    """Collect the outputs of objects; an object without an output counts as absent."""
+def joined(
+    model: VideoModel, session: VideoSession, outputs: Sequence[FrameOutput | None]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mask logits, presence logits and predicted IoUs of several outputs; None counts as
+    absent."""
     device = torch.device(session.device)
     blank = torch.full(
         (1, 1, *model.sam_prompt_encoder.mask_input_size), NO_OBJ_SCORE, device=device
     )
     unknown = torch.full((1, 1), torch.nan, device=device)
 
-    def joined(fields: list[Tensor], default: Tensor) -> Tensor:
+    def join(fields: list[Tensor], default: Tensor) -> Tensor:
         parts = [x.to(device, non_blocking=True) for x in fields] or [default[:0]]
-        # Concatenated before conversion: one kernel for a hundred objects. Autocast cannot
-        # concatenate tensors of several dtypes.
+        # Autocast cannot concatenate tensors of several dtypes.
         with without_autocast(device):
-            return torch.cat(parts).float()
+            return torch.cat(parts)
 
     masks, presence, ious = [], [], []
     for output in outputs:
@@ -100,14 +94,33 @@ def frame_result(
         absent = blank[0, 0, :1, :1] if output is None else unknown
         presence.append(absent if score is None else score)
         ious.append(unknown[0] if iou is None else iou)
+    return join(masks, blank), join(presence, unknown), join(ious, unknown[0])
+
+
+def frame_result(
+    model: VideoModel,
+    session: VideoSession,
+    frame_idx: int,
+    objects: Sequence[ObjectState],
+    masks: Tensor,
+    presence: Tensor,
+    ious: Tensor,
+) -> FrameResult:
+    """Collect the results of N objects.
+
+    Args:
+        masks: logits `[N, 1, S / 4, S / 4]`.
+        presence: presence logits `[N, 1]`.
+        ious: predicted IoU of each mask `[N]`.
+    """
     every = list(objects) == session.objects
     return FrameResult(
         frame_idx,
         # The session's own list, with which clients compare.
         obj_ids=session.obj_ids if every else [obj.obj_id for obj in objects],
-        low_res_masks=joined(masks, blank),
-        object_score_logits=joined(presence, unknown)[:, 0],
-        predicted_iou=joined(ious, unknown[0]),
+        low_res_masks=masks.float(),
+        object_score_logits=presence[:, 0].float(),
+        predicted_iou=ious.float(),
         video_size=(session.video_height, session.video_width),
         non_overlap=model.non_overlap_masks,
         impl=model.impl,

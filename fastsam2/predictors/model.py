@@ -38,7 +38,6 @@ class FastPaths:
 class VideoModel(SAM2Base):
     """SAM 2 with the options of tracking, which are read at each call."""
 
-    fill_hole_area: int  #: fill holes of at most this many pixels in the S / 4 wide masks
     non_overlap_masks: bool  #: set each pixel in at most one mask
     clear_non_cond_mem_around_input: bool  #: drop tracked frames near a corrected one
     add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames

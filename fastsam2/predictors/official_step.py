@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastsam2.engine.fused.mask_decoder import DecodedMasks
-from fastsam2.engine.track_step import Prompt
+from fastsam2.engine.track_step import Prompt, cleaned
 from fastsam2.predictors.frame_outputs import frame_outputs, memory_positions
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.session import ObjectState, VideoSession
@@ -48,7 +48,7 @@ def track_officially(
     masks = DecodedMasks(
         out["pred_masks"], out["pred_masks"], out["obj_ptr"], out["object_score_logits"]
     )
-    (output,) = frame_outputs(model, session, masks, None)
+    (output,) = frame_outputs(session, cleaned(model, masks), None)
     _store_memory(model, session, output, out["maskmem_features"], out["maskmem_pos_enc"])
     return output
 

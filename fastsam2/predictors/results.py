@@ -26,7 +26,7 @@ class FrameResult:
     """Results of the O objects of a video on one frame, on the device.
 
     Masks, labels, boxes, areas and RLE share one pass over the low-resolution logits, which runs on
-    the first read of any of them and is cached. Boxes, areas and RLE synchronize with the device.
+    the first read of any of them and is cached. RLE synchronizes with the device.
     """
 
     frame_idx: int
@@ -49,6 +49,8 @@ class FrameResult:
         masks = self.low_res_masks.float()
         if masks.shape[-2:] != self.video_size:
             masks = F.interpolate(masks, self.video_size, mode="bilinear", align_corners=False)
+        else:
+            masks = masks.clone()  # the session stores them, too
         return without_overlap(masks) if self.non_overlap else masks
 
     @cached_property
@@ -62,7 +64,7 @@ class FrameResult:
 
     @cached_property
     def _packed(self) -> PackedMasks:
-        return PackedMasks(self._output.bits, self.video_size[1])
+        return _packed(self._output, self.video_size)
 
     @property
     def masks(self) -> Tensor:
@@ -78,20 +80,21 @@ class FrameResult:
     @property
     def boxes(self) -> Tensor:
         """Outermost pixels (x0, y0, x1, y1) of each mask, int32 `[O, 4]`; -1 if it is empty."""
-        return self._packed.boxes
+        return self._output.boxes
 
     @property
     def areas(self) -> Tensor:
         """Number of pixels of each mask, int64 `[O]`."""
-        return self._packed.areas
+        return self._output.areas
 
     def rle(self) -> list[dict[str, Any]]:
         """Return the COCO RLE of each mask, `{"size": [H, W], "counts": str}`."""
         return self._packed.rle()
 
     def to_host(self) -> HostResult:
-        """Start an asynchronous copy of labels, packed masks and scores to the CPU."""
-        copy = HostCopy([self._output.labels, self._output.bits, self.object_scores])
+        """Start an asynchronous copy of packed masks, labels, areas, boxes and scores to the
+        CPU."""
+        copy = HostCopy([*self._output, self.object_scores])
         return HostResult(self.frame_idx, self.obj_ids, self.video_size, copy)
 
 
@@ -107,17 +110,22 @@ class HostResult:
         self._copy = copy
 
     @cached_property
-    def _tensors(self) -> list[Tensor]:
-        return self._copy.wait()
+    def _tensors(self) -> tuple[MaskOutput, Tensor]:
+        *output, scores = self._copy.wait()
+        return MaskOutput(*output), scores
+
+    @property
+    def _output(self) -> MaskOutput:
+        return self._tensors[0]
 
     @cached_property
     def _packed(self) -> PackedMasks:
-        return PackedMasks(self._tensors[1], self._video_size[1])
+        return _packed(self._output, self._video_size)
 
     @property
     def labels(self) -> npt.NDArray[np.int16]:
         """See `FrameResult.labels`."""
-        return self._tensors[0].numpy()
+        return self._output.labels.numpy()
 
     @property
     def masks(self) -> npt.NDArray[np.bool_]:
@@ -127,17 +135,17 @@ class HostResult:
     @property
     def boxes(self) -> npt.NDArray[np.int32]:
         """See `FrameResult.boxes`."""
-        return self._packed.boxes.numpy()
+        return self._output.boxes.numpy()
 
     @property
     def areas(self) -> npt.NDArray[np.int64]:
         """See `FrameResult.areas`."""
-        return self._packed.areas.numpy()
+        return self._output.areas.numpy()
 
     @property
     def object_scores(self) -> npt.NDArray[np.float32]:
         """See `FrameResult.object_scores`."""
-        return self._tensors[2].numpy()
+        return self._tensors[1].numpy()
 
     def rle(self) -> list[dict[str, Any]]:
         """See `FrameResult.rle`."""
@@ -146,6 +154,10 @@ class HostResult:
     def encode(self) -> list[EncodedMask]:
         """Return RLE, box and area of each mask."""
         return self._packed.encode()
+
+
+def _packed(output: MaskOutput, size: tuple[int, int]) -> PackedMasks:
+    return PackedMasks(output.bits, output.areas, output.boxes, size[1])
 
 
 def one_behind(results: Iterable[FrameResult]) -> Iterator[HostResult | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,6 +22,9 @@ from fastsam2.predictors.object_memory import ObjectMemory
 from fastsam2.types import DictRecord, FrameOutput, PointPrompt, Prompts
 
 __all__ = ["ObjectState", "VideoSession"]
+
+#: Copies to the CPU that may be under way before the host waits for the oldest.
+_PENDING_OFFLOADS = 8
 
 
 @dataclass(eq=False)
@@ -137,12 +140,12 @@ class VideoSession(DictRecord):
     """Number of last passed frames whose outputs are kept, at least those that can be read; None
     for all."""
     _pool: MemoryPool | None = field(default=None, repr=False)
-    _offload: PendingOffload | None = field(default=None, repr=False)
+    _offloads: deque[PendingOffload] = field(default_factory=deque, repr=False)
     _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies encode their frames themselves, into their own pool.
-        return {**self.__dict__, "features": None, "_pool": None, "_offload": None}
+        return {**self.__dict__, "features": None, "_pool": None, "_offloads": deque()}
 
     @property
     def inference_state(self) -> MutableMapping[str, Any]:
@@ -215,9 +218,10 @@ class VideoSession(DictRecord):
         Maps are freed or copied out of their slots once they are out of `rules.memory_reach`.
         Outputs kept by `history` are offloaded to the CPU, others are dropped.
         """
-        if self._offload is not None:
-            self._offload.finish()
-            self._offload = None
+        while self._offloads and (
+            len(self._offloads) > _PENDING_OFFLOADS or self._offloads[0].completed()
+        ):
+            self._offloads.popleft().finish()
         # A correction of the last frame reads the same memories as that frame.
         maps, unread = rules.memory_reach + 1, rules.reach + 1
         keep = self.history is None or self.history > unread
@@ -230,11 +234,10 @@ class VideoSession(DictRecord):
             if unread_map is not None and not keep:
                 unread_map.maskmem_features = None
             elif unread_map is not None:
-                unread_map.leave_slot()
                 leaving.append((unread_map, ["maskmem_features"]))
             if oldest is not None and keep:
                 leaving.append((oldest, ["obj_ptr", "object_score_logits", "predicted_iou"]))
-        self._offload = PendingOffload(leaving)
+        self._offloads.append(PendingOffload(leaving))
         if self.history is not None:
             for obj in objects:
                 outdated = obj.passed(max(self.history, unread))

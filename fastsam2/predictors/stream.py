@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fastsam2.data.frame_source import check_array
-from fastsam2.data.preprocess import normalize_frame, resize_frame
+from fastsam2.data.preprocess import frame_for_device, model_input
+from fastsam2.engine.runtime.upload import to_device
 from fastsam2.errors import InputError, StateError
 from fastsam2.predictors import tracking
 from fastsam2.predictors.frame_outputs import current_result
@@ -30,7 +31,8 @@ class _Current:
     """The current frame; takes the place of a video's frames in the session."""
 
     frame_idx: int
-    pixels: Tensor  #: uint8 `[S, S, 3]`
+    pixels: Tensor  #: uint8 `[H, W, 3]`, on a CPU resized to `[S, S, 3]`
+    image_size: int  #: S
 
     def __len__(self) -> int:
         return self.frame_idx + 1
@@ -38,7 +40,7 @@ class _Current:
     def __getitem__(self, frame_idx: int) -> Tensor:
         if frame_idx != self.frame_idx:
             raise StateError(f"frame {frame_idx} has passed; the stream is at {self.frame_idx}")
-        return normalize_frame(self.pixels)
+        return model_input(self.pixels, self.image_size)
 
 
 class StreamSession:
@@ -87,10 +89,12 @@ class StreamSession:
         """
         model = self._model
         image = check_array(frame, "the frame", ndim=3)
-        pixels = torch.from_numpy(resize_frame(image, model.image_size)).to(model.device)
+        pixels = frame_for_device(image, model.image_size, model.device)
+        pixels = to_device(pixels, model.device)
         session = self._session
         if session is None:
-            self._session = session = _open(model, _Current(0, pixels), *image.shape[:2])
+            current = _Current(0, pixels, model.image_size)
+            self._session = session = _open(model, current, *image.shape[:2])
             return current_result(model, session, 0, is_cond=True)
         if image.shape[:2] != (session.video_height, session.video_width):
             raise InputError(
@@ -101,7 +105,7 @@ class StreamSession:
             tracking.commit_prompts(model, session)
         before = session.images, session.cached_features
         frame_idx = len(session.images)
-        session.images, session.cached_features = _Current(frame_idx, pixels), {}
+        session.images, session.cached_features = _Current(frame_idx, pixels, model.image_size), {}
         try:
             result = tracking.track_frame(
                 model, model.fast_paths(), session, session.objects, frame_idx, reverse=False
@@ -210,7 +214,8 @@ class StreamSession:
             if state.get(key) != value:
                 raise StateError(f"the state has {key} {state.get(key)}, but the model has {value}")
         try:
-            current = _Current(state["frame_idx"], state["pixels"].to(model.device))
+            pixels = to_device(state["pixels"], model.device)
+            current = _Current(state["frame_idx"], pixels, model.image_size)
             session = _open(model, current, *state["video_size"])
             load_objects(session, state["objects"])
         except (KeyError, TypeError, AttributeError) as error:

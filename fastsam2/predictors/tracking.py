@@ -26,6 +26,7 @@ from fastsam2.predictors.frame_outputs import (
     current_result,
     frame_outputs,
     frame_result,
+    joined,
     memory_positions,
 )
 from fastsam2.predictors.model import FastPaths, VideoModel
@@ -141,7 +142,7 @@ def _segment_prompt(
     features = _features(model, fast, session, frame_idx)
     pool = _pool(model, fast.step, session)
     found = segment_prompt(fast.step, pool, features, selection, prompt)
-    (output,) = frame_outputs(model, session, found, found.ious.amax(1))
+    (output,) = frame_outputs(session, found, found.ious.amax(1))
     return output
 
 
@@ -270,6 +271,7 @@ def track_frame(
     rules = model.selection_rules
     tracked = [obj for obj in objects if frame_idx not in obj.memory.cond_frame_outputs]
     outputs: list[FrameOutput] = []
+    batch: tuple[Tensor, Tensor, Tensor] | None = None  # of all tracked objects
     step = fast.step
     if tracked and step is None:
         prompt = Prompt()
@@ -285,22 +287,26 @@ def track_frame(
         ]
         pool = _pool(model, step, session)
         found = track_objects(step, pool, features, selections)
-        outputs = frame_outputs(model, session, found.masks, found.masks.ious.amax(1))
+        ious = found.masks.ious.amax(1)
+        outputs = frame_outputs(session, found.masks, ious)
         positions = memory_positions(session, lambda: step.memory_positions(features))
         for output, slot, pointer_slot in zip(
             outputs, found.slots, found.pointer_slots, strict=True
         ):
             output.store(slot, positions)
             pool.pointers.hold(output.obj_ptr, pointer_slot)
+        batch = found.masks.low_res_masks, found.masks.object_score_logits, ious
     for obj, output in zip(tracked, outputs, strict=True):
         obj.memory.non_cond_frame_outputs[frame_idx] = output
     for obj in objects:
         if frame_idx in obj.memory.cond_frame_outputs:
             _forget_outdated(model, obj, frame_idx)
         obj.mark_tracked(frame_idx, reverse)
-    result = frame_result(
-        model, session, frame_idx, objects, [obj.memory.output(frame_idx) for obj in objects]
-    )
+    if batch is not None and len(tracked) == len(objects):
+        result = frame_result(model, session, frame_idx, objects, *batch)
+    else:
+        known = [obj.memory.output(frame_idx) for obj in objects]
+        result = frame_result(model, session, frame_idx, objects, *joined(model, session, known))
     session.evict(objects, rules)
     return result
 

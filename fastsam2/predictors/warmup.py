@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fastsam2.engine.block_tables import batch_size
 from fastsam2.engine.plan import Plan
 from fastsam2.errors import InputError
 from fastsam2.predictors.results import FrameResult
@@ -58,4 +59,4 @@ def _counts(n_objects: int, plan: Plan) -> list[int]:
     """Return the numbers of objects to run, largest first, as its memory serves all others."""
     if not plan.graphs:
         return sorted({1, n_objects}, reverse=True)
-    return [1 << k for k in range((n_objects - 1).bit_length(), -1, -1)]
+    return sorted({batch_size(n) for n in range(1, n_objects + 1)}, reverse=True)

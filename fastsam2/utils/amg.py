@@ -17,10 +17,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fastsam2.data.rle import PackedMasks, area, decode_rle, rle_from_counts
+from fastsam2.data.rle import area, decode_rle, rle_from_counts
 from fastsam2.errors import InputError
 from fastsam2.utils.misc import mask_to_box
 from fastsam2_kernels.connected_components import connected_components
+from fastsam2_kernels.mask_output import pack_bits, run_lengths
 
 __all__ = [
     "RLE",
@@ -257,8 +258,8 @@ def _overlap(a: torch.Tensor, b: torch.Tensor, iou_threshold: float) -> torch.Te
 
 def mask_to_rle_pytorch(tensor: torch.Tensor) -> list[RLE]:
     """Encode bool masks [M, H, W] as uncompressed RLE; only run lengths leave the device."""
-    size = list(tensor.shape[1:])
-    return [{"size": size, "counts": counts} for counts in PackedMasks.of(tensor).runs.tolist()]
+    runs = run_lengths(pack_bits(tensor), tensor.shape[-1])
+    return [{"size": list(runs.size), "counts": counts} for counts in runs.tolist()]
 
 
 def rle_to_mask(rle: RLE) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from tqdm import tqdm
 
-from fastsam2.data.rle import PackedMasks
 from fastsam2.engine.postprocess import fill_holes
 from fastsam2.errors import InputError
 from fastsam2.utils.frames import (
@@ -16,6 +15,7 @@ from fastsam2.utils.frames import (
     load_video_frames_from_video_file,
 )
 from fastsam2_kernels.connected_components import connected_components
+from fastsam2_kernels.mask_output import boxes_of, pack_bits
 
 __all__ = [
     "AsyncVideoFrameLoader",
@@ -53,7 +53,7 @@ def mask_to_box(masks: torch.Tensor) -> torch.Tensor:
     An empty mask has the box (W, H, -1, -1).
     """
     height, width = masks.shape[-2:]
-    boxes = PackedMasks.of(masks.reshape(-1, height, width)).boxes
+    boxes = boxes_of(pack_bits(masks.reshape(-1, height, width)))
     empty = boxes.new_tensor([width, height, -1, -1])
     return boxes.where(boxes[:, 2:3] >= 0, empty).view(*masks.shape[:-2], 4)
 

@@ -75,7 +75,7 @@ def test_nothing_shown_is_not_passed(tests: Path, tmp_path: Path, text: str, sum
 def test_whole_frames_rest_on_all_ops() -> None:
     rows = [frame("sam2", 10.0), frame("fastsam2", 40.0), frame("transformers", 5.0)]
     passed = {op: verify.Verdict(op, True, "1 passed", "", "cpu") for op in verify.OPS}
-    assert len(verify.OPS) == 7
+    assert len(verify.OPS) == 8
     assert speedup(rows[1], "sam2", rows, passed) == "4.00x"
     del passed["rope_attention"]
     assert speedup(rows[1], "sam2", rows, passed) == "withheld"

@@ -11,8 +11,7 @@ from fastsam2.data.open_frames import open_frames
 from fastsam2.data.preprocess import (
     IMAGE_MEAN,
     IMAGE_STD,
-    _look_up,
-    normalize_frame,
+    model_input,
     preprocess_frame,
 )
 from fastsam2.errors import VideoError
@@ -54,13 +53,7 @@ def test_other_pixel_modes_too(tmp_path: Path, mode: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_gpu_normalises_to_the_same_bits() -> None:
     image = torch.arange(256, dtype=torch.uint8).reshape(16, 16, 1).expand(16, 16, 3).contiguous()
-    assert torch.equal(normalize_frame(image.cuda()).cpu(), normalize_frame(image))
-
-
-def test_the_look_up_of_devices_equals_that_of_the_cpu() -> None:
-    rng = np.random.default_rng(0)
-    image = torch.from_numpy(rng.integers(0, 256, (32, 48, 3), dtype=np.uint8))
-    assert torch.equal(_look_up(image), normalize_frame(image))
+    assert torch.equal(model_input(image.cuda(), 16).cpu(), model_input(image, 16))
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,25 @@ def test_unreadable_frame(encode: FusedImageEncoder, model: SAM2VideoPredictor) 
         assert_right(model, stage.get(encode, CPU, t, range(t + 1, LENGTH)), frames.images[t])
 
 
+def test_no_memory_for_a_batch(encode: FusedImageEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    """Frames are encoded one by one from then on; no batch is tried in vain again."""
+    tried: list[int] = []
+
+    def full(images: Tensor) -> Any:
+        tried.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(images)
+
+    stage = FeatureCache(Frames(), ahead=4)
+    for t in range(6):
+        stage.get(full, CPU, t, range(t + 1, LENGTH))
+    assert tried == [1, 4, 1, 1, 1, 1, 1]
+    assert [r.message for r in caplog.records] == [
+        "no memory to encode 4 frames at once: one by one from here"
+    ]
+
+
 def test_two_threads_share_a_cache(encode: FusedImageEncoder, model: SAM2VideoPredictor) -> None:
     frames, errors = Frames(), []
     stage = FeatureCache(frames, ahead=2)
@@ -204,12 +223,14 @@ def test_tracker_waits_for_frames_encoded_ahead(
         return encode(images)
 
     stage = FeatureCache(Frames(), ahead=2)
-    for t in range(4):
-        stage.get(spy, CPU, t, then=range(t + 1, 4))
-    begun, ahead = ("wait", "encoder", "caller 1"), ("encode", "encoder", 2)
+    for t in range(6):
+        stage.get(spy, CPU, t, then=range(t + 1, 6))
+    # The caller encodes the first batch, frames 1 and 2: it may compile or record.
+    assert streams.log.count(("encode", "caller", 2)) == 1
+    begun, ahead = ("wait", "encoder", "caller 2"), ("encode", "encoder", 2)
     assert streams.log.count(ahead) == 1
     assert streams.log.index(begun) < streams.log.index(ahead)
-    # Frames 1 and 2, and frame 3, come from the side stream, each batch with one event.
+    # Frames 3 and 4, and frame 5, come from the side stream, each batch with one event.
     made = [
         name for what, where, name in streams.log if (what, where) == ("record_event", "encoder")
     ]

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsam2.engine.block_tables import BlockTables, TableShape, block_tables
+from fastsam2.engine.block_tables import BlockTables, TableShape, batch_size, block_tables
 from fastsam2.engine.memory_pool import MemoryPool, Pages, SlotPool
 from fastsam2.modeling import sam2_base
 from fastsam2.modeling.memory_selection import SelectionRules
@@ -281,3 +281,10 @@ def test_reach_is_the_farthest_frame_read(rules: SelectionRules) -> None:
         memories, met = stated(Case(now, [0], tracked, 100, False, rules))
         farthest = max([farthest, *(now - t for _, t in chain(memories, met) if t > 0)])
     assert farthest == rules.reach
+
+
+def test_batch_sizes() -> None:
+    """At most a third of a batch is padding."""
+    sizes = sorted({batch_size(n) for n in range(1, 129)})
+    assert sizes == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128]
+    assert all(n <= batch_size(n) <= max(1.5 * n, 1) for n in range(1, 129))

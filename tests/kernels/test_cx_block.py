@@ -16,7 +16,10 @@ from fastsam2_kernels.cx_block.tuning import Launch, choose
 from tests.kernels.accuracy import DTYPES, assert_accurate, poisoned
 
 pytest.importorskip("triton")
-from fastsam2_kernels.cx_block.kernel import launch
+import triton
+import triton.language as tl
+
+from fastsam2_kernels.cx_block.kernel import gelu, launch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EPS = 1e-6
@@ -69,6 +72,24 @@ def test_shipped_tiles(dtype: torch.dtype) -> None:
 )
 def test_any_shape(n: int, height: int, width: int, c: int, dtype: torch.dtype) -> None:
     check(inputs(n, height, width, c, dtype))
+
+
+@triton.jit
+def gelu_kernel(x, out, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    o_x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + o_x, gelu(tl.load(x + o_x)))
+
+
+def test_gelu() -> None:
+    """Errors of 3 half-ulps of x, of which a GPU's `exp2` may take half."""
+    small = torch.logspace(-30, 2, 2**12, device=DEVICE)
+    x = torch.cat([torch.linspace(-12, 12, 2**15, device=DEVICE), small, -small])
+    out = poisoned(x)
+    gelu_kernel[(len(x) // 2**12,)](x, out, BLOCK=2**12)
+    exact = x.double() * torch.special.ndtr(x.double())
+    assert bool(((out - exact).abs() <= 3 * 2**-24 * x.double().abs()).all())
+    assert bool((out[x > 13] == x[x > 13]).all())
+    assert not out[x < -13].any()
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e-6])

@@ -1,4 +1,4 @@
-"""Masks and labels at video size: kernel and CPU implementation against plain interpolation."""
+"""Masks, labels, areas and boxes at video size: implementations against plain interpolation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from fastsam2.data.rle import decode_rle
 from fastsam2.modeling.sam2_utils import without_overlap
 from fastsam2_kernels.dispatch import Impl
 from fastsam2_kernels.launch_config import CAPABILITIES
+from fastsam2_kernels.mask_output import (
+    MaskOutput,
+    areas_of,
+    boxes_of,
+    mask_output,
+    pack_bits,
+    run_lengths,
+    unpack_bits,
+)
 from fastsam2_kernels.mask_output import bits as bits_module
-from fastsam2_kernels.mask_output import mask_output, pack_bits, run_lengths, unpack_bits
 from fastsam2_kernels.mask_output.tuning import Launch
 
 pytest.importorskip("triton")
@@ -87,8 +95,9 @@ def check_labels(labels: Tensor, mask: Tensor, logits: Tensor) -> None:
 
 
 def check(logits: Tensor, size: tuple[int, int], threshold: float, impl: Impl) -> Tensor:
-    """Check masks, labels and run lengths; returns the masks."""
-    bits, labels = mask_output(logits, size, threshold, impl=impl)
+    """Check masks, labels, areas, boxes and run lengths; returns the masks."""
+    found = mask_output(logits, size, threshold, impl=impl)
+    bits, labels = found.bits, found.labels
     assert (bits.dtype, labels.dtype) == (torch.uint8, torch.int16)
     mask = unpack_bits(bits, size[1])
     assert mask.dtype == torch.bool
@@ -97,10 +106,12 @@ def check(logits: Tensor, size: tuple[int, int], threshold: float, impl: Impl) -
     if len(logits):
         check_labels(labels, mask, logits)
     check_formats(bits, mask)
+    check_extents(found, size[1])
     alone = mask_output(logits, size, threshold, impl=impl, non_overlap=True)
     assert torch.equal(alone.labels, labels)
     numbers = torch.arange(1, len(logits) + 1, device=DEVICE)[:, None, None]
     assert torch.equal(alone.bits, pack_bits(labels == numbers))
+    check_extents(alone, size[1])
     return mask
 
 
@@ -114,10 +125,16 @@ def check_formats(bits: Tensor, mask: Tensor) -> None:
     for counts, one in zip(runs.tolist(), mask.cpu().numpy(), strict=True):
         assert counts == run_lengths_of(one)
         np.testing.assert_array_equal(decode_rle({"size": size, "counts": counts}), one)
-    for box, area, one in zip(runs.boxes.tolist(), runs.areas.tolist(), mask.cpu(), strict=True):
-        y, x = np.nonzero(one.numpy())
-        assert box == ([x.min(), y.min(), x.max(), y.max()] if len(x) else [-1] * 4)
+
+
+def check_extents(found: MaskOutput, width: int) -> None:
+    """Check areas and boxes against the pixels that NumPy finds in the masks."""
+    assert (found.areas.dtype, found.boxes.dtype) == (torch.int64, torch.int32)
+    masks = np.unpackbits(found.bits.cpu().numpy(), axis=-1, count=width)
+    for area, box, one in zip(found.areas.tolist(), found.boxes.tolist(), masks, strict=True):
+        y, x = np.nonzero(one)
         assert area == len(x)
+        assert box == ([x.min(), y.min(), x.max(), y.max()] if len(x) else [-1] * 4)
 
 
 def run_lengths_of(mask: Any) -> list[int]:
@@ -206,22 +223,21 @@ def test_non_finite_logits(size: tuple[int, int], impl: Impl) -> None:
     assert mask[:2].any((1, 2)).all()
     assert not mask[2].any()
     assert not mask[:2].all((1, 2)).any()
-    bits, labels = mask_output(logits, size, impl=impl)
-    check_formats(bits, mask)
+    found = mask_output(logits, size, impl=impl)
+    check_formats(found.bits, mask)
+    check_extents(found, size[1])
     best = up.where(mask, -torch.inf).argmax(0)
-    assert torch.equal(labels, torch.where(mask.any(0), best + 1, 0).short())
+    assert torch.equal(found.labels, torch.where(mask.any(0), best + 1, 0).short())
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_no_masks(impl: Impl) -> None:
     none = torch.zeros(0, 4, 4, device=DEVICE)
-    bits, labels = mask_output(none, (9, 10), impl=impl)
-    assert bits.shape == (0, 9, 2)
+    bits, labels, areas, boxes = mask_output(none, (9, 10), impl=impl)
+    assert (bits.shape, areas.shape, boxes.shape) == ((0, 9, 2), (0,), (0, 4))
     assert torch.equal(labels, torch.zeros(9, 10, dtype=torch.int16, device=DEVICE))
     assert unpack_bits(bits, 10).shape == (0, 9, 10)
-    runs = run_lengths(bits, 10)
-    assert runs.tolist() == []
-    assert (runs.boxes.shape, runs.areas.shape) == ((0, 4), (0,))
+    assert run_lengths(bits, 10).tolist() == []
 
 
 @pytest.mark.parametrize(("n", "impl"), [*((7, impl) for impl in IMPLS), (300, "auto")])
@@ -229,9 +245,10 @@ def test_equal_logits_go_to_the_first(n: int, impl: Impl) -> None:
     """Also with more objects than fit into a byte."""
     logits = torch.full((n, 3, 4), -1.0, device=DEVICE)
     logits[n - 5 :] = torch.tensor([2.0, 3.0, 3.0, -1.0, 3.0], device=DEVICE)[:, None, None]
-    bits, labels = mask_output(logits, (7, 9), impl=impl, non_overlap=True)
-    assert (labels == n - 3).all()
-    assert unpack_bits(bits, 9).any((1, 2)).nonzero().tolist() == [[n - 4]]
+    found = mask_output(logits, (7, 9), impl=impl, non_overlap=True)
+    assert (found.labels == n - 3).all()
+    assert unpack_bits(found.bits, 9).any((1, 2)).nonzero().tolist() == [[n - 4]]
+    check_extents(found, 9)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -251,6 +268,23 @@ def test_small_objects_anywhere(impl: Impl) -> None:
     mask = check(logits, (20, 33), 0.0, impl)
     assert torch.equal(mask, upsampled(logits, (20, 33)) > 0)
     assert mask.any((1, 2)).all()
+
+
+def test_areas_and_boxes_of_masks() -> None:
+    """Empty, full, one pixel in each corner, a row, a column and noise, against NumPy."""
+    masks = torch.zeros(9, 11, 14, dtype=torch.bool, device=DEVICE)
+    masks[1] = True
+    for i, (y, x) in enumerate(((0, 0), (0, 13), (10, 0), (10, 13)), start=2):
+        masks[i, y, x] = True
+    masks[6, 4], masks[7, :, 9] = True, True
+    masks[8, 2:7, 3:12] = torch.rand(5, 9, device=DEVICE) > 0.8
+    bits = pack_bits(masks)
+    found = MaskOutput(bits, masks[0], areas_of(masks), boxes_of(bits))
+    check_extents(found, 14)
+    assert found.boxes[:2].tolist() == [[-1] * 4, [0, 0, 13, 10]]
+    # The arithmetic for other devices.
+    elsewhere = bits_module._unpack_on_device(bits).any(1)
+    assert torch.equal(bits_module._corners((bits != 0).any(2), elsewhere), found.boxes)
 
 
 def test_packing_on_a_device() -> None:
@@ -294,8 +328,8 @@ def test_everything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     for non_overlap in (False, True):
         expected = mask_output(logits, size, impl="reference", non_overlap=non_overlap)
         found = launch(logits, *size, 0.0, non_overlap, Launch(8, 4, 1))
-        assert torch.equal(found.bits, expected.bits)
-        assert torch.equal(found.labels, expected.labels)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a, b)
 
 
 def test_float64_is_not_rounded() -> None:

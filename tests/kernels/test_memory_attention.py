@@ -121,7 +121,7 @@ def test_grids_and_splits(tokens: int, splits: int) -> None:
 
 @pytest.mark.parametrize("dim", [128, 256])
 def test_widths_of_the_models(dim: int) -> None:
-    params = Launch(64, 64, 8, 2)
+    params = Launch(64, 16, 4, 2)
     check(inputs([2], [8], torch.float32, dim=dim, width=64, tokens=100), 2, params)
 
 

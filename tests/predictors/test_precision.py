@@ -11,7 +11,7 @@ from fastsam2.build_sam import build_sam2_video_predictor
 from tests.predictors.nano import nano_predictor
 from tests.predictors.video_script import box, play, points, propagate
 from tests.reference import randomise_
-from tests.support import Pair
+from tests.support import SHALLOW, Pair
 
 SCRIPT = [
     points(0, 1, [[50, 60]], [1]),
@@ -55,7 +55,10 @@ def test_half_precision_weights(
     autocast: bool,
 ) -> None:
     predictor = build_sam2_video_predictor(
-        "sam2.1-tiny", device="cpu", dtype=dtype, hydra_overrides_extra=["++model.image_size=256"]
+        "sam2.1-tiny",
+        device="cpu",
+        dtype=dtype,
+        hydra_overrides_extra=["++model.image_size=256", *SHALLOW],
     )
     predictor.load_state_dict(tiny_pair.ref.state_dict())
     predictor.fill_hole_area = 0

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastsam2.data.preprocess import normalize_frame
+from fastsam2.data.preprocess import IMAGE_MEAN, IMAGE_STD
 from fastsam2.nano.synthetic import make_scene
+from fastsam2_kernels.resize import normalize
 from training.nano.objective import ClipBatch
 
 __all__ = ["Batches", "Schedule"]
@@ -127,4 +128,4 @@ def _draw(
 
 def _normalize(frames: np.ndarray) -> Tensor:
     """Convert uint8 `[T, S, S, 3]` to the model's input, float32 `[T, 3, S, S]`."""
-    return torch.stack([normalize_frame(torch.from_numpy(f)) for f in frames])
+    return normalize(torch.from_numpy(frames), IMAGE_MEAN, IMAGE_STD)

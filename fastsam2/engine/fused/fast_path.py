@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -78,13 +79,16 @@ class FastPath(Generic[T]):
         dtype = autocast_dtype(model.device) or model.dtype
         runner: Runner = model.runner or _EAGER
         options = self.options(model)
-        key = (runner, model.impl, dtype, options, fingerprint(weights))
-        built = cache.built
-        if built is None or built.key != key:
-            # It outlives this call, and later calls may be in other modes.
-            with torch.inference_mode(False), torch.no_grad(), without_autocast(model.device):
-                source = self._copy(model, dtype)
-                built = cache.built = _Built(key, source, self._build(source, runner))
+        key = (runner, model.impl, options, fingerprint(weights))
+        with cache.lock:
+            built = cache.built.get(dtype)
+            if built is None or built.key != key:
+                # It outlives this call, and later calls may be in other modes.
+                with torch.inference_mode(False), torch.no_grad(), without_autocast(model.device):
+                    source = self._copy(model, dtype)
+                    built = _Built(key, source, self._build(source, runner))
+                current = {d: b for d, b in cache.built.items() if b.key == key}
+                cache.built = {**current, dtype: built}
         _copy_options(model, built.source)
         return built.value
 
@@ -143,11 +147,13 @@ class _Built(Generic[T]):
 
 @dataclass
 class _Cache(Generic[T]):
-    """A fused replacement, stored on its model; copies of the model start with an empty one."""
+    """Fused replacements, one for each dtype that callers compute in, stored on their model; copies
+    of the model start with an empty cache."""
 
     roots: list[nn.Module | None] = field(default_factory=list)
     modules: list[_Module] = field(default_factory=list)  #: of `roots`, if they are as built
-    built: _Built[T] | None = None
+    built: dict[torch.dtype, _Built[T]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __reduce__(self) -> tuple[type[_Cache[T]], tuple[()]]:
         return _Cache, ()

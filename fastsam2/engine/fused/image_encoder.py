@@ -55,7 +55,7 @@ class FusedImageEncoder:
         self._folded = folded
         self._plan = runner.plan
         self._dtype = folded[0][0].dtype
-        self._prepared = runner.prepare(self.pyramid)
+        self._prepared = runner.prepare("encoder", self.pyramid)
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
         """Encode normalised images `[B, 3, S, S]`; returns the same dictionary as

@@ -24,6 +24,9 @@ from fastsam2_kernels.rope_attention import rope_attention
 
 __all__ = ["FusedMemoryAttention"]
 
+#: Maximum size of the keys of all layers, in bytes; larger ones are made one layer at a time.
+_KEYS_BYTES = 1 << 30
+
 
 class FusedMemoryAttention:
     """Memory attention of N objects to paged memory: a pure function of tensors.
@@ -97,8 +100,7 @@ class FusedMemoryAttention:
     ) -> Tensor:
         """Run all layers from the first one's queries on; returns `[N, L, C]`."""
         objects, scale = tables.reads.shape[0], x.shape[-1] ** -0.5
-        # Keys are by far the largest tensors: on a CPU they are made one layer at a time.
-        at_once = 1 if in_pieces(x) else len(self.layers)
+        at_once = self._layers_at_once(x, tables.slots.shape[0])
         object_slots = tables.slots[tables.reads.long()]
         pointers, positions = self.model.pointer_tokens(
             pages.pointers[tables.pointer_slots.long()], tables.distances
@@ -134,6 +136,12 @@ class FusedMemoryAttention:
             x = x + F.linear(y, folded.out_weight, folded.out_bias)
             x = by_rows(folded.feed, x)
         return self.norm(x)
+
+    def _layers_at_once(self, x: Tensor, reads: int) -> int:
+        """Return the number of layers whose keys are made together; keys are by far the largest
+        tensors, and on a CPU they should fit its cache."""
+        size = len(self.layers) * reads * x.shape[1:].numel() * x.element_size()
+        return 1 if in_pieces(x) or size > _KEYS_BYTES else len(self.layers)
 
     def _queries(
         self, folded: FoldedLayer, x: Tensor, rope: tuple[Tensor, Tensor]

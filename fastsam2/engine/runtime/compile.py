@@ -11,9 +11,8 @@ import torch
 from torch.fx.experimental import _config as shape_config
 
 from fastsam2.engine.runtime.pytree import dynamic_dims
-from fastsam2.modeling.sam2_base import SAM2Base
 
-__all__ = ["Compiled", "compile_image_encoder"]
+__all__ = ["Compiled"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,8 +53,3 @@ def _keep_on_disk() -> None:
     """Set a cache folder that survives a restart; PyTorch's default is a temporary folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "fastsam2" / "compiled"))
-
-
-def compile_image_encoder(model: SAM2Base) -> None:
-    """Compile the image encoder in place; the first frame then takes minutes, not milliseconds."""
-    model.image_encoder.compile(dynamic=False)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from fastsam2.engine.runtime.pytree import map_tensors, static_tensors, tensors
-from fastsam2.engine.runtime.streams import Event, current_device, record_event
+from fastsam2.engine.runtime.pytree import copy_tensors, map_tensors, static_tensors, tensors
+from fastsam2.engine.runtime.streams import Event, current_device, record_event, side_stream
 
-__all__ = ["CudaRecorder", "Graphed", "Recorder"]
+__all__ = ["CudaRecorder", "Graphed", "Recorder", "replay_only"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,6 +24,9 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 #: Recordings kept of a function; the least recently used are dropped.
 _KEPT = 32
+#: Calls during which a recording is kept although another one needs its place. A program that uses
+#: more than `_KEPT` in turns would otherwise record at each call.
+_IDLE = 8 * _KEPT
 #: Held during recording, when no other recording may synchronize with the device.
 _RECORDING = threading.Lock()
 
@@ -50,25 +54,67 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs, which share one memory pool and so must run one after another."""
+    """Records CUDA graphs on one device; they share a memory pool, so must run one after another.
+
+    Each recorder captures on a stream of its own: cuBLAS keeps a workspace for each stream, and
+    graphs that run concurrently must not share one.
+    """
 
     def __init__(self) -> None:
-        self._memory: Any = None
+        self._stream: torch.cuda.Stream | None = None
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            # Warm-up: the first calls compile, tune and allocate, which must not be recorded.
+        here = torch.cuda.current_stream()
+        self._warm_up(run, here.device)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        graph = torch.cuda.CUDAGraph()
+        # The pool lives as long as one of its graphs.
+        alive = list(self._graphs)
+        try:
+            with (
+                # A failed capture does not restore the current stream.
+                torch.cuda.stream(here),
+                torch.cuda.graph(
+                    graph,
+                    pool=alive[0].pool() if alive else None,
+                    stream=self._stream,
+                    # Other threads may allocate during the capture.
+                    capture_error_mode="thread_local",
+                ),
+            ):
+                out = run()
+        finally:
+            # The workspace that the capture allocated lies in the pool, and goes with its graphs.
+            torch._C._cuda_clearCublasWorkspaces()
+        self._graphs.add(graph)
+        return graph.replay, out
+
+    @staticmethod
+    def _warm_up(run: Callable[[], object], device: torch.device) -> None:
+        """Run twice: the first calls compile, tune and allocate, which must not be recorded."""
+        begun = record_event(device)
+        with side_stream(device, "warm-up").enter():
+            begun.wait()
             for _ in range(2):
                 run()
-        here.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate during the recording.
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            out = run()
-        self._memory = graph.pool()
-        return graph.replay, out
+            done = record_event(device)
+        done.wait()
+
+
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def replay_only() -> Iterator[None]:
+    """Return a context in which this thread replays graphs and records none: a device must not be
+    synchronized by other threads during a recording."""
+    _local.replay_only = True
+    try:
+        yield
+    finally:
+        _local.replay_only = False
 
 
 class _Recording(Generic[T]):
@@ -81,6 +127,7 @@ class _Recording(Generic[T]):
         self._inputs = list(tensors(own))
         # Weak references, so that unused pages can be freed.
         self._fixed = [weakref.ref(x) for x in static_tensors(args)]
+        self.last_call = 0  #: number of the last call of the function that replayed it
         with _RECORDING:
             self._replay, self._out = by.record(lambda: function(*own))
 
@@ -92,10 +139,13 @@ class _Recording(Generic[T]):
         return all(known() is not None for known in self._fixed)
 
     def __call__(self, args: tuple[Any, ...]) -> T:
-        for own, given in zip(self._inputs, tensors(args), strict=True):
-            own.copy_(given)
+        copy_tensors(self._inputs, tensors(args))
         self._replay()
-        return map_tensors(self._out, torch.clone)
+        # Inference tensors have no version counter, by which a client's edits are detected.
+        with torch.inference_mode(False):
+            out = map_tensors(self._out, torch.empty_like)
+        copy_tensors(tensors(out), tensors(self._out))
+        return out
 
 
 class Graphed(Generic[P, T]):
@@ -115,6 +165,7 @@ class Graphed(Generic[P, T]):
         self._recordings: OrderedDict[Hashable, _Recording[T]] = OrderedDict()
         self._lock = threading.Lock()
         self._last: Event | None = None  # after the last use of the recordings' tensors
+        self._calls = 0
         self._fails = False
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -134,10 +185,12 @@ class Graphed(Generic[P, T]):
         return len(self._recordings)
 
     def _run(self, args: tuple[Any, ...]) -> T:
+        self._calls += 1
         key = (*map(_form, tensors(args)), *map(id, static_tensors(args)))
         recording = self._recordings.get(key)
         if recording is None or not recording.fits(args):
-            self._forget()
+            if getattr(_local, "replay_only", False) or not self._make_room():
+                return self._function(*args)
             try:
                 recording = _Recording(self._function, args, self._recorder)
             except torch.OutOfMemoryError:
@@ -148,14 +201,21 @@ class Graphed(Generic[P, T]):
                 return self._function(*args)
             self._recordings[key] = recording
         self._recordings.move_to_end(key)
+        recording.last_call = self._calls
         return recording(args)
 
-    def _forget(self) -> None:
-        """Drop recordings whose static inputs are gone, and the least recently used."""
+    def _make_room(self) -> bool:
+        """Drop recordings whose static inputs are gone, and an idle one if there are too many;
+        False if none is idle."""
         for key in [k for k, r in self._recordings.items() if not r.alive()]:
             del self._recordings[key]
-        while len(self._recordings) >= _KEPT:
-            self._recordings.popitem(last=False)
+        if len(self._recordings) < _KEPT:
+            return True
+        oldest = next(iter(self._recordings))
+        if self._calls - self._recordings[oldest].last_call < _IDLE:
+            return False
+        del self._recordings[oldest]
+        return True
 
 
 def _form(x: Tensor) -> Hashable:

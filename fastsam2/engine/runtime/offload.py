@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastsam2.engine.runtime.streams import record_event, side_stream
-from fastsam2.types import FrameOutput
+from fastsam2.engine.runtime.streams import Event, record_event, side_stream
+from fastsam2.types import FrameOutput, StoredMemory
 
 __all__ = ["HostCopy", "PendingOffload"]
 
@@ -21,7 +22,7 @@ class HostCopy:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._done = None
+        self._done: Event | None = None
         self._given = list(tensors)
         if all(_on_host(x) for x in self._given):
             return
@@ -29,29 +30,34 @@ class HostCopy:
         begun = record_event(device)
         with side_stream(device, "host").enter():
             begun.wait(self._given)
-            # One copy for each dtype.
-            self._flat = {
-                dtype: _pinned(torch.cat([x.flatten() for x in self._given if x.dtype == dtype]))
-                for dtype in {x.dtype for x in self._given}
-            }
+            # One copy of the bytes of all.
+            self._flat = _pinned(torch.cat([_bytes(x) for x in self._given]))
             self._done = record_event(device)
+
+    def completed(self) -> bool:
+        """True if `wait` would not block."""
+        return self._done is None or self._done.completed()
 
     def wait(self) -> list[Tensor]:
         """Wait for the copies and return them."""
         if self._done is None:
             return self._given
         self._done.synchronize()
-        # Pinned memory is scarce: return it to the allocator.
-        rest = {dtype: flat.clone() for dtype, flat in self._flat.items()}
-        found = []
-        for x in self._given:
-            found.append(rest[x.dtype][: x.numel()].view(x.shape))
-            rest[x.dtype] = rest[x.dtype][x.numel() :]
-        return found
+        parts = self._flat.split([x.nbytes for x in self._given])
+        # Pinned memory is scarce: return it to the allocator. One clone for each, so that each can
+        # be freed alone.
+        copies = [part.clone() for part in parts]
+        return [
+            copy.view(x.dtype).view(x.shape) for copy, x in zip(copies, self._given, strict=True)
+        ]
 
 
 def _on_host(x: Tensor) -> bool:
     return x.device.type == "cpu"
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return x.contiguous().view(-1).view(torch.uint8)
 
 
 def _pinned(x: Tensor) -> Tensor:
@@ -60,24 +66,54 @@ def _pinned(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=pinned).copy_(x, non_blocking=pinned)
 
 
+class _Moving(NamedTuple):
+    """A field of an output that is being copied."""
+
+    output: FrameOutput
+    name: str
+    tensor: Tensor
+    slot: StoredMemory | None = None  #: of memory, which is copied as it is stored
+
+    def is_current(self) -> bool:
+        """False if a client has replaced the field."""
+        if self.slot is not None:
+            return self.output.slot is self.slot
+        return getattr(self.output, self.name) is self.tensor
+
+
 class PendingOffload:
     """Asynchronous copy of output fields to the CPU; they keep device tensors until `finish`.
+
+    Memory leaves its slot, on a CPU at once.
 
     Args:
         fields: outputs, each with the names of its fields to copy.
     """
 
     def __init__(self, fields: Iterable[tuple[FrameOutput, Sequence[str]]]) -> None:
-        self._places = [
-            (output, name, tensor)
-            for output, names in fields
-            for name in names
-            if (tensor := getattr(output, name)) is not None and not _on_host(tensor)
+        self._moving = [
+            moving for output, names in fields for name in names for moving in _moving(output, name)
         ]
-        self._copy = HostCopy([tensor for _, _, tensor in self._places])
+        self._copy = HostCopy([moving.tensor for moving in self._moving])
+
+    def completed(self) -> bool:
+        """True if `finish` would not block."""
+        return self._copy.completed()
 
     def finish(self) -> None:
         """Replace the device tensors by their copies, unless a client has replaced them."""
-        for (output, name, tensor), copy in zip(self._places, self._copy.wait(), strict=True):
-            if getattr(output, name) is tensor:
-                setattr(output, name, copy)
+        for moving, copy in zip(self._moving, self._copy.wait(), strict=True):
+            if moving.is_current():
+                found = copy if moving.slot is None else moving.slot.from_row(copy)
+                setattr(moving.output, moving.name, found)
+
+
+def _moving(output: FrameOutput, name: str) -> Iterator[_Moving]:
+    """Yield the field if it is on a device."""
+    slot = output.slot if name == "maskmem_features" else None
+    if slot is not None and _on_host(slot.row):
+        output.leave_slot()
+        return
+    tensor = getattr(output, name) if slot is None else slot.row
+    if tensor is not None and not _on_host(tensor):
+        yield _Moving(output, name, tensor, slot)

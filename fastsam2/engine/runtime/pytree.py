@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 __all__ = [
     "StaticInputs",
+    "copy_tensors",
     "dynamic_dims",
     "map_tensors",
     "static_tensors",
@@ -63,6 +65,17 @@ def map_tensors(value: T, function: Callable[[Tensor], Tensor]) -> T:
     elif isinstance(value, dict):
         out = {key: map_tensors(part, function) for key, part in value.items()}
     return out
+
+
+def copy_tensors(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
+    """Copy each source into its target, in one launch for each dtype."""
+    groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        of_dtype = groups.setdefault(target.dtype, ([], []))
+        of_dtype[0].append(target)
+        of_dtype[1].append(source)
+    for group in groups.values():
+        torch._foreach_copy_(*group)
 
 
 def _parts(value: object) -> Iterator[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from fastsam2.engine.plan import Plan
 from fastsam2.engine.runtime.compile import Compiled
@@ -32,11 +32,14 @@ class Runner:
         self._recorder = recorder
         self._options = options
 
-    def prepare(self, function: Callable[P, T]) -> Callable[P, T] | None:
-        """Compile or record a function of tensors; None if the plan does neither."""
-        if not (self.plan.compile or self.plan.graphs):
+    def prepare(
+        self, part: Literal["encoder", "step"], function: Callable[P, T]
+    ) -> Callable[P, T] | None:
+        """Compile or record a part of the model; None if the plan does neither."""
+        compiles = self.plan.compile in (True, part)
+        if not (compiles or self.plan.graphs):
             return None
-        if self.plan.compile:
+        if compiles:
             function = Compiled(function, **self._options)
         # Graphs of one recorder share memory, and the encoder runs concurrently with the tracker.
         return Graphed(function, self._recorder()) if self.plan.graphs else function

@@ -23,6 +23,9 @@ class Event(Protocol):
             used: tensors created before the event that the current stream will read.
         """
 
+    def completed(self) -> bool:
+        """True if the work before the event is done; does not block."""
+
     def synchronize(self) -> None:
         """Block the caller until the event has completed."""
 
@@ -39,6 +42,9 @@ class _CompletedEvent:
 
     def wait(self, used: Iterable[Tensor] = ()) -> None:
         pass
+
+    def completed(self) -> bool:
+        return True
 
     def synchronize(self) -> None:
         pass
@@ -62,6 +68,9 @@ class _CudaEvent:
         for tensor in used:
             # The stream that made the tensor must not reuse its memory while this one reads it.
             tensor.record_stream(stream)
+
+    def completed(self) -> bool:
+        return self._event.query()
 
     def synchronize(self) -> None:
         self._event.synchronize()

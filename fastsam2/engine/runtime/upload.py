@@ -1,4 +1,4 @@
-"""Upload of small tables of numbers to the device."""
+"""Uploads that do not block the host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["upload"]
+__all__ = ["to_device", "upload"]
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Return `x` on the device; from the host it is copied asynchronously."""
+    if device.type == "cuda" and x.device.type == "cpu" and not x.is_pinned():
+        # A copy from pageable memory blocks the host.
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
 
 
 def upload(device: torch.device, *tables: Sequence[object]) -> list[Tensor]:
@@ -17,9 +25,7 @@ def upload(device: torch.device, *tables: Sequence[object]) -> list[Tensor]:
     if device.type == "cpu":
         return found
     flat = torch.cat([table.flatten().view(torch.int32) for table in found])
-    if device.type == "cuda":
-        flat = flat.pin_memory()
-    parts = flat.to(device, non_blocking=True).split([table.numel() for table in found])
+    parts = to_device(flat, device).split([table.numel() for table in found])
     return [
         part.view(table.dtype).view(table.shape) for part, table in zip(parts, found, strict=True)
     ]

@@ -159,7 +159,7 @@ class Hiera(nn.Module):
         self.pos_embed_window = nn.Parameter(
             torch.zeros(1, embed_dim, window_spec[0], window_spec[0])
         )
-        self._positions = CachedTensor()
+        self._positions: CachedTensor[Tensor] = CachedTensor()
         self.blocks = nn.ModuleList()
         stage, dim = 0, embed_dim
         for i in range(depth):

@@ -37,7 +37,7 @@ class PromptEncoder(nn.Module):
         self.input_image_size = input_image_size
         self.image_embedding_size = image_embedding_size
         self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
-        self._dense_pe = CachedTensor()
+        self._dense_pe: CachedTensor[Tensor] = CachedTensor()
         self.num_point_embeddings = 4
         # One for each label: 0 negative point, 1 positive point, 2 top left, 3 bottom right.
         self.point_embeddings = nn.ModuleList(

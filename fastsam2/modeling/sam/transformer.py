@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastsam2.modeling.cached_tensor import CachedTensor
 from fastsam2.modeling.position_encoding import apply_rope, axial_rope_table
 from fastsam2.modeling.sam2_utils import MLP
 
@@ -74,7 +75,7 @@ class RoPEAttention(Attention):
         self.rope_theta = rope_theta
         self.rope_k_repeat = rope_k_repeat
         self.feat_sizes = feat_sizes
-        self._tables: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self._tables: CachedTensor[tuple[Tensor, Tensor]] = CachedTensor()
 
     def rope_table(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return cosine and sine for a grid of `tokens` positions, `feat_sizes` or square.
@@ -82,23 +83,20 @@ class RoPEAttention(Attention):
         Raises:
             ValueError: `tokens` fits neither.
         """
-        key = (tokens, device)
-        if key not in self._tables:
-            width, height = self.feat_sizes
-            if width * height != tokens:
-                width = height = math.isqrt(tokens)
-            if width * height != tokens:
-                raise ValueError(
-                    f"RoPE needs a square grid or one of {self.feat_sizes} (width, height), "
-                    f"not {tokens} tokens"
-                )
-            head_dim = self.internal_dim // self.num_heads
-            # It outlives this call, and later calls may be under autograd.
-            with torch.inference_mode(False):
-                self._tables[key] = axial_rope_table(
-                    head_dim, width, height, self.rope_theta, device
-                )
-        return self._tables[key]
+        width, height = self.feat_sizes
+        if width * height != tokens:
+            width = height = math.isqrt(tokens)
+        if width * height != tokens:
+            raise ValueError(
+                f"RoPE needs a square grid or one of {self.feat_sizes} (width, height), "
+                f"not {tokens} tokens"
+            )
+        head_dim = self.internal_dim // self.num_heads
+        return self._tables(
+            (width, height, device),
+            (),
+            lambda: axial_rope_table(head_dim, width, height, self.rope_theta, device),
+        )
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, num_k_exclude_rope: int = 0) -> Tensor:
         """Attend as `Attention` does; the last `num_k_exclude_rope` keys are not rotated."""

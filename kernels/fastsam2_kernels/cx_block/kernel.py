@@ -69,6 +69,25 @@ def _conv_norm_kernel(
     tl.store(out + base + o_pc, b_y.to(out.dtype.element_ty), mask=(o_p < M)[:, None])
 
 
+@triton.jit
+def gelu(x):
+    """Return x Phi(x) for float32 x, without the branches of `erf`.
+
+    Phi(-|x|) = 2^(|x| p(|x|)) / 2, with a polynomial p fitted to the error of the result.
+    """
+    a = tl.abs(x)
+    p = a * -2.2737046e-08 + 7.2029184e-07
+    p = p * a - 9.676571e-06
+    p = p * a + 7.003876e-05
+    p = p * a - 2.6099337e-04
+    p = p * a - 3.2827473e-05
+    p = p * a + 6.98142e-03
+    p = p * a - 5.2461714e-02
+    p = p * a - 4.5921493e-01
+    p = p * a - 1.1511048
+    return tl.maximum(x, 0.0) - 0.5 * a * tl.exp2(p * a)
+
+
 @triton.jit(do_not_specialize=["M"])
 def _mlp_kernel(
     y,  # [M, C]
@@ -84,32 +103,46 @@ def _mlp_kernel(
     BH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    # The three TF32 products of float32 keep two parts of y in registers: half at a time.
+    BD: tl.constexpr = C // 2 if PRECISION == "tf32x3" else C
     o_m = tl.arange(0, BM)
     o_c = tl.arange(0, C)
+    o_d = tl.arange(0, BD)
     o_h = tl.arange(0, BH)
     # A scalar base and small offsets: 64-bit offsets would occupy registers through the loop.
     i_m = tl.program_id(0) * BM
     base = i_m.to(tl.int64) * C
     m_m = (o_m < M - i_m)[:, None]
 
-    # [BM, C]
-    o_mc = o_m[:, None] * C + o_c[None, :]
-    b_y = tl.load(y + base + o_mc, mask=m_m, other=0.0)
-    # The sum starts from the residual, so that nothing is loaded after the loop.
-    b_acc = tl.load(x + base + o_mc, mask=m_m, other=0.0).to(tl.float32)
-    b_acc += tl.load(b2 + o_c).to(tl.float32)[None, :]
+    # [BM, BD]
+    p_y = y + base + o_m[:, None] * C + o_d[None, :]
+    b_y = tl.load(p_y, mask=m_m, other=0.0)
+    if BD < C:
+        b_y2 = tl.load(p_y + BD, mask=m_m, other=0.0)
+    b_acc = tl.zeros([BM, C], tl.float32)
+    # [BD, BH]
+    p_w1 = w1 + o_h[None, :] * C + o_d[:, None]
+    # [BH, C]
+    p_w2 = w2 + o_c[None, :] * (4 * C) + o_h[:, None]
     for i_h in range(0, 4 * C, BH):
-        # [C, BH]
-        b_w1 = tl.load(w1 + i_h * C + o_h[None, :] * C + o_c[:, None])
         # [BH]
         b_b1 = tl.load(b1 + i_h + o_h).to(tl.float32)
         # [BM, BH]
-        b_h = tl.dot(b_y, b_w1, input_precision=PRECISION) + b_b1[None, :]
-        b_h = 0.5 * b_h * (1.0 + tl.erf(b_h * 0.7071067811865476))
-        # [BH, C]
-        b_w2 = tl.load(w2 + i_h + o_c[None, :] * (4 * C) + o_h[:, None])
+        b_h = tl.dot(b_y, tl.load(p_w1), input_precision=PRECISION)
+        if BD < C:
+            b_h = tl.dot(b_y2, tl.load(p_w1 + BD), b_h, input_precision=PRECISION)
+        # By `fma`: Triton starts a sum `dot + bias` from the bias, for which wgmma waits.
+        b_h = gelu(tl.fma(b_h, 1.0, b_b1[None, :]))
+        # [BM, C]
+        b_w2 = tl.load(p_w2)
         b_acc = tl.dot(b_h.to(b_w2.dtype), b_w2, b_acc, input_precision=PRECISION)
+        p_w1 += BH * C
+        p_w2 += BH
+    # Only now, so that the prologue takes no more registers than the loop.
     # [BM, C]
+    o_mc = o_m[:, None] * C + o_c[None, :]
+    b_acc += tl.load(x + base + o_mc, mask=m_m, other=0.0).to(tl.float32)
+    b_acc += tl.load(b2 + o_c).to(tl.float32)[None, :]
     tl.store(out + base + o_mc, b_acc.to(out.dtype.element_ty), mask=m_m)
 
 

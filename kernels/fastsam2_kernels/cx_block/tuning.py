@@ -34,19 +34,15 @@ class Launch:
 
 
 # Each compiles without spills and within the shared memory of its GPU. 64 rows: every program
-# reads both weight matrices, and wgmma takes at least 64.
+# reads both weight matrices, and 4 warps of wgmma take 64. 3 stages: one tile of the weights is
+# copied while another is used.
 _HALF = {
-    (80, 256): Launch(16, 8, 64, 64, 8, 2),
-    (89, 256): Launch(16, 8, 64, 32, 8, 2),
-    (90, 256): Launch(16, 8, 64, 64, 8, 2),
-    (100, 256): Launch(16, 8, 64, 64, 8, 2),
-    (80, 128): Launch(16, 4, 64, 64, 8, 2),
-    (89, 128): Launch(16, 4, 64, 64, 8, 2),
-    (90, 128): Launch(16, 4, 64, 64, 8, 3),
-    (100, 128): Launch(16, 4, 64, 64, 8, 2),
+    **{(family, 256): Launch(16, 8, 64, 32, 4, 3) for family in (80, 90, 100)},
+    (89, 256): Launch(16, 8, 32, 32, 4, 3),
+    **{(family, 128): Launch(16, 4, 64, 64, 4, 3) for family in (80, 89, 90, 100)},
 }
 # Float32 takes three TF32 products, whose registers limit the tile.
-_SINGLE = {256: Launch(8, 8, 16, 16, 8, 2), 128: Launch(8, 4, 32, 32, 8, 2)}
+_SINGLE = {256: Launch(8, 8, 16, 16, 2, 3), 128: Launch(8, 4, 16, 32, 4, 3)}
 
 
 def choose(channels: int, dtype: torch.dtype, capability: int) -> Launch:

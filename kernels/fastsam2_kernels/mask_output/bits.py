@@ -1,13 +1,12 @@
-"""Bit-packed masks, and the run lengths, boxes and areas derived from them.
+"""Bit-packed masks, and the areas, boxes and run lengths of masks.
 
-The layout is that of `numpy.packbits(..., axis=-1)`: the leftmost of 8 pixels is the highest bit,
-and a row is padded with zeros to whole bytes.
+Packed masks have the layout of `numpy.packbits(..., axis=-1)`: the leftmost of 8 pixels is the
+highest bit, and a row is padded with zeros to whole bytes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["RunLengths", "pack_bits", "run_lengths", "unpack_bits"]
+__all__ = ["RunLengths", "areas_of", "boxes_of", "pack_bits", "run_lengths", "unpack_bits"]
 
 
 def pack_bits(masks: Tensor) -> Tensor:
@@ -46,6 +45,34 @@ def _shifts(like: Tensor) -> Tensor:
     return torch.arange(7, -1, -1, dtype=torch.uint8, device=like.device)
 
 
+def areas_of(masks: Tensor) -> Tensor:
+    """Count the set pixels of bool `[N, H, W]`, int64 `[N]`."""
+    if masks.device.type == "cpu":  # NumPy counts bytes many times faster
+        return torch.tensor([np.count_nonzero(x) for x in masks.numpy()], dtype=torch.int64)
+    return masks.sum((1, 2))
+
+
+def boxes_of(bits: Tensor) -> Tensor:
+    """Find the outermost set pixels (x0, y0, x1, y1) of packed masks `[N, H, ceil(W / 8)]`.
+
+    Returns:
+        Int32 `[N, 4]`; -1 for an empty mask.
+    """
+    if bits.device.type == "cpu":
+        rows = torch.from_numpy(np.bitwise_or.reduce(bits.numpy(), axis=2)) != 0
+        columns = torch.from_numpy(np.unpackbits(np.bitwise_or.reduce(bits.numpy(), axis=1), -1))
+        return _corners(rows, columns)
+    return _corners((bits != 0).any(2), _unpack_on_device(bits).any(1))
+
+
+def _corners(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the boxes of masks with set pixels in these rows `[N, H]` and columns `[N, W]`."""
+    axes = columns.byte(), rows.byte()
+    first = [x.argmax(1) for x in axes]
+    last = [x.shape[1] - 1 - x.flip(1).argmax(1) for x in axes]
+    return torch.stack([*first, *last], dim=1).where(rows.any(1, keepdim=True), -1).int()
+
+
 @dataclass(frozen=True, eq=False)
 class RunLengths:
     """COCO run lengths of N masks: column by column from left to right, zeros first.
@@ -62,42 +89,6 @@ class RunLengths:
         """Return the run lengths of each mask, on the host."""
         counts, offsets = self.counts.tolist(), self.offsets.tolist()
         return [counts[a:b] for a, b in pairwise(offsets)]
-
-    @cached_property
-    def _set_runs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask index, first pixel and length of each run of set pixels."""
-        n_runs, n_masks = len(self.counts), len(self.offsets) - 1
-        device = self.counts.device
-        masks = torch.arange(n_masks, device=device).repeat_interleave(
-            self.offsets.diff(), output_size=n_runs
-        )
-        is_set = (torch.arange(n_runs, device=device) - self.offsets[masks]) % 2 == 1
-        # The runs of each mask add up to H * W.
-        start = self.counts.cumsum(0) - self.counts - masks * (self.size[0] * self.size[1])
-        return masks[is_set], start[is_set], self.counts[is_set]
-
-    @property
-    def areas(self) -> Tensor:
-        """Number of set pixels of each mask, int64 `[N]`."""
-        masks, _, length = self._set_runs
-        return self.offsets.new_zeros(len(self.offsets) - 1).index_add(0, masks, length)
-
-    @property
-    def boxes(self) -> Tensor:
-        """Outermost set pixels (x0, y0, x1, y1) of each mask, int32 `[N, 4]`; -1 if it is empty."""
-        height = self.size[0]
-        masks, start, length = self._set_runs
-        end = start + length - 1
-        x0, x1 = start // height, end // height
-        one_column = x0 == x1  # a longer run touches the bottom and the top edge
-        y0 = torch.where(one_column, start % height, 0)
-        y1 = torch.where(one_column, end % height, height - 1)
-        # The minimum of negated coordinates is the negated maximum: one reduction serves both.
-        signs = start.new_tensor([1, 1, -1, -1])
-        corners = torch.stack((x0, y0, x1, y1), dim=1) * signs
-        empty = corners.new_full((len(self.offsets) - 1, 4), height * self.size[1])
-        boxes = empty.scatter_reduce(0, masks[:, None].expand(-1, 4), corners, "amin") * signs
-        return boxes.where(boxes[:, 2:3] >= 0, -1).int()
 
 
 def run_lengths(bits: Tensor, width: int) -> RunLengths:

@@ -1,4 +1,4 @@
-"""Masks and labels on a CPU: each object within its window, in strips of rows that stay in cache.
+"""Mask output on a CPU: each object within its window, in strips of rows that stay in cache.
 
 Bilinear interpolation is separable, and its results lie between its inputs. So each object is
 limited to the window in which its logits exceed the threshold, columns are interpolated once per
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastsam2_kernels.mask_output.bits import boxes_of
 from fastsam2_kernels.mask_output.reference import MaskOutput
 
 __all__ = ["mask_output_cpu"]
@@ -62,7 +63,7 @@ def mask_output_cpu(
     labels = np.zeros((height, width), np.uint8 if n < 256 else np.int16)
     best = np.full((height, width), threshold, logits.numpy().dtype)
     above = logits.numpy() > threshold
-    windows = []
+    areas, windows = np.zeros(n, np.int64), []
     for i in range(n):
         top, bottom = y.span(above[i].any(1))
         left, right = x.span(above[i].any(0))
@@ -71,22 +72,25 @@ def mask_output_cpu(
         for strip, values in _strips(logits[i], y, width, *windows[-1]):
             window = strip, windows[-1][1]
             if not non_overlap:
-                _store(bits[i], window, values > threshold)
+                areas[i] += _store(bits[i], window, values > threshold)
             highest = values > best[window]
             np.fmax(values, best[window], out=best[window])
             number = highest.view(np.uint8) * labels.dtype.type(i + 1)
             np.maximum(number, labels[window], out=labels[window])
     if non_overlap:
         for i, window in enumerate(windows):
-            _store(bits[i], window, labels[window] == i + 1)
-    return MaskOutput(torch.from_numpy(bits), torch.from_numpy(labels.astype(np.int16)))
+            areas[i] = _store(bits[i], window, labels[window] == i + 1)
+    packed, image, counts = map(torch.from_numpy, (bits, labels.astype(np.int16), areas))
+    return MaskOutput(packed, image, counts, boxes_of(packed))
 
 
 def _store(
     bits: npt.NDArray[np.uint8], window: tuple[slice, slice], mask: npt.NDArray[np.bool_]
-) -> None:
+) -> int:
+    """Store the mask of a window, and return its area."""
     rows, columns = window
     bits[rows, columns.start // 8 : -(-columns.stop // 8)] = np.packbits(mask, axis=-1)
+    return int(np.count_nonzero(mask))
 
 
 def _strips(

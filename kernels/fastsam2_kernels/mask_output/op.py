@@ -28,7 +28,7 @@ def mask_output(
     non_overlap: bool = False,
     impl: Impl = "auto",
 ) -> MaskOutput:
-    """Compute bit-packed masks of `size` and the label image, in one pass over the logits.
+    """Compute bit-packed masks of `size`, their areas and boxes, and the label image, in one pass.
 
     A pixel is set if its logit, interpolated as by `F.interpolate(..., mode="bilinear",
     align_corners=False)` in float32 (float64 for float64 logits), exceeds the threshold; NaN does
@@ -43,8 +43,10 @@ def mask_output(
         impl: "auto", "triton" or "reference".
 
     Returns:
-        `bits` uint8 `[N, H, ceil(W / 8)]`, as `numpy.packbits(..., axis=-1)` writes, and `labels`
-        int16 `[H, W]`, counted from 1, 0 without an object.
+        `bits` uint8 `[N, H, ceil(W / 8)]`, as `numpy.packbits(..., axis=-1)` writes; `labels` int16
+        `[H, W]`, counted from 1, 0 without an object; `areas` int64 `[N]`, the numbers of set
+        pixels; `boxes` int32 `[N, 4]`, the outermost set pixels (x0, y0, x1, y1), -1 if there are
+        none.
 
     Raises:
         TypeError: unsupported dtype of `logits`, float64 with `impl="triton"`, or a `threshold`
@@ -82,13 +84,15 @@ def _fake(
     return MaskOutput(
         logits.new_empty(logits.shape[0], height, (width + 7) // 8, dtype=torch.uint8),
         logits.new_empty(height, width, dtype=torch.int16),
+        logits.new_empty(logits.shape[0], dtype=torch.int64),
+        logits.new_empty(logits.shape[0], 4, dtype=torch.int32),
     )
 
 
 _run = register_op(
     "mask_output",
     "(Tensor logits, SymInt height, SymInt width, float threshold, bool non_overlap)"
-    " -> (Tensor, Tensor)",
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     fake=_fake,
     reference=mask_output_reference,
     cpu=mask_output_cpu,

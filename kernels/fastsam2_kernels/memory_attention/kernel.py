@@ -1,4 +1,8 @@
-"""Triton kernel: attention over tiles of a paged memory, split over the memory (split-KV)."""
+"""Attention over tiles of a paged memory, split over the memory (split-KV), in Triton.
+
+`rotated` applies RoPE to the queries, `memory_attention_kernel` attends to one part of an object's
+memory, and `combine` joins the parts.
+"""
 
 import math
 
@@ -16,6 +20,7 @@ from fastsam2_kernels.memory_attention.tuning import (
     choose_splits,
     tuned,
 )
+from fastsam2_kernels.rotary_kernel import rotate_variant, rotated
 from fastsam2_kernels.split_kv import combine, combine_variant
 
 __all__ = ["launch", "variants"]
@@ -24,9 +29,14 @@ _LOG2_E = math.log2(math.e)
 
 
 @triton.jit
+def load_tile(p_x, m_x, MASKED: tl.constexpr):
+    return tl.load(p_x, mask=m_x, other=0.0) if MASKED else tl.load(p_x)
+
+
+@triton.jit
 def attend_tile(
-    b_q1,  # [BM, D/2], rotated
-    b_q2,  # [BM, D/2], rotated
+    b_q,  # [BM, BD], rotated
+    b_q2,  # [BM, BD], the rest if BD is less than D
     p_keys,  # [rows, D]
     p_latents,  # [rows, M], any floating dtype
     start,  # first row of the tile
@@ -37,31 +47,26 @@ def attend_tile(
     b_acc,  # [BM, M] float32
     D: tl.constexpr,
     M: tl.constexpr,
+    BD: tl.constexpr,
     BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    H: tl.constexpr = D // 2
     o_n = start + tl.arange(0, BLOCK_N)
-    o_h = tl.arange(0, H)
-    # [D/2, BN]
-    p_k = p_keys + o_n[None, :] * D + o_h[:, None]
+    m_n = o_n < rows
+    # [BD, BN]
+    p_k = p_keys + o_n[None, :] * D + tl.arange(0, BD)[:, None]
     # [BN, M]
     p_v = p_latents + o_n[:, None] * M + tl.arange(0, M)[None, :]
-    if MASKED:
-        b_k1 = tl.load(p_k, mask=o_n[None, :] < rows, other=0.0)
-        b_k2 = tl.load(p_k + H, mask=o_n[None, :] < rows, other=0.0)
-        b_v = tl.load(p_v, mask=o_n[:, None] < rows, other=0.0)
-    else:
-        b_k1 = tl.load(p_k)
-        b_k2 = tl.load(p_k + H)
-        b_v = tl.load(p_v)
-    b_v = b_v.to(b_k1.dtype)
+    b_k = load_tile(p_k, m_n[None, :], MASKED)
+    b_v = load_tile(p_v, m_n[:, None], MASKED).to(b_k.dtype)
     # [BM, BN]
-    b_s = tl.dot(b_q1, b_k1, input_precision=PRECISION)
-    b_s = tl.dot(b_q2, b_k2, b_s, input_precision=PRECISION)
+    b_s = tl.dot(b_q, b_k, input_precision=PRECISION)
+    if BD < D:
+        b_k = load_tile(p_k + BD, m_n[None, :], MASKED)
+        b_s = tl.dot(b_q2, b_k, b_s, input_precision=PRECISION)
     if MASKED:
-        b_s = tl.where(o_n[None, :] < rows, b_s, float("-inf"))
+        b_s = tl.where(m_n[None, :], b_s, float("-inf"))
     # A tile has at least one row, so the maximum is finite.
     b_new = tl.maximum(b_max, tl.max(b_s, 1) * scale)
     b_alpha = tl.exp2(b_max - b_new)
@@ -72,10 +77,14 @@ def attend_tile(
     return b_new, b_sum, b_acc
 
 
-# The numbers of objects, memories and pointers change between frames and must not recompile.
-@triton.jit(do_not_specialize=["N", "K", "P"])
+# What changes between frames must not recompile: the numbers of objects, memories and pointers, and
+# the alignment of the tables, which are views of one upload.
+@triton.jit(
+    do_not_specialize=["N", "K", "P"],
+    do_not_specialize_on_alignment=["slots", "reads", "num_reads", "num_pointers"],
+)
 def memory_attention_kernel(
-    q,  # [N, Lq, D], objects stride_q apart
+    q,  # [N, Lq, D], rotated; objects stride_q apart
     keys,  # [R, HW, D]
     latents,  # [S, HW, M], any floating dtype
     slots,  # [N, K] int32
@@ -84,10 +93,8 @@ def memory_attention_kernel(
     pointer_keys,  # [N, P, D]
     pointer_latents,  # [N, P, M]
     num_pointers,  # [N] int32
-    cos,  # [Lq, D/2] float32
-    sin,  # [Lq, D/2] float32
-    out,  # [N, Lq, M]; [splits, N, Lq, M] float32 if SPLIT; written
-    logsumexp,  # [splits, N, Lq] float32, in base 2; written if SPLIT
+    parts,  # [splits, N, Lq, M] float32, each normalised, written
+    logsumexp,  # [splits, N, Lq] float32, in base 2, written
     scale,  # with log2(e)
     stride_q,
     N,
@@ -99,28 +106,19 @@ def memory_attention_kernel(
     M: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    SPLIT: tl.constexpr,
     EVEN: tl.constexpr,  # BLOCK_N divides HW
     PRECISION: tl.constexpr,
 ):
+    # The three TF32 products of float32 keep two parts of the queries in registers: half at a time.
+    BD: tl.constexpr = D // 2 if PRECISION == "tf32x3" else D
     i_n = tl.program_id(1)
     i_s = tl.program_id(2)
-    H: tl.constexpr = D // 2
     o_q = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    o_h = tl.arange(0, H)
-    o_m = tl.arange(0, M)
     m_q = o_q[:, None] < Lq
-
-    # [BM, D/2]
-    p_q = q + tl.cast(i_n, tl.int64) * stride_q + o_q[:, None] * D + o_h[None, :]
-    b_1 = tl.load(p_q, mask=m_q, other=0.0).to(tl.float32)
-    b_2 = tl.load(p_q + H, mask=m_q, other=0.0).to(tl.float32)
-    o_qh = o_q[:, None] * H + o_h[None, :]
-    b_cos = tl.load(cos + o_qh, mask=m_q, other=0.0)
-    b_sin = tl.load(sin + o_qh, mask=m_q, other=0.0)
-    b_q1 = (b_1 * b_cos - b_2 * b_sin).to(q.dtype.element_ty)
-    b_q2 = (b_2 * b_cos + b_1 * b_sin).to(q.dtype.element_ty)
-
+    # [BM, BD]
+    p_q = q + tl.cast(i_n, tl.int64) * stride_q + o_q[:, None] * D + tl.arange(0, BD)[None, :]
+    b_q = tl.load(p_q, mask=m_q, other=0.0)
+    b_q2 = tl.load(p_q + D - BD, mask=m_q, other=0.0)
     b_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, M], tl.float32)
@@ -131,41 +129,44 @@ def memory_attention_kernel(
     per_read = tl.cdiv(HW, BLOCK_N)
     n_paged = n_read * per_read
     n_tiles = n_paged + tl.cdiv(n_pointers, BLOCK_N)
-    first = 0
-    last = n_tiles
-    if SPLIT:
-        first = n_tiles * i_s // tl.num_programs(2)
-        last = n_tiles * (i_s + 1) // tl.num_programs(2)
+    first = n_tiles * i_s // tl.num_programs(2)
+    last = n_tiles * (i_s + 1) // tl.num_programs(2)
 
-    for i_read in range(first // per_read, tl.cdiv(tl.minimum(last, n_paged), per_read)):
-        row = tl.load(reads + i_n * K + i_read).to(tl.int64)
-        slot = tl.load(slots + i_n * K + i_read).to(tl.int64)
-        p_k = keys + row * HW * D
-        p_v = latents + slot * HW * M
-        begin = i_read * per_read
-        for tile in range(tl.maximum(first - begin, 0), tl.minimum(last - begin, per_read)):
-            b_max, b_sum, b_acc = attend_tile(
-                b_q1, b_q2, p_k, p_v, tile * BLOCK_N, HW, scale, b_max, b_sum, b_acc,
-                D, M, BLOCK_N, not EVEN, PRECISION,
-            )  # fmt: skip
+    # One flat loop, with the page of a tile looked up one tile ahead: copies of the next tile can
+    # only be issued before this one is used if their addresses are known by then.
+    i_read = first // per_read
+    start = (first - i_read * per_read) * BLOCK_N
+    row = tl.load(reads + i_n * K + i_read, mask=i_read < n_read, other=0)
+    slot = tl.load(slots + i_n * K + i_read, mask=i_read < n_read, other=0)
+    for _ in range(first, tl.minimum(last, n_paged)):
+        p_k = keys + row.to(tl.int64) * HW * D
+        p_v = latents + slot.to(tl.int64) * HW * M
+        b_max, b_sum, b_acc = attend_tile(
+            b_q, b_q2, p_k, p_v, start, HW, scale, b_max, b_sum, b_acc,
+            D, M, BD, BLOCK_N, not EVEN, PRECISION,
+        )  # fmt: skip
+        start += BLOCK_N
+        ends = start >= HW
+        start = tl.where(ends, 0, start)
+        i_read += ends.to(tl.int32)
+        row = tl.load(reads + i_n * K + i_read, mask=i_read < n_read, other=0)
+        slot = tl.load(slots + i_n * K + i_read, mask=i_read < n_read, other=0)
 
     p_k = pointer_keys + tl.cast(i_n, tl.int64) * P * D
     p_v = pointer_latents + tl.cast(i_n, tl.int64) * P * M
     for tile in range(tl.maximum(first - n_paged, 0), last - n_paged):
         b_max, b_sum, b_acc = attend_tile(
-            b_q1, b_q2, p_k, p_v, tile * BLOCK_N, n_pointers, scale, b_max, b_sum, b_acc,
-            D, M, BLOCK_N, True, PRECISION,
+            b_q, b_q2, p_k, p_v, tile * BLOCK_N, n_pointers, scale, b_max, b_sum, b_acc,
+            D, M, BD, BLOCK_N, True, PRECISION,
         )  # fmt: skip
 
     # Without memory: zeros, and the logarithm of zero.
     b_out = b_acc / tl.where(b_sum > 0, b_sum, 1.0)[:, None]
-    i_row = tl.cast(i_n, tl.int64) * Lq
-    if SPLIT:
-        i_row += tl.cast(i_s, tl.int64) * N * Lq
-        tl.store(logsumexp + i_row + o_q, b_max + tl.log2(b_sum), mask=o_q < Lq)
+    i_row = (tl.cast(i_s, tl.int64) * N + i_n) * Lq
+    tl.store(logsumexp + i_row + o_q, b_max + tl.log2(b_sum), mask=o_q < Lq)
     # [BM, M]
-    p_out = out + (i_row + o_q[:, None]) * M + o_m[None, :]
-    tl.store(p_out, b_out.to(out.dtype.element_ty), mask=m_q)
+    p_out = parts + (i_row + o_q[:, None]) * M + tl.arange(0, M)[None, :]
+    tl.store(p_out, b_out, mask=m_q)
 
 
 def launch(
@@ -179,7 +180,7 @@ def launch(
     params: Launch | None = None,
     splits: int | None = None,
 ) -> Tensor:
-    """Run the kernel and the combine step on checked arguments of `op.memory_attention`.
+    """Run the kernels on checked arguments of `op.memory_attention`.
 
     Args:
         out: [N, Lq, M] contiguous, to be written; None allocates it.
@@ -200,15 +201,12 @@ def launch(
         tiles = most_reads * triton.cdiv(tokens, params.block_n)
         tiles += triton.cdiv(most_pointers, params.block_n)
         splits = choose_splits(objects * q_tiles, tiles, processors(q.device))
-    parts, logsumexp = out, out
-    if splits > 1:
-        parts = q.new_empty(splits, objects, queries, width, dtype=torch.float32)
-        logsumexp = q.new_empty(splits, objects, queries, dtype=torch.float32)
+    q = rotated(q, cos, sin)
+    parts = q.new_empty(splits, objects, queries, width, dtype=torch.float32)
+    logsumexp = q.new_empty(splits, objects, queries, dtype=torch.float32)
     memory_attention_kernel[(q_tiles, objects, splits)](
         q,
         *memory.flat(),
-        cos,
-        sin,
         parts,
         logsumexp,
         scale * _LOG2_E,
@@ -222,14 +220,12 @@ def launch(
         M=width,
         BLOCK_M=params.block_m,
         BLOCK_N=params.block_n,
-        SPLIT=splits > 1,
         EVEN=tokens % params.block_n == 0,
         PRECISION=dot_precision(q.dtype),
         num_warps=params.num_warps,
         num_stages=params.num_stages,
     )
-    if splits > 1:
-        combine(parts, logsumexp, out)
+    combine(parts, logsumexp, out)
     return out
 
 
@@ -238,13 +234,13 @@ def variants(capability: int) -> list[Variant]:
     found = []
     for dtype in TRITON_NAMES:
         for dim, queries in ((256, 4096), (256, 256), (128, 4096), (128, 256)):
-            found.append(_attention_variant(queries, 4096, dim, True, dtype, capability))
-        found.append(_attention_variant(4096, 4096, 256, False, dtype, capability))
-        found.append(_attention_variant(4096, 4095, 256, True, dtype, capability))
+            found.append(_attention_variant(queries, 4096, dim, dtype, capability))
+        found.append(_attention_variant(4096, 4095, 256, dtype, capability))
+        found += [rotate_variant("memory_attention", d, dtype, capability) for d in (256, 128)]
         found.append(combine_variant("memory_attention", 64, dtype, capability))
     # Memories are stored in bfloat16 even if the model computes in float32.
     for tokens in (4096, 4095):
-        found.append(_attention_variant(4096, tokens, 256, True, torch.float32, capability, "bf16"))
+        found.append(_attention_variant(4096, tokens, 256, torch.float32, capability, "bf16"))
     return found
 
 
@@ -252,42 +248,34 @@ def _attention_variant(
     queries: int,
     tokens: int,
     dim: int,
-    split: bool,
     dtype: torch.dtype,
     capability: int,
     latents: str | None = None,
 ) -> Variant:
-    params = choose(queries, tokens, dim, dtype, capability)
+    params = choose(queries, dim, dtype, capability)
     even = tokens % params.block_n == 0
     name = TRITON_NAMES[dtype]
-    computed = ("q", "keys", "pointer_keys", "pointer_latents")
-    signature = dict.fromkeys(computed, f"*{name}") | {"latents": f"*{latents or name}"}
-    signature |= dict.fromkeys(("slots", "reads", "num_reads", "num_pointers"), "*i32")
-    signature |= {"cos": "*fp32", "sin": "*fp32"}
-    signature |= dict.fromkeys(("out", "logsumexp"), "*fp32" if split else f"*{name}")
-    signature |= {"scale": "fp32"}
-    signature |= dict.fromkeys(("stride_q", "N", "K", "P", "Lq", "HW"), "i32")
-    aligned = [k for k, v in signature.items() if v[0] == "*"] + ["stride_q", "Lq"]
-    mode = f"{'split' if split else 'whole'} {'even' if even else 'odd'}"
-    if latents is not None:
-        mode += f" {latents} latents"
+    tensors = dict.fromkeys(("q", "keys", "pointer_keys", "pointer_latents"), f"*{name}")
+    tensors |= {"latents": f"*{latents or name}", "parts": "*fp32", "logsumexp": "*fp32"}
+    tables = dict.fromkeys(("slots", "reads", "num_reads", "num_pointers"), "*i32")
+    sizes = dict.fromkeys(("stride_q", "N", "K", "P", "Lq", "HW"), "i32")
+    label = f"{name} D{dim} {params.block_m}x{params.block_n} {'even' if even else 'odd'}"
     return Variant(
         op="memory_attention",
         kernel=memory_attention_kernel,
-        label=f"{name} D{dim} {params.block_m}x{params.block_n} {mode}",
+        label=label if latents is None else f"{label} {latents} latents",
         capability=capability,
-        signature=signature,
+        signature=tensors | tables | {"scale": "fp32"} | sizes,
         constants={
             "D": dim,
             "M": 64,
             "BLOCK_M": params.block_m,
             "BLOCK_N": params.block_n,
-            "SPLIT": split,
             "EVEN": even,
             "PRECISION": dot_precision(dtype),
         },
         num_warps=params.num_warps,
         num_stages=params.num_stages,
         has_dot=True,
-        aligned=(*aligned, "HW") if even else tuple(aligned),
+        aligned=(*tensors, "stride_q", "Lq", *(["HW"] if even else [])),
     )

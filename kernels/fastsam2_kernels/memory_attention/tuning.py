@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fastsam2_kernels.launch_config import capability_of, measured
+from fastsam2_kernels.launch_config import capability_of, family, measured
 
 __all__ = ["DIMS", "WIDTHS", "Launch", "choose", "choose_splits", "tuned"]
 
@@ -15,6 +15,9 @@ DIMS = (32, 64, 128, 256)  #: widths D of keys that the kernels take
 WIDTHS = (16, 32, 64, 128)  #: widths M of latents
 
 _MAX_SPLITS = 32
+#: Maximum of programs a multiprocessor: more splits would balance the load little better, and the
+#: partial results of many objects would take much memory.
+_MAX_PROGRAMS = 16
 
 
 @dataclass(frozen=True)
@@ -27,29 +30,26 @@ class Launch:
     num_stages: int
 
 
-def choose(queries: int, tokens: int, dim: int, dtype: torch.dtype, capability: int) -> Launch:
-    """Return launch parameters by rule: large tiles that fit in shared memory and registers.
+def choose(queries: int, dim: int, dtype: torch.dtype, capability: int) -> Launch:
+    """Return launch parameters by rule: large tiles that fit in shared memory and registers, with
+    3 stages, so that one tile is copied while another is used.
 
     Args:
         queries: Lq.
-        tokens: HW, tokens of one memory.
         dim: width D of queries and keys.
         capability: of the GPU, as 10 * major + minor.
     """
+    wide_and_small = dim > 128 and family(capability) == 89
     if dtype == torch.float32:
-        # The three TF32 products need two parts of each operand; masks take more registers.
-        if capability in (80, 90) and tokens % 16 == 0:
-            return Launch(64, 16, 8 if capability == 80 else 4, 2)
-        # On 90, 4 warps would spill where latents are stored in bfloat16.
-        return Launch(16, 32, 8 if capability == 90 else 4, 2)
-    if capability in (80, 90):
-        return Launch(64, 64, 4, 2) if queries <= 512 else Launch(128, 64, 8, 2)
-    if capability in (100, 103):
-        if queries <= 512:
-            return Launch(64, 64, 8, 2)
-        return Launch(128, 64 if tokens % 64 == 0 else 32, 8, 2)
-    # 128 x 64 would need more than 99 KB at D = 256.
-    return Launch(64, 64, 4, 2) if queries <= 512 or dim <= 128 else Launch(128, 32, 8, 2)
+        # The three TF32 products need two parts of each operand, in registers.
+        if dim <= 128:
+            return Launch(32, 32, 4, 3)
+        return Launch(16, 16, 2, 3) if wide_and_small else Launch(16, 32, 4, 3)
+    if wide_and_small:
+        return Launch(64, 32, 4, 3)
+    if queries > 512:
+        return Launch(128, 64, 8, 3)
+    return Launch(64, 64, 8 if family(capability) == 100 else 4, 3)
 
 
 def choose_splits(programs: int, tiles: int, multiprocessors: int) -> int:
@@ -67,9 +67,10 @@ def choose_splits(programs: int, tiles: int, multiprocessors: int) -> int:
 
     def time(splits: int) -> float:
         rounds = -(-programs * splits // multiprocessors)
-        return rounds * (-(-tiles // splits) + 2) + (4 + 0.25 * splits if splits > 1 else 0)
+        return rounds * (-(-tiles // splits) + 2) + 0.25 * splits
 
-    return min(range(1, max(1, min(_MAX_SPLITS, tiles)) + 1), key=time)
+    most = min(_MAX_SPLITS, tiles, _MAX_PROGRAMS * multiprocessors // programs)
+    return min(range(1, max(1, most) + 1), key=time)
 
 
 @functools.cache
@@ -78,5 +79,5 @@ def tuned(
 ) -> Launch:
     """Return the parameters measured on this GPU for this call, or the rule's choice."""
     call = {"objects": objects, "queries": queries, "tokens": tokens, "dim": dim, "dtype": dtype}
-    chosen = choose(queries, tokens, dim, dtype, capability_of(device))
+    chosen = choose(queries, dim, dtype, capability_of(device))
     return replace(chosen, **measured("memory_attention", device, **call))

@@ -12,8 +12,9 @@ from fastsam2_kernels.memory_keys.tuning import Launch, choose, tuned
 __all__ = ["launch", "variants"]
 
 
-# The number of reads changes between frames and must not recompile.
-@triton.jit(do_not_specialize=["R"])
+# The number of reads and the alignment of the tables, which are views of one upload, change between
+# frames and must not recompile.
+@triton.jit(do_not_specialize=["R"], do_not_specialize_on_alignment=["slots", "times"])
 def memory_keys_kernel(
     latents,  # [S, HW, M], any floating dtype
     pos,  # [HW, M]
@@ -49,28 +50,35 @@ def memory_keys_kernel(
         b_x += tl.load(pos + o_tm, mask=m_t, other=0.0).to(tl.float32)
         # [M]
         b_x += tl.load(tpos + time * M + o_m).to(tl.float32)[None, :]
-        b_x = b_x.to(weight.dtype.element_ty)
+        # Keys are computed transposed: both operands are then read by wgmma from shared memory, the
+        # latents as they lie there, the weights as they are copied.
+        # [M, BT]
+        b_x = tl.trans(b_x.to(weight.dtype.element_ty))
 
+        m_t = o_t[None, :] < HW
         p_read = keys + i_read.to(tl.int64) * HW * D
         stride_layer = tl.cast(R, tl.int64) * HW * D
         for c in range(0, H, BLOCK_C):
             o_c = c + tl.arange(0, BLOCK_C)
-            # [BT, BC]
-            o_tc = o_t[:, None] * H + o_c[None, :]
-            b_cos = tl.load(cos + o_tc, mask=m_t, other=0.0)
-            b_sin = tl.load(sin + o_tc, mask=m_t, other=0.0)
+            # [BC, BT]
+            o_ct = o_c[:, None] + o_t[None, :] * H
+            b_cos = tl.load(cos + o_ct, mask=m_t, other=0.0)
+            b_sin = tl.load(sin + o_ct, mask=m_t, other=0.0)
             for layer in range(L):
-                # [M, BC]
-                p_w = weight + layer * D * M + o_c[None, :] * M + o_m[:, None]
+                # [BC, M]
+                p_w = weight + layer * D * M + o_c[:, None] * M + o_m[None, :]
                 b_w1 = tl.load(p_w)
                 b_w2 = tl.load(p_w + H * M)
                 # [BC]
                 b_b1 = tl.load(bias + layer * D + o_c).to(tl.float32)
                 b_b2 = tl.load(bias + layer * D + H + o_c).to(tl.float32)
-                # [BT, BC]
-                b_1 = tl.dot(b_x, b_w1, input_precision=PRECISION) + b_b1[None, :]
-                b_2 = tl.dot(b_x, b_w2, input_precision=PRECISION) + b_b2[None, :]
-                p_k = p_read + layer * stride_layer + o_t[:, None] * D + o_c[None, :]
+                # [BC, BT]
+                b_1 = tl.dot(b_w1, b_x, input_precision=PRECISION)
+                b_2 = tl.dot(b_w2, b_x, input_precision=PRECISION)
+                # By `fma`: Triton starts a sum `dot + bias` from the bias, for which wgmma waits.
+                b_1 = tl.fma(b_1, 1.0, b_b1[:, None])
+                b_2 = tl.fma(b_2, 1.0, b_b2[:, None])
+                p_k = p_read + layer * stride_layer + o_c[:, None] + o_t[None, :] * D
                 b_k1 = b_1 * b_cos - b_2 * b_sin
                 b_k2 = b_2 * b_cos + b_1 * b_sin
                 tl.store(p_k, b_k1.to(keys.dtype.element_ty), mask=m_t)
@@ -164,5 +172,5 @@ def _variant(dim: int, dtype: torch.dtype, latents: str, capability: int) -> Var
         num_warps=params.num_warps,
         num_stages=params.num_stages,
         has_dot=True,
-        aligned=(*(k for k, v in signature.items() if v[0] == "*"), "HW"),
+        aligned=(*(k for k, v in signature.items() if v[0] == "*" and v != "*i32"), "HW"),
     )

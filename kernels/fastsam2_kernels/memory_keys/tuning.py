@@ -32,14 +32,13 @@ def choose(dim: int, dtype: torch.dtype, capability: int) -> Launch:
         dim: width D of a key.
         capability: of the GPU, as 10 * major + minor.
     """
-    if dtype != torch.float32:
-        block_c, num_warps = 32, 4
-    elif capability >= 90:
-        block_c, num_warps = 32, 8
-    else:
+    if dtype == torch.float32:
         # The three TF32 products would spill with more channels.
         block_c, num_warps = 16, 4
-    return Launch(block_t=64, block_c=min(block_c, dim // 2), num_warps=num_warps, num_stages=2)
+    else:
+        # Wgmma takes 64 channels at least.
+        block_c, num_warps = (64, 8) if capability >= 90 else (32, 4)
+    return Launch(block_t=64, block_c=min(block_c, dim // 2), num_warps=num_warps, num_stages=3)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ DIMS = (128, 256)
 #: Multiprocessors of a typical GPU of each capability, for use without the GPU.
 _PROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148}
 
-#: Cost of a split of the keys beyond its tiles, in tiles: its queries are read and rotated again,
+#: Cost of a split of the keys beyond its tiles, in tiles: its queries are read again, and
 #: its float32 result is written and read once more (estimated, not measured).
 _SPLIT_OVERHEAD = 5
 
@@ -39,25 +39,26 @@ class Launch:
     splits: int = 1
 
 
-# Each compiles without spills and within the shared memory of its GPU; 128 rows where they fit,
-# so that each tile of keys read from the L2 cache serves more queries.
+# Each compiles without spills and within the shared memory of its GPU; 128 rows where they fit, so
+# that each tile of keys read from the L2 cache serves more queries, and 3 stages or more, so that
+# one tile is copied while another is used.
 _HALF = {
-    (80, 256): Launch(64, 64, 8, 2),
-    (89, 256): Launch(64, 32, 8, 2),
-    (90, 256): Launch(128, 64, 8, 2),
-    (100, 256): Launch(128, 32, 8, 2),
-    (80, 128): Launch(128, 64, 8, 2),
-    (89, 128): Launch(64, 64, 8, 2),
-    (90, 128): Launch(128, 64, 8, 2),
-    (100, 128): Launch(128, 64, 8, 2),
+    (80, 256): Launch(64, 32, 4, 3),
+    (89, 256): Launch(32, 32, 4, 3),
+    (90, 256): Launch(128, 32, 8, 4),
+    (100, 256): Launch(128, 32, 8, 3),
+    (80, 128): Launch(128, 64, 8, 3),
+    (89, 128): Launch(64, 64, 4, 3),
+    (90, 128): Launch(128, 64, 8, 3),
+    (100, 128): Launch(128, 64, 8, 3),
 }
 # Float32 takes three TF32 products, whose registers and copies limit the tile.
 _SINGLE = {
-    (80, 256): Launch(16, 32, 8, 2),
-    (89, 256): Launch(16, 16, 4, 2),
-    (90, 256): Launch(16, 32, 8, 2),
-    (100, 256): Launch(16, 32, 8, 2),
-    **{(family, 128): Launch(32, 16, 8, 2) for family in (80, 89, 90, 100)},
+    (80, 256): Launch(16, 16, 2, 3),
+    (89, 256): Launch(16, 16, 2, 3),
+    (90, 256): Launch(16, 32, 4, 3),
+    (100, 256): Launch(16, 32, 4, 3),
+    **{(family, 128): Launch(16, 32, 4, 3) for family in (80, 89, 90, 100)},
 }
 
 

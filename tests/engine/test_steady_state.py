@@ -1,0 +1,96 @@
+"""A steady frame on a pretended GPU: no wait, one upload, few launches beside the graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsam2.engine.plan import Plan
+from fastsam2.engine.runtime.runner import Runner
+from fastsam2.predictors.stream import StreamSession
+from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+from tests.engine.pretend_cuda import Event, PretendedCuda
+from tests.predictors.nano import nano_predictor
+from tests.reference import randomise_
+from tests.support import frames_rgb
+
+#: Maps and pointers of all frames that the model reads exist, and leave the device.
+STEADY = 20
+CLIP = frames_rgb(24)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedCuda]:
+    with PretendedCuda().installed(monkeypatch) as gpu:
+        yield gpu
+
+
+def predictor(gpu: PretendedCuda) -> SAM2VideoPredictor:
+    model = randomise_(nano_predictor(memory_dtype=torch.float32))
+    gpu.move(model)
+    model.runner = Runner(Plan(graphs=True, encoder_batch=4), lambda: gpu)
+    return model
+
+
+def click(obj_id: int) -> dict[str, Any]:
+    return {"points": [[30 + 5 * obj_id, 40 + 4 * obj_id]], "labels": [1]}
+
+
+def assert_steady(frames: list[list[Event]], uploads: int, downloads: int) -> None:
+    """Check every frame; the encoder's thread may add the uploads of a batch."""
+    for events in frames:
+        tracker = [e for e in events if "_encode_batch" not in e.functions]
+        unwanted = [e for e in events if e.kind not in ("launch", "upload", "download", "replay")]
+        assert unwanted == [], "\n".join(map(str, unwanted))
+        for kind, most in (("launch", 12), ("upload", uploads), ("download", downloads)):
+            found = [e for e in tracker if e.kind == kind]
+            assert len(found) <= most, "\n".join(map(str, found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objects", "history"), [(1, "full"), (2, "window"), (8, "full"), (16, "window")]
+)
+def test_video(gpu: PretendedCuda, objects: int, history: Any) -> None:
+    model = predictor(gpu)
+    state = model.init_state(CLIP, history=history)
+    for obj_id in range(objects):
+        model.add_new_points_or_box(state, 0, obj_id, **click(obj_id))
+    frames = []
+    for result in model.propagate(state, progress=lambda frames, desc: frames):
+        result.to_host()
+        frames.append(gpu.take())
+    assert_steady(frames[STEADY:], uploads=1, downloads=2)
+
+
+@pytest.mark.slow
+def test_stream(gpu: PretendedCuda) -> None:
+    stream = StreamSession(predictor(gpu))
+    stream.step(CLIP[0])
+    for obj_id in range(3):
+        stream.add_object(obj_id, **click(obj_id))
+    frames = []
+    for frame in CLIP[1:]:
+        stream.step(frame).to_host()
+        frames.append(gpu.take())
+    # The frame itself, and the tables.
+    assert_steady(frames[STEADY:], uploads=2, downloads=1)
+
+
+@pytest.mark.slow
+def test_results_are_those_of_the_cpu(gpu: PretendedCuda) -> None:
+    def track(model: SAM2VideoPredictor) -> list[np.ndarray]:
+        state = model.init_state(CLIP)
+        for obj_id in range(2):
+            model.add_new_points_or_box(state, 0, obj_id, **click(obj_id))
+        return [result.to_host().labels for result in model.propagate(state)]
+
+    found = track(predictor(gpu))
+    expected = track(randomise_(nano_predictor(memory_dtype=torch.float32)))
+    for a, b in zip(found, expected, strict=True):
+        assert (a != b).mean() <= 1e-3
+    assert any(b.any() for b in expected)
