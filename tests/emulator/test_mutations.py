@@ -74,7 +74,7 @@ _KERNELS = {
 
 #: Least share that is seen, as a fraction.
 _SEEN = {
-    80: {"bar.sync": (37, 43), "cp.async.wait_group": (4, 8)},
+    80: {"bar.sync": (36, 43), "cp.async.wait_group": (4, 8)},
     90: {
         "bar.sync": (28, 34),
         "cp.async.wait_group": (4, 8),
