@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastsam2_kernels.resize import resize
 from tests.emulator.driver import Driver
 from tests.kernels.accuracy import DTYPES
-
-pytest.importorskip("fastsam2_kernels.resize")
-from fastsam2_kernels.resize import resize
 from tests.kernels.test_resize import MEAN, SIZES, STD, noise
 
 Size = tuple[int, int]
