@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -64,7 +65,7 @@ class DictSession(VideoSession):
         self.history = None
         self.features = None
         self._pool = None
-        self._offloads.clear()
+        self._offloads = deque()
         self._extra = {}
 
     @property
