@@ -227,7 +227,8 @@ and from global memory, asynchronous copies, and exponentials; the last is what 
 while it computes.
 
 These numbers come from the compiler. Tests check the results of the kernels in Triton's
-interpreter; no GPU has run them yet, so there are no times and no speed-ups here.
+interpreter and, compiled, on emulated GPUs; no GPU has run them yet, so there are no times and no
+speed-ups here.
 
 {table}
 """
