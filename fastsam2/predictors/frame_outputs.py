@@ -18,15 +18,13 @@ from fastsam2.types import FrameOutput
 __all__ = ["current_result", "frame_outputs", "frame_result", "joined", "memory_positions"]
 
 
-def frame_outputs(
-    session: VideoSession, found: DecodedMasks, ious: Tensor | None
-) -> list[FrameOutput]:
+def frame_outputs(found: DecodedMasks, ious: Tensor | None) -> list[FrameOutput]:
     """Convert decoded masks of N objects into one output each, without memory.
 
     Args:
         ious: predicted IoU of each mask `[N]`; None if unknown.
     """
-    masks = found.low_res_masks.to(session.storage_device)
+    masks = found.low_res_masks
     obj_ptr = found.obj_ptr
     if obj_ptr.is_inference():
         # Without a version counter, by which in-place edits of a client are detected.

@@ -48,7 +48,9 @@ def track_officially(
     masks = DecodedMasks(
         out["pred_masks"], out["pred_masks"], out["obj_ptr"], out["object_score_logits"]
     )
-    (output,) = frame_outputs(session, cleaned(model, masks), None)
+    masks = cleaned(model, masks)
+    masks = masks._replace(low_res_masks=masks.low_res_masks.to(session.storage_device))
+    (output,) = frame_outputs(masks, None)
     _store_memory(model, session, output, out["maskmem_features"], out["maskmem_pos_enc"])
     return output
 

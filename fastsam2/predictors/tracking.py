@@ -142,7 +142,9 @@ def _segment_prompt(
     features = _features(model, fast, session, frame_idx)
     pool = _pool(model, fast.step, session)
     found = segment_prompt(fast.step, pool, features, selection, prompt)
-    (output,) = frame_outputs(session, found, found.ious.amax(1))
+    # Outputs of tracked frames are offloaded when they are evicted, without waiting for the device.
+    found = found._replace(low_res_masks=found.low_res_masks.to(session.storage_device))
+    (output,) = frame_outputs(found, found.ious.amax(1))
     return output
 
 
@@ -288,7 +290,7 @@ def track_frame(
         pool = _pool(model, step, session)
         found = track_objects(step, pool, features, selections)
         ious = found.masks.ious.amax(1)
-        outputs = frame_outputs(session, found.masks, ious)
+        outputs = frame_outputs(found.masks, ious)
         positions = memory_positions(session, lambda: step.memory_positions(features))
         for output, slot, pointer_slot in zip(
             outputs, found.slots, found.pointer_slots, strict=True

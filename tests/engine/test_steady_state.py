@@ -53,11 +53,19 @@ def assert_steady(frames: list[list[Event]], uploads: int, downloads: int) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("objects", "history"), [(1, "full"), (2, "window"), (8, "full"), (16, "window")]
+    ("objects", "options"),
+    [
+        (1, {}),
+        (2, {"history": "window"}),
+        (2, {"offload_video_to_cpu": True, "offload_state_to_cpu": True}),
+        (8, {}),
+        (16, {"history": "window"}),
+    ],
+    ids=str,
 )
-def test_video(gpu: PretendedCuda, objects: int, history: Any) -> None:
+def test_video(gpu: PretendedCuda, objects: int, options: dict[str, Any]) -> None:
     model = predictor(gpu)
-    state = model.init_state(CLIP, history=history)
+    state = model.init_state(CLIP, **options)
     for obj_id in range(objects):
         model.add_new_points_or_box(state, 0, obj_id, **click(obj_id))
     frames = []
