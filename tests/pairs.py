@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,13 @@ from tests import reference, support  # the reference first: see tests/reference
 __all__ = ["clip", "long_clip", "pair", "tiny_pair"]
 
 
-@pytest.fixture(scope="session", params=reference.CONFIGS)
+def _marked(name: str) -> Any:
+    """Mark the configs that take seconds to build as slow."""
+    large = name.endswith(("large", "base_plus"))
+    return pytest.param(name, marks=pytest.mark.slow if large else ())
+
+
+@pytest.fixture(scope="session", params=map(_marked, reference.CONFIGS))
 def pair(request: pytest.FixtureRequest) -> support.Pair:
     """Return `sam2`'s video predictor and ours with equal weights, at 256 px, for every config."""
     return support.make_pair(request.param)

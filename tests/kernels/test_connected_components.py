@@ -159,6 +159,7 @@ def test_random_small_masks(mask: np.ndarray) -> None:
         check(mask, impl)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("density", [0.05, 0.3, 0.4, 0.5, 0.7, 0.95])
 def test_random_batches(density: float, impl: Impl) -> None:
