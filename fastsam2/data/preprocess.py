@@ -41,7 +41,9 @@ def frame_for_device(image: Frame, image_size: int, device: torch.device) -> Ten
         `[image_size, image_size, 3]` for other devices.
     """
     if device.type == "cuda":
-        return torch.from_numpy(check_array(image, "the image", ndim=3)).pin_memory()
+        image = check_array(image, "the image", ndim=3)
+        # PyTorch refuses negative strides, as of BGR read as RGB, and warns of read-only memory.
+        return torch.from_numpy(np.require(image, requirements=["C", "W"])).pin_memory()
     return torch.from_numpy(resize_frame(image, image_size))
 
 

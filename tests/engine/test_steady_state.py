@@ -83,7 +83,7 @@ def test_stream(gpu: PretendedCuda) -> None:
         stream.add_object(obj_id, **click(obj_id))
     frames = []
     for frame in CLIP[1:]:
-        stream.step(frame).to_host()
+        stream.step(frame[..., ::-1]).to_host()
         frames.append(gpu.take())
     # The frame itself, and the tables.
     assert_steady(frames[STEADY:], uploads=2, downloads=1)
