@@ -67,7 +67,7 @@ def their_stages(model: Any) -> Stages:
 
 def our_stages(model: Any, objects: int) -> Stages:
     """Stages of a model of fastsam2 on its device; also all but the first as one."""
-    size, grid = model.image_size, model.image_size // 16
+    size = model.image_size
     with _making(model), torch.inference_mode():
         encode, step = fused_image_encoder(model), track_step(model)
         assert encode is not None
@@ -76,14 +76,16 @@ def our_stages(model: Any, objects: int) -> Stages:
         pool = MemoryPool(model)
         selections = [selection(model, MEMORIES, POINTERS) for _ in range(objects)]
         memory = block_tables(model, pool, selections)
-        rope, image_pe = step.attention.rope(frame.pix_feat), torch.randn_like(frame.pix_feat)
+        grid = step.grid(frame)
         conditioned = torch.randn(objects, *frame.pix_feat.shape[1:])
-        masks = torch.randn(objects, 1, 4 * grid, 4 * grid)
+        masks = torch.randn(objects, 1, size // 4, size // 4)
         presence = torch.randn(objects, 1)
     return {
         "image encoder": lambda: encode(images),
-        "memory attention": lambda: step.attention(frame.pix_feat, frame.pix_pos, rope, *memory),
-        "mask decoder": lambda: step.decoder(conditioned, image_pe, frame.high_res),
+        "memory attention": lambda: step.attention(
+            frame.pix_feat, frame.pix_pos, grid.rope, *memory
+        ),
+        "mask decoder": lambda: step.decoder(conditioned, grid.image_offsets, frame.high_res),
         "memory encoder": lambda: step.encoder(
             frame.pix_feat, masks, presence, is_mask_from_pts=False
         ),

@@ -61,6 +61,7 @@ class BlockTables:
         "times": [0],
         "reads": [0, 1],
         "num_reads": [0],
+        "object_slots": [0, 1],
         "pointer_slots": [0, 1],
         "distances": [0, 1],
         "num_pointer_tokens": [0],
@@ -71,6 +72,7 @@ class BlockTables:
     times: Tensor  #: temporal position of each, int32 `[R]`
     reads: Tensor  #: rows of `slots` that each object reads, int32 `[N, K]`
     num_reads: Tensor  #: int32 `[N]`
+    object_slots: Tensor  #: slot of each map that each object reads, int32 `[N, K]`
     pointer_slots: Tensor  #: slot of each pointer read, int32 `[N, P]`
     distances: Tensor  #: their temporal distances in spans, float32 `[N, P]`
     num_pointer_tokens: Tensor  #: int32 `[N]`
@@ -114,6 +116,7 @@ def block_tables(
         [*[model.num_maskmem - t_pos - 1 for t_pos, _ in frames], *[0] * padding],
         _rows(range(len(frames)), counts, objects, shape.reads),
         _padded(counts, objects),
+        _rows(slots, counts, objects, shape.reads),
         _rows(pointer_slots, pointer_counts, objects, shape.pointers),
         _rows(distances, pointer_counts, objects, shape.pointers, fill=0.0),
         _padded([count * pieces for count in pointer_counts], objects),

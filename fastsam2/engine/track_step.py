@@ -57,7 +57,7 @@ class Grid(StaticInputs):
     """Positions on the grid of a frame's features, constants of a model."""
 
     rope: tuple[Tensor, Tensor]  #: rotary tables
-    image_pe: Tensor  #: positions for the mask decoder, `[1, C, H, W]`
+    image_offsets: tuple[Tensor, ...]  #: projected positions for the mask decoder
 
 
 class Tracked(NamedTuple):
@@ -110,8 +110,7 @@ class TrackStep:
 
     def grid(self, features: FrameFeatures) -> Grid:
         """Return the positions of the features' grid."""
-        image_pe = self.model.sam_prompt_encoder.get_dense_pe()
-        return Grid(self.attention.rope(features.pix_feat), image_pe)
+        return Grid(self.attention.rope(features.pix_feat), self.decoder.image_offsets())
 
     def memory_positions(self, features: FrameFeatures) -> list[Tensor]:
         """Return the positions of memory maps, a list of one map `[1, M, H, W]`."""
@@ -122,7 +121,7 @@ class TrackStep:
     ) -> DecodedMasks:
         """Segment N objects and write their memory into their slots."""
         conditioned = self.attention(features.pix_feat, features.pix_pos, grid.rope, pages, tables)
-        out = self.decoder(conditioned, grid.image_pe, features.high_res)
+        out = self.decoder(conditioned, grid.image_offsets, features.high_res)
         memory = self.encoder(
             features.pix_feat, out.low_res_masks, out.object_score_logits, is_mask_from_pts=False
         )

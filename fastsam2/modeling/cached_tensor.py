@@ -11,7 +11,7 @@ from torch._guards import detect_fake_mode
 
 __all__ = ["CachedTensor", "fingerprint", "is_traced"]
 
-T = TypeVar("T", Tensor, tuple[Tensor, Tensor])
+T = TypeVar("T", bound=Tensor | tuple[Tensor, ...])
 
 
 def fingerprint(weights: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
@@ -28,7 +28,7 @@ def is_traced() -> bool:
 
 
 class CachedTensor(Generic[T]):
-    """Caches a tensor, or a pair, for each size until the weights change.
+    """Caches a tensor, or a tuple of them, for each size until the weights change.
 
     It is computed anew when weights require gradients, and while PyTorch traces the model, except
     for one without weights that is cached already.

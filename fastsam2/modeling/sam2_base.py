@@ -468,6 +468,8 @@ class SAM2Base(nn.Module):
         pointer = self.obj_ptr_proj(token)
         if not self.pred_obj_scores:
             return pointer
+        if self.fixed_no_obj_ptr and not self.soft_no_obj_ptr:
+            return torch.where(presence > 0, pointer, self.no_obj_ptr)
         present = presence.sigmoid() if self.soft_no_obj_ptr else (presence > 0).to(pointer.dtype)
         return self._mix_no_object(pointer, present)
 

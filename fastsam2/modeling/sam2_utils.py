@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastsam2.modeling.cached_tensor import CachedTensor
 from fastsam2.modeling.click_sampling import (
     get_next_point,
     sample_box_points,
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_periods: CachedTensor[Tensor] = CachedTensor()  # of `get_1d_sine_pe`
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -73,10 +76,13 @@ def select_closest_cond_frames(
 
 def get_1d_sine_pe(pos_inds: Tensor, dim: int, temperature: float = 10000) -> Tensor:
     """Encode scalar positions `[...]` as sines, then cosines: float32 `[..., dim]`."""
-    half = dim // 2
-    channel = torch.arange(half, dtype=torch.float32, device=pos_inds.device)
-    period = temperature ** (2 * (channel // 2) / half)
-    phase = pos_inds.unsqueeze(-1) / period
+    half, device = dim // 2, pos_inds.device
+
+    def periods() -> Tensor:
+        channel = torch.arange(half, dtype=torch.float32, device=device)
+        return temperature ** (2 * (channel // 2) / half)
+
+    phase = pos_inds.unsqueeze(-1) / _periods((half, temperature, device), (), periods)
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 

@@ -276,6 +276,14 @@ class PretendedCuda:
         monkeypatch.setattr(torch.inference_mode, "__enter__", _enter_no_grad)
         monkeypatch.setattr(torch.inference_mode, "__exit__", _leave_no_grad)
         real_to, real_pin = torch.Tensor.to, torch.Tensor.pin_memory
+        real_attention = torch.nn.functional.scaled_dot_product_attention
+
+        def attention(*args: Any, **kwargs: Any) -> Tensor:
+            """Without a GPU PyTorch would take the attention apart."""
+            if not isinstance(args[0], _Tensor):
+                return real_attention(*args, **kwargs)
+            self.log("launch", "scaled_dot_product_attention")
+            return _Tensor(real_attention(*map(_data, args), **kwargs))
 
         def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             device, dtype, asynchronous, _ = torch._C._nn._parse_to(*args, **kwargs)
@@ -287,6 +295,8 @@ class PretendedCuda:
                 self.log(self._upload(x, asynchronous), "to")
             return _Tensor(real_to(x.detach(), dtype or x.dtype, copy=True))
 
+        functional = torch.nn.functional
+        monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
         monkeypatch.setattr(torch.Tensor, "to", to)
         monkeypatch.setattr(
             torch.Tensor,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastsam2.build_sam import build_sam2_video_predictor
 from fastsam2.engine.plan import Plan
 from fastsam2.engine.runtime.runner import Runner
 from fastsam2.predictors.stream import StreamSession
@@ -16,7 +17,7 @@ from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from tests.engine.pretend_cuda import Event, PretendedCuda
 from tests.predictors.nano import nano_predictor
 from tests.reference import randomise_
-from tests.support import frames_rgb
+from tests.support import SHALLOW, frames_rgb
 
 #: Maps and pointers of all frames that the model reads exist, and leave the device.
 STEADY = 20
@@ -87,6 +88,30 @@ def test_stream(gpu: PretendedCuda) -> None:
         frames.append(gpu.take())
     # The frame itself, and the tables.
     assert_steady(frames[STEADY:], uploads=2, downloads=1)
+
+
+@pytest.mark.slow
+def test_launches_of_a_step(gpu: PretendedCuda) -> None:
+    """A recorded step of a model with four layers of memory attention, as official ones have."""
+    model = randomise_(
+        build_sam2_video_predictor(
+            "sam2.1-tiny",
+            device="cpu",
+            dtype=torch.bfloat16,
+            hydra_overrides_extra=[*SHALLOW, "++model.image_size=128"],
+        )
+    )
+    gpu.move(model)
+    model.runner = Runner(Plan(graphs=True), lambda: gpu)
+    captured = []
+    for _ in range(2):  # constants are computed in the first
+        state = model.init_state(CLIP[:2])
+        model.add_new_points_or_box(state, 0, 0, **click(0))
+        _, _ = model.propagate(state, progress=lambda frames, desc: frames)
+        captured.append([e for e in gpu.take() if e.kind == "captured"])
+        model.runner = Runner(Plan(graphs=True), lambda: gpu)
+    step = [e for e in captured[1] if "pyramid" not in e.functions]
+    assert 100 < len(step) <= 160, "\n".join(map(str, step))
 
 
 @pytest.mark.slow

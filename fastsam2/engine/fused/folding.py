@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastsam2.engine.fused.linear_relu import linear_relu
 from fastsam2.modeling.backbones.image_encoder import FpnNeck
 from fastsam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from fastsam2.modeling.memory_encoder import CXBlock
@@ -52,7 +54,7 @@ class FoldedLayer:
     def feed(self, x: Tensor) -> Tensor:
         """Apply the layer's MLP with its residual, `[N, L, D]` to the same."""
         layer = self.layer
-        return x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
+        return x + layer.linear2(linear_relu(layer.norm3(x), layer.linear1))
 
 
 def fold_layer(layer: MemoryAttentionLayer) -> FoldedLayer:
@@ -86,14 +88,15 @@ def fold_layer(layer: MemoryAttentionLayer) -> FoldedLayer:
 def fold_memory_attention(module: MemoryAttention) -> list[FoldedLayer] | None:
     """Fold all layers; None if the identities do not hold for the module's configuration.
 
-    They need one head, and positions added to the input and to the keys of the memory only, as in
-    all official models.
+    They need one head, ReLU, and positions added to the input and to the keys of the memory only,
+    as in all official models.
     """
     layers = [cast(MemoryAttentionLayer, layer) for layer in module.layers]
     for layer in layers:
         heads = {layer.self_attn.num_heads, layer.cross_attn_image.num_heads}
         plain = not (layer.pos_enc_at_attn or layer.pos_enc_at_cross_attn_queries)
-        if heads != {1} or not plain or not layer.pos_enc_at_cross_attn_keys:
+        relu = layer.activation is F.relu
+        if heads != {1} or not (plain and relu and layer.pos_enc_at_cross_attn_keys):
             return None
     return [fold_layer(layer) for layer in layers]
 

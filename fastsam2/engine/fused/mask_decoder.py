@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastsam2.engine.fused.batched_mlp import BatchedMLP
 from fastsam2.engine.fused.cpu_tiling import objects_in_cache
+from fastsam2.engine.fused.two_way import FusedTwoWayTransformer
 from fastsam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from fastsam2.modeling.sam2_utils import LayerNorm2d, at_least_float32
 
@@ -33,20 +35,19 @@ class FusedMaskDecoder:
 
     Args:
         model: the model whose weights it uses.
+        transformer: its two-way transformer with the tokens of an empty prompt.
+        heads: the heads of predicted IoU, presence and masks 1 to 3.
     """
 
-    def __init__(self, model: SAM2Base) -> None:
+    def __init__(
+        self, model: SAM2Base, transformer: FusedTwoWayTransformer, heads: BatchedMLP
+    ) -> None:
         decoder = model.sam_mask_decoder
         self.model = model
         self.decoder = decoder
-        nowhere = model.no_mem_embed.new_zeros(1, 1, 2, dtype=torch.float32)
-        labels = torch.full((1, 1), -1, dtype=torch.int32, device=nowhere.device)
-        sparse, _ = model.sam_prompt_encoder(points=(nowhere, labels), boxes=None, masks=None)
-        embeddings = [decoder.iou_token.weight, decoder.mask_tokens.weight, sparse[0]]
-        if decoder.pred_obj_scores:
-            embeddings.insert(0, decoder.obj_score_token.weight)
-        self.tokens = torch.cat(embeddings)
-        self.no_mask = model.sam_prompt_encoder.no_mask_embed.weight[..., None, None]
+        self.transformer = transformer
+        self.heads = heads
+        self.no_mask = model.sam_prompt_encoder.no_mask_embed.weight
         first, norm, _, second, _ = decoder.output_upscaling
         self.norm = cast(LayerNorm2d, norm)
         self.first = _as_linear(cast(nn.ConvTranspose2d, first))
@@ -58,54 +59,65 @@ class FusedMaskDecoder:
         # The mask is chosen by predicted IoU; stability scores would need all masks.
         if not model._use_multimask(is_init_cond_frame=False, point_inputs=None):
             return None
-        first, norm, act1, second, act2 = model.sam_mask_decoder.output_upscaling
+        decoder = model.sam_mask_decoder
+        first, norm, act1, second, act2 = decoder.output_upscaling
         convs = [cast(nn.ConvTranspose2d, conv) for conv in (first, second)]
         usual = all(conv.kernel_size == conv.stride == (2, 2) for conv in convs)
         if not usual or not isinstance(norm, LayerNorm2d) or {type(act1), type(act2)} != {nn.GELU}:
             return None
-        return cls(model)
+        transformer = FusedTwoWayTransformer.of(decoder.transformer, _tokens(model))
+        modules = [decoder.iou_prediction_head, *decoder.output_hypernetworks_mlps[1:]]
+        if decoder.pred_obj_scores:
+            modules.insert(0, decoder.pred_obj_score_head)
+        heads = BatchedMLP.of(modules)
+        return None if transformer is None or heads is None else cls(model, transformer, heads)
+
+    def image_offsets(self) -> tuple[Tensor, ...]:
+        """Return the projected positions of the image, constants of a model."""
+        return self.transformer.image_offsets(self.model.sam_prompt_encoder.get_dense_pe())
 
     def __call__(
-        self, pix_feat: Tensor, image_pe: Tensor, high_res: list[Tensor] | None
+        self, pix_feat: Tensor, image_offsets: tuple[Tensor, ...], high_res: list[Tensor] | None
     ) -> DecodedMasks:
         """Decode the mask of each object.
 
         Args:
             pix_feat: features conditioned on the memory of each, `[N, C, H, W]`.
-            image_pe: positions of the grid, `[1, C, H, W]`.
+            image_offsets: positions of the grid, see `image_offsets`.
             high_res: maps of strides 4 and 8, batch 1.
         """
         batches = pix_feat.split(objects_in_cache(pix_feat, pix_feat.shape[0]))
-        parts = [self._decode(batch, image_pe, high_res) for batch in batches]
+        parts = [self._decode(batch, image_offsets, high_res) for batch in batches]
+        if len(parts) == 1:
+            return parts[0]
         return DecodedMasks(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
     def _decode(
-        self, pix_feat: Tensor, image_pe: Tensor, high_res: list[Tensor] | None
+        self, pix_feat: Tensor, image_offsets: tuple[Tensor, ...], high_res: list[Tensor] | None
     ) -> DecodedMasks:
         model, decoder, objects = self.model, self.decoder, pix_feat.shape[0]
-        tokens = self.tokens.repeat(objects, 1, 1)
-        hidden, image = decoder.transformer(pix_feat + self.no_mask, image_pe, tokens)
+        image = pix_feat.flatten(2).transpose(1, 2) + self.no_mask
+        tokens, image = self.transformer(image, image_offsets)
         first = int(decoder.pred_obj_scores)
-        ious = decoder.iou_prediction_head(hidden[:, first])[:, 1:]
-        candidates = hidden[:, first + 2 : first + 1 + decoder.num_mask_tokens]
-        rows, best = torch.arange(objects, device=pix_feat.device), ious.argmax(-1)
-        weights = torch.stack(
-            [mlp(candidates[:, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps[1:])],
-            dim=1,
-        )[rows, best]
+        masks_from = first + 1  # after the tokens of presence and IoU
+        candidates = tokens[:, masks_from + 1 : masks_from + decoder.num_mask_tokens]
+        inputs = torch.cat([tokens[:, :masks_from], candidates], dim=1)
+        heads = self.heads(inputs.transpose(0, 1))
+        ious = heads[first, :, 1 : decoder.num_mask_tokens]
+        if model.iou_prediction_use_sigmoid:
+            ious = ious.sigmoid()
+        best = ious.argmax(-1, keepdim=True)
         upscaled = self._upscale(image.unflatten(1, pix_feat.shape[-2:]), high_res)
+        weights = _select(heads[masks_from:].transpose(0, 1), best)[:, : upscaled.shape[-1]]
         masks = (upscaled.flatten(1, 2) @ weights[..., None]).reshape(
             objects, 1, *upscaled.shape[1:3]
         )
-        if decoder.pred_obj_scores:
-            presence = decoder.pred_obj_score_head(hidden[:, 0])
-        else:
-            presence = ious.new_full((objects, 1), 10.0)
+        presence = heads[0, :, :1] if first else ious.new_full((objects, 1), 10.0)
         low_res = at_least_float32(masks)
         if model.pred_obj_scores:
             low_res = torch.where(presence[..., None, None] > 0, low_res, NO_OBJ_SCORE)
-        chosen = candidates[rows, best]
-        token = chosen if decoder.use_multimask_token_for_obj_ptr else hidden[:, first + 1]
+        chosen = _select(candidates, best)
+        token = chosen if decoder.use_multimask_token_for_obj_ptr else tokens[:, masks_from]
         return DecodedMasks(low_res, ious, model._object_pointer(token, presence), presence)
 
     def _upscale(self, image: Tensor, high_res: list[Tensor] | None) -> Tensor:
@@ -119,6 +131,23 @@ class FusedMaskDecoder:
         if high_res is not None:
             x = x + high_res[0].permute(0, 2, 3, 1)
         return F.gelu(x)
+
+
+def _select(x: Tensor, index: Tensor) -> Tensor:
+    """Select one row of each object: `[N, K, C]` and indices `[N, 1]` to `[N, C]`."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))[:, 0]
+
+
+def _tokens(model: SAM2Base) -> Tensor:
+    """Return the tokens of the mask decoder for an empty prompt, `[T, C]`."""
+    decoder = model.sam_mask_decoder
+    nowhere = model.no_mem_embed.new_zeros(1, 1, 2, dtype=torch.float32)
+    labels = torch.full((1, 1), -1, dtype=torch.int32, device=nowhere.device)
+    sparse, _ = model.sam_prompt_encoder(points=(nowhere, labels), boxes=None, masks=None)
+    embeddings = [decoder.iou_token.weight, decoder.mask_tokens.weight, sparse[0]]
+    if decoder.pred_obj_scores:
+        embeddings.insert(0, decoder.obj_score_token.weight)
+    return torch.cat(embeddings)
 
 
 def _as_linear(conv: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:

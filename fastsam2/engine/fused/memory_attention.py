@@ -80,14 +80,14 @@ class FusedMemoryAttention:
         dtype = self.k_weight.dtype
         x = pix_feat.to(dtype).flatten(2).transpose(1, 2)
         if self.pos_at_input:
-            x = x + 0.1 * pix_pos.to(dtype).flatten(2).transpose(1, 2)
+            x = x.add(pix_pos.to(dtype).flatten(2).transpose(1, 2), alpha=0.1)
         x, q = self._queries(self.layers[0], x, rope)
         objects = tables.reads.shape[0]
         batch = objects_in_cache(pix_feat, objects)
         parts = []
         for part in [tables] if batch >= objects else _split(tables, batch):
             parts.append(self._attend(x, q, rope, pages, part))
-        out = torch.cat(parts)
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out.transpose(1, 2).unflatten(2, pix_feat.shape[-2:])
 
     def _attend(
@@ -101,11 +101,13 @@ class FusedMemoryAttention:
         """Run all layers from the first one's queries on; returns `[N, L, C]`."""
         objects, scale = tables.reads.shape[0], x.shape[-1] ** -0.5
         at_once = self._layers_at_once(x, tables.slots.shape[0])
-        object_slots = tables.slots[tables.reads.long()]
         pointers, positions = self.model.pointer_tokens(
             pages.pointers[tables.pointer_slots.long()], tables.distances
         )
-        pointer_inputs = pointers + positions
+        pointer_inputs = (pointers + positions).flatten(0, 1).expand(len(self.layers), -1, -1)
+        pointer_keys = torch.baddbmm(
+            self.k_bias[:, None], pointer_inputs, self.k_weight.transpose(1, 2)
+        ).unflatten(1, pointers.shape[:2])
         q = q.expand(objects, -1, -1)
         for i, folded in enumerate(self.layers):
             if i > 0:
@@ -125,10 +127,10 @@ class FusedMemoryAttention:
             memory = PagedMemory(
                 keys[i % at_once],
                 pages.latents,
-                object_slots,
+                tables.object_slots,
                 tables.reads,
                 tables.num_reads,
-                F.linear(pointer_inputs, folded.k_weight, folded.k_bias),
+                pointer_keys[i],
                 pointers,
                 tables.num_pointer_tokens,
             )
@@ -158,7 +160,14 @@ def _split(tables: BlockTables, batch: int) -> Iterator[BlockTables]:
     for begin in range(0, tables.reads.shape[0], batch):
         of_objects = {
             name: getattr(tables, name)[begin : begin + batch]
-            for name in ("reads", "num_reads", "pointer_slots", "distances", "num_pointer_tokens")
+            for name in (
+                "reads",
+                "num_reads",
+                "object_slots",
+                "pointer_slots",
+                "distances",
+                "num_pointer_tokens",
+            )
         }
         reads = of_objects["reads"]
         valid = torch.arange(reads.shape[1], device=reads.device) < of_objects["num_reads"][:, None]

@@ -81,12 +81,11 @@ class FusedMemoryEncoder:
         frame = self.pix_feat_proj(pix_feat.to(self.mask_weights.proj_weight.dtype))
         batch = objects_in_cache(pix_feat, masks.shape[0])
         binarize = is_mask_from_pts and self.model.binarize_mask_from_pts_for_mem_enc
-        return torch.cat(
-            [
-                self._encode(frame, *part, binarize)
-                for part in zip(masks.split(batch), object_score_logits.split(batch), strict=True)
-            ]
-        )
+        parts = [
+            self._encode(frame, *part, binarize)
+            for part in zip(masks.split(batch), object_score_logits.split(batch), strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _encode(
         self, frame: Tensor, masks: Tensor, object_score_logits: Tensor, binarize: bool

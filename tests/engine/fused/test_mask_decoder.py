@@ -38,7 +38,7 @@ def test_equals_the_modules_in_float64(model: SAM2VideoPredictor) -> None:
     last.bias[1:] -= ious.logit() if model.iou_prediction_use_sigmoid else ious
     decode = FusedMaskDecoder.of(model)
     assert decode is not None
-    out = decode(conditioned, model.sam_prompt_encoder.get_dense_pe(), high_res)
+    out = decode(conditioned, decode.image_offsets(), high_res)
     alone = [by_modules(model, x, high_res) for x in conditioned.split(1)]
     best = torch.cat([x.ious for x in alone]).argmax(1)
     assert len(set(best.tolist())) > 1, "the choice is to matter"
@@ -52,5 +52,15 @@ def test_unusual_configuration(model: SAM2VideoPredictor) -> None:
     model.multimask_output_for_tracking = False
     assert FusedMaskDecoder.of(model) is None
     model.multimask_output_for_tracking = True
-    model.sam_mask_decoder.output_upscaling[4] = nn.ReLU()  # type: ignore[index]
-    assert FusedMaskDecoder.of(model) is None
+    decoder = model.sam_mask_decoder
+    for owner, name in (
+        (decoder.output_upscaling, "4"),
+        (decoder, "pred_obj_score_head"),
+        (decoder.transformer.layers[1].mlp, "act"),
+        (decoder.iou_prediction_head, "act"),
+    ):
+        before = owner._modules[name]
+        owner._modules[name] = nn.Sigmoid()
+        assert FusedMaskDecoder.of(model) is None, name
+        owner._modules[name] = before
+    assert FusedMaskDecoder.of(model) is not None
