@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from fastsam2.checkpoints import load_checkpoint, resolve_model
 from fastsam2.config import HF_MODEL_IDS, checkpoint_name, yaml_name
-from fastsam2.engine.plan import Plan
 from fastsam2.modeling.sam2_base import SAM2Base
-from fastsam2.predictors.building import build_image_model, build_tracker
+from fastsam2.predictors.building import PlanLike, build_image_model, build_tracker
 from fastsam2.sam2_camera_predictor import SAM2CameraPredictor
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from fastsam2_kernels.dispatch import Impl
@@ -47,7 +46,7 @@ def build_sam2(
     apply_postprocessing: bool = True,
     dtype: torch.dtype | None = None,
     impl: Impl | None = None,
-    plan: Plan | Literal["auto"] | None = None,
+    plan: PlanLike = None,
     **kwargs: Any,
 ) -> SAM2Base:
     """Build the model for images.
@@ -63,7 +62,9 @@ def build_sam2(
         apply_postprocessing: return the best of three masks if one mask is requested and is not
             stable.
         plan: execution plan, see `fastsam2.Plan`. "auto": the fastest on this device without
-            `torch.compile`, in half precision if that is fast. None: float32.
+            `torch.compile`, in half precision if that is fast. None: float32, and on CUDA graphs
+            of steady frames. "eager": float32 without graphs. The environment variable
+            FASTSAM2_PLAN replaces None.
         dtype, impl: override those of the plan.
         kwargs: ignored, as in `sam2`.
 
@@ -96,7 +97,7 @@ def build_sam2_video_predictor(
     dtype: torch.dtype | None = None,
     memory_dtype: torch.dtype = torch.bfloat16,
     impl: Impl | None = None,
-    plan: Plan | Literal["auto"] | None = None,
+    plan: PlanLike = None,
     **kwargs: Any,
 ) -> SAM2VideoPredictor:
     """Build the predictor for videos.

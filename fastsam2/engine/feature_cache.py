@@ -80,7 +80,8 @@ class FeatureCache:
         frames: normalised images, float32 `[3, S, S]`.
         max_bytes: bound on the cached features; two batches are kept even if they exceed it.
         ahead: frames that a thread encodes in one batch, ahead of the requested one; 0 disables it.
-            The caller's thread encodes the first batch, which may compile or record.
+            The caller's thread encodes the first batch, which may compile, and one that can be
+            recorded.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class FeatureCache:
         self._ahead = ahead
         self._lock = threading.Lock()
         self._encode: Encode | None = None  # the encoder of the cached features
-        self._batched: Encode | None = None  # the encoder of the first batch
+        # The encoder, unless the caller's thread is to encode the next batch.
+        self._batched: Encode | None = None
         self._kept: OrderedDict[int, tuple[Encoded, Event]] = OrderedDict()
         self._coming: dict[int, Future[None]] = {}
 
@@ -184,10 +186,12 @@ class FeatureCache:
                 torch.inference_mode(inference),
                 torch.set_grad_enabled(grad),
                 side_stream(device, "encoder").enter(),
-                replay_only(),
+                replay_only() as thread,
             ):
                 begun.wait()
                 self._encode_batch(encode, device, batch)
+                if thread.missed:
+                    self._batched = None
         finally:
             with self._lock:
                 for frame_idx in batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -11,9 +11,10 @@ import torch
 from fastsam2.errors import ConfigError, DeviceError
 from fastsam2_kernels.dispatch import Impl, uses_triton
 
-__all__ = ["Plan"]
+__all__ = ["STEADY_FRAMES", "Plan"]
 
 _LOG = logging.getLogger(__name__)
+STEADY_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Plan:
     #: kernels: "auto" uses Triton kernels on GPUs with suitable tensor cores and PyTorch on other
     #: devices; "triton" and "reference" use the named one or fail
     impl: Impl = "auto"
-    #: compile the image encoder and the track step with `torch.compile`, which takes minutes;
-    #: "encoder" compiles the image encoder only
+    #: compile the image encoder and the track step with `torch.compile` at their first call, which
+    #: takes minutes; "encoder" compiles the image encoder only, in the background, after the first
+    #: frames
     compile: bool | Literal["encoder"] = False
-    #: capture both as CUDA graphs, the step once for each of 1, 2, 3, 4, 6, 8, 12... objects
-    graphs: bool = False
+    #: capture both as CUDA graphs, the step once for each of 1, 2, 3, 4, 6, 8, 12... objects;
+    #: "steady" captures each after `STEADY_FRAMES` frames that could have used it
+    graphs: bool | Literal["steady"] = False
     #: batch size of the image encoder, which runs ahead of the tracker and concurrently with it;
     #: with 0 each frame is encoded when it is tracked
     encoder_batch: int = 0
@@ -42,13 +45,23 @@ class Plan:
             raise ConfigError(f"dtype must be float32, bfloat16 or float16, not {self.dtype}")
         if self.compile not in (True, False, "encoder"):
             raise ConfigError(f'compile must be a bool or "encoder", not {self.compile!r}')
+        if self.graphs not in (True, False, "steady"):
+            raise ConfigError(f'graphs must be a bool or "steady", not {self.graphs!r}')
         if self.encoder_batch < 0:
             raise ConfigError(f"encoder_batch must not be negative, but is {self.encoder_batch}")
 
     @classmethod
-    def exact(cls, device: torch.device) -> Plan:
-        """Return the default plan of predictors: float32, no compilation, no CUDA graphs."""
+    def eager(cls, device: torch.device) -> Plan:
+        """Return the plan without compilation and CUDA graphs, in float32."""
         return cls(encoder_batch=_ahead(device))
+
+    @classmethod
+    def exact(cls, device: torch.device, impl: Impl = "auto") -> Plan:
+        """Return the default plan of predictors: as `eager`, with CUDA graphs of steady frames
+        where the kernels can be recorded."""
+        records = device.type == "cuda" and impl != "reference"
+        records = records and uses_triton("auto", torch.empty(0, device=device))
+        return replace(cls.eager(device), impl=impl, graphs="steady" if records else False)
 
     @classmethod
     def auto(cls, device: torch.device) -> Plan:
@@ -77,7 +90,7 @@ class Plan:
         except RuntimeError as error:
             raise DeviceError(str(error)) from None
         if self.graphs and device.type != "cuda":
-            raise DeviceError(f"graphs=True needs a CUDA device, not {device}")
+            raise DeviceError(f"graphs={self.graphs!r} needs a CUDA device, not {device}")
 
 
 def _ahead(device: torch.device) -> int:

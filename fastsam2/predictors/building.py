@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,11 @@ from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.model import VideoModel
 from fastsam2_kernels.dispatch import Impl
 
-__all__ = ["build_image_model", "build_tracker"]
+__all__ = ["PLAN_VARIABLE", "PlanLike", "build_image_model", "build_tracker"]
+
+#: Environment variable with the plan of models built without one: "auto" or "eager".
+PLAN_VARIABLE = "FASTSAM2_PLAN"
+PlanLike = Plan | Literal["auto", "eager"] | None
 
 Model = TypeVar("Model", bound=SAM2Base)
 Tracker = TypeVar("Tracker", bound=VideoModel)
@@ -46,7 +51,7 @@ def build_image_model(
     apply_postprocessing: bool = True,
     dtype: torch.dtype | None = None,
     impl: Impl | None = None,
-    plan: Plan | Literal["auto"] | None = None,
+    plan: PlanLike = None,
     **kwargs: Any,
 ) -> SAM2Base:
     """Build the model for images; see `fastsam2.build_sam.build_sam2`."""
@@ -78,7 +83,7 @@ def build_tracker(
     dtype: torch.dtype | None = None,
     memory_dtype: torch.dtype = torch.bfloat16,
     impl: Impl | None = None,
-    plan: Plan | Literal["auto"] | None = None,
+    plan: PlanLike = None,
     **kwargs: Any,
 ) -> Tracker:
     """Build a predictor of class `cls`; see `fastsam2.build_sam.build_sam2_video_predictor`."""
@@ -98,18 +103,24 @@ def build_tracker(
 
 
 def _choose_plan(
-    plan: Plan | Literal["auto"] | None,
+    plan: PlanLike,
     device: torch.device,
     dtype: torch.dtype | None,
     impl: Impl | None,
     vos_optimized: bool,
 ) -> Plan:
-    if isinstance(plan, Plan):
-        chosen = plan
-    elif plan in (None, "auto"):
-        chosen = Plan.exact(device) if plan is None else Plan.auto(device)
+    named = os.environ.get(PLAN_VARIABLE) or None if plan is None else plan
+    if isinstance(named, Plan):
+        chosen = named
+    elif named is None:
+        chosen = Plan.exact(device, impl or "auto")
+    elif named in ("auto", "eager"):
+        chosen = Plan.auto(device) if named == "auto" else Plan.eager(device)
     else:
-        raise ConfigError(f'plan must be a Plan, "auto" or None, not {plan!r}')
+        raise ConfigError(
+            f'plan must be a Plan, "auto", "eager" or None, not {named!r}; '
+            f"the environment variable {PLAN_VARIABLE} replaces None"
+        )
     if vos_optimized:
         chosen = replace(chosen, compile=True, graphs=device.type == "cuda")
     chosen = replace(chosen, dtype=dtype or chosen.dtype, impl=impl or chosen.impl)

@@ -57,6 +57,6 @@ def warmup(
 
 def _counts(n_objects: int, plan: Plan) -> list[int]:
     """Return the numbers of objects to run, largest first, as its memory serves all others."""
-    if not plan.graphs:
+    if plan.graphs is not True:
         return sorted({1, n_objects}, reverse=True)
     return sorted({batch_size(n) for n in range(1, n_objects + 1)}, reverse=True)

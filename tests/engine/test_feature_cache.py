@@ -17,6 +17,8 @@ from fastsam2 import SAM2VideoPredictor
 from fastsam2.engine import feature_cache
 from fastsam2.engine.feature_cache import Encoded, FeatureCache
 from fastsam2.engine.fused.image_encoder import FusedImageEncoder, fused_image_encoder
+from fastsam2.engine.runtime.cuda_graphs import Graphed
+from tests.engine.runtime.recorder import FakeRecorder
 from tests.predictors.nano import nano_predictor
 from tests.reference import randomise_
 from tests.support import relative_error
@@ -238,6 +240,28 @@ def test_tracker_waits_for_frames_encoded_ahead(
         assert streams.log.count(("wait", "caller", name)) == frames
         # Of each frame the image, the features twice, and their positions.
         assert streams.used[name] == 8 * frames
+
+
+def test_the_caller_encodes_a_batch_that_can_be_recorded() -> None:
+    """The encoder's thread records no graphs."""
+    recorder, threads = FakeRecorder(), []
+
+    def levels(images: Tensor) -> Tensor:
+        threads.append(threading.current_thread())
+        return images * 2
+
+    run = Graphed(levels, recorder, after=2)
+
+    def encode(images: Tensor) -> dict[str, Any]:
+        found = [run(images)]
+        return {"vision_features": found[0], "vision_pos_enc": found, "backbone_fpn": found}
+
+    stage = FeatureCache(Frames(), ahead=1)
+    for t in range(6):
+        stage.get(encode, CPU, t, then=range(t + 1, 6))
+    assert recorder.recorded == 1
+    assert recorder.replayed >= 2
+    assert threads[-1] is threading.main_thread()
 
 
 class FakeStreams:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -30,10 +30,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedCuda]:
         yield gpu
 
 
-def predictor(gpu: PretendedCuda) -> SAM2VideoPredictor:
+def predictor(gpu: PretendedCuda, graphs: bool | Literal["steady"] = True) -> SAM2VideoPredictor:
     model = randomise_(nano_predictor(memory_dtype=torch.float32))
     gpu.move(model)
-    model.runner = Runner(Plan(graphs=True, encoder_batch=4), lambda: gpu)
+    model.runner = Runner(Plan(graphs=graphs, encoder_batch=4), lambda: gpu)
     return model
 
 
@@ -74,6 +74,22 @@ def test_video(gpu: PretendedCuda, objects: int, options: dict[str, Any]) -> Non
         result.to_host()
         frames.append(gpu.take())
     assert_steady(frames[STEADY:], uploads=1, downloads=2)
+
+
+@pytest.mark.slow
+def test_without_a_plan(gpu: PretendedCuda) -> None:
+    """Steady frames are recorded."""
+    model = predictor(gpu, graphs="steady")
+    state = model.init_state(CLIP)
+    model.add_new_points_or_box(state, 0, 0, **click(0))
+    frames = []
+    for result in model.propagate(state, progress=lambda frames, desc: frames):
+        result.to_host()
+        frames.append(gpu.take())
+    assert_steady(frames[STEADY:], uploads=1, downloads=2)
+    recorded = [[e for e in events if e.kind == "replay"] for events in frames]
+    assert recorded[:8] == [[]] * 8
+    assert all(recorded[12:])
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from fastsam2.engine.runtime.pytree import copy_tensors, map_tensors, static_tensors, tensors
 from fastsam2.engine.runtime.streams import Event, current_device, record_event, side_stream
 
-__all__ = ["CudaRecorder", "Graphed", "Recorder", "replay_only"]
+__all__ = ["DEVICE_LOCK", "CudaRecorder", "Graphed", "Recorder", "replay_only"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,8 +29,9 @@ _KEPT = 32
 #: Calls during which a recording is kept although another one needs its place. A program that uses
 #: more than `_KEPT` in turns would otherwise record at each call.
 _IDLE = 8 * _KEPT
-#: Held during recording, when no other recording may synchronize with the device.
-_RECORDING = threading.Lock()
+#: Held during recording, and during other work that may synchronize with the device, which would
+#: make a recording fail.
+DEVICE_LOCK = threading.Lock()
 
 
 fallbacks = 0  #: functions of this process that could not be recorded, and run without a graph
@@ -103,18 +106,25 @@ class CudaRecorder:
         done.wait()
 
 
+@dataclass
+class ReplayOnly:
+    """State of a thread that records no graphs."""
+
+    missed: bool = False  #: a function ran that another thread would have recorded
+
+
 _local = threading.local()
 
 
 @contextlib.contextmanager
-def replay_only() -> Iterator[None]:
+def replay_only() -> Iterator[ReplayOnly]:
     """Return a context in which this thread replays graphs and records none: a device must not be
     synchronized by other threads during a recording."""
-    _local.replay_only = True
+    _local.replay_only = found = ReplayOnly()
     try:
-        yield
+        yield found
     finally:
-        _local.replay_only = False
+        _local.replay_only = None
 
 
 class _Recording(Generic[T]):
@@ -128,8 +138,7 @@ class _Recording(Generic[T]):
         # Weak references, so that unused pages can be freed.
         self._fixed = [weakref.ref(x) for x in static_tensors(args)]
         self.last_call = 0  #: number of the last call of the function that replayed it
-        with _RECORDING:
-            self._replay, self._out = by.record(lambda: function(*own))
+        self._replay, self._out = by.record(lambda: function(*own))
 
     def fits(self, args: tuple[Any, ...]) -> bool:
         """True if the static inputs are the recorded ones."""
@@ -157,11 +166,15 @@ class Graphed(Generic[P, T]):
     Args:
         function: device work only, independent of the tensors' values.
         recorder: records it.
+        after: calls with tensors of the same shapes that run without a graph before one is
+            recorded. If it is not 0, a recording that does not fit the memory is done without.
     """
 
-    def __init__(self, function: Callable[P, T], recorder: Recorder) -> None:
+    def __init__(self, function: Callable[P, T], recorder: Recorder, after: int = 0) -> None:
         self._function: Callable[..., T] = function
         self._recorder = recorder
+        self._after = after
+        self._unrecorded: OrderedDict[Hashable, int] = OrderedDict()  # calls by shapes
         self._recordings: OrderedDict[Hashable, _Recording[T]] = OrderedDict()
         self._lock = threading.Lock()
         self._last: Event | None = None  # after the last use of the recordings' tensors
@@ -189,20 +202,38 @@ class Graphed(Generic[P, T]):
         key = (*map(_form, tensors(args)), *map(id, static_tensors(args)))
         recording = self._recordings.get(key)
         if recording is None or not recording.fits(args):
-            if getattr(_local, "replay_only", False) or not self._make_room():
+            if not (self._is_steady(key) and self._make_room()):
                 return self._function(*args)
+            only: ReplayOnly | None = getattr(_local, "replay_only", None)
+            if only is not None:
+                only.missed = True
+                return self._function(*args)
+            if not DEVICE_LOCK.acquire(blocking=False):
+                return self._function(*args)
+            if self._after:
+                _announce()
             try:
                 recording = _Recording(self._function, args, self._recorder)
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError) and not self._after:
+                    raise
                 self._fails = True
                 fall_back(error)
                 return self._function(*args)
+            finally:
+                DEVICE_LOCK.release()
             self._recordings[key] = recording
         self._recordings.move_to_end(key)
         recording.last_call = self._calls
         return recording(args)
+
+    def _is_steady(self, key: Hashable) -> bool:
+        """Count a call without a recording; True once there were enough with this key."""
+        calls = self._unrecorded.pop(key, 0) + 1
+        self._unrecorded[key] = calls
+        if len(self._unrecorded) > _KEPT:
+            self._unrecorded.popitem(last=False)
+        return calls > self._after
 
     def _make_room(self) -> bool:
         """Drop recordings whose static inputs are gone, and an idle one if there are too many;
@@ -216,6 +247,11 @@ class Graphed(Generic[P, T]):
             return False
         del self._recordings[oldest]
         return True
+
+
+@cache
+def _announce() -> None:
+    _LOG.info('recording CUDA graphs of steady frames; plan="eager" turns that off')
 
 
 def _form(x: Tensor) -> Hashable:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from fastsam2.engine.plan import Plan
-from fastsam2.engine.runtime.compile import Compiled
+from fastsam2.engine.plan import STEADY_FRAMES, Plan
+from fastsam2.engine.runtime.compile import Compiled, CompiledLater
 from fastsam2.engine.runtime.cuda_graphs import CudaRecorder, Graphed, Recorder
 
 __all__ = ["Runner"]
 
+Part = Literal["encoder", "step"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -32,17 +33,33 @@ class Runner:
         self._recorder = recorder
         self._options = options
 
-    def prepare(
-        self, part: Literal["encoder", "step"], function: Callable[P, T]
-    ) -> Callable[P, T] | None:
+    def prepare(self, part: Part, function: Callable[P, T]) -> Callable[P, T] | None:
         """Compile or record a part of the model; None if the plan does neither."""
-        compiles = self.plan.compile in (True, part)
-        if not (compiles or self.plan.graphs):
-            return None
-        if compiles:
-            function = Compiled(function, **self._options)
+        plan = self.plan
+        if plan.compile is True:
+            return self._recorded(part, Compiled(function, **self._options))
+        if plan.compile == part:
+            compiled = Compiled(function, **self._options)
+            return CompiledLater(
+                self._recorded(part, function),
+                compiled,
+                self._recorded(part, compiled),
+                self._calls(part),
+            )
+        return self._recorded(part, function) if plan.graphs else None
+
+    def _recorded(self, part: Part, function: Callable[P, T]) -> Callable[P, T]:
+        """Record a function if the plan does so."""
+        if not self.plan.graphs:
+            return function
+        after = self._calls(part) if self.plan.graphs == "steady" else 0
         # Graphs of one recorder share memory, and the encoder runs concurrently with the tracker.
-        return Graphed(function, self._recorder()) if self.plan.graphs else function
+        return Graphed(function, self._recorder(), after)
+
+    def _calls(self, part: Part) -> int:
+        """Return the calls of a part in `STEADY_FRAMES` frames."""
+        batch = self.plan.encoder_batch if part == "encoder" else 1
+        return STEADY_FRAMES // max(1, batch)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Runner, self.plan, self._recorder, **self._options), ()

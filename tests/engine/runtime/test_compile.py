@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from fastsam2.engine.fused.memory_attention import FusedMemoryAttention
 from fastsam2.engine.fused.memory_encoder import FusedMemoryEncoder
 from fastsam2.engine.memory_pool import MemoryPool, Pages
 from fastsam2.engine.plan import Plan
-from fastsam2.engine.runtime.compile import Compiled
+from fastsam2.engine.runtime.compile import Compiled, CompiledLater
 from fastsam2.engine.runtime.runner import Runner
 from fastsam2.engine.track_step import track_step
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
@@ -101,6 +102,52 @@ def test_whole_track_step(model: SAM2VideoPredictor) -> None:
     frame = features(model)
     grid = step.grid(frame)
     compiles_once(step, ((frame, grid, *memory) for memory in history(model)))
+
+
+def test_compilation_in_the_background() -> None:
+    """The first calls do not wait for the compiler; later ones compile nothing."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        begun.set()
+        assert goes_on.wait(60)
+        return graph
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        eager.append(not torch.compiler.is_compiling())
+        return 2 * x
+
+    eager: list[bool] = []
+    counter = CompileCounterWithBackend(backend)
+    compiled = Compiled(double, backend=counter)
+    later = CompiledLater(double, compiled, compiled, after=2)
+    x = torch.arange(3)
+    for _ in range(2):
+        assert torch.equal(later(x), 2 * x)
+    assert not begun.is_set()
+    assert torch.equal(later(x), 2 * x)
+    assert begun.wait(60)
+    assert torch.equal(later(x), 2 * x)
+    goes_on.set()
+    (thread,) = [t for t in threading.enumerate() if t.name == "fastsam2-compile"]
+    thread.join()
+    before = len(eager)
+    assert torch.equal(later(x + 1), 2 * (x + 1))
+    assert len(eager) == before
+    assert counter.frame_count == 1
+
+
+def test_a_failed_compilation_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no compiler")
+
+    later = CompiledLater(torch.neg, broken, broken, after=0)
+    for _ in range(2):
+        assert later(torch.ones(1)) == -1
+        for thread in threading.enumerate():
+            if thread.name == "fastsam2-compile":
+                thread.join()
+    assert [r.message for r in caplog.records] == ["the image encoder runs uncompiled: no compiler"]
 
 
 @pytest.mark.slow

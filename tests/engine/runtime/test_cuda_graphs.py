@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 from collections.abc import Callable, Iterator
@@ -112,9 +113,38 @@ def test_other_threads_record_nothing() -> None:
         assert torch.equal(graphed([torch.arange(2)], table)[0], table.values[:2] * 2)
     assert recorder.recorded == 0
     graphed([torch.arange(2)], table)
-    with cuda_graphs.replay_only():
+    with cuda_graphs.replay_only() as thread:
         graphed([torch.arange(2)], table)
+        assert not thread.missed
+        graphed([torch.arange(3)], table)
+        assert thread.missed
     assert (recorder.recorded, recorder.replayed) == (1, 2)
+
+
+def test_steady_calls_are_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    cuda_graphs._announce.cache_clear()
+    recorder = FakeRecorder()
+    graphed, table = Graphed(look_up, recorder, after=3), Table(torch.randn(9))
+    with caplog.at_level(logging.INFO):
+        for n in (2, 5, 2, 2, 5, 2, 2):
+            rows = [torch.randint(9, (n,))]
+            assert torch.equal(graphed(rows, table)[0], look_up(rows, table)[0])
+        assert (recorder.recorded, recorder.replayed) == (1, 2)
+        for _ in range(3):
+            graphed([torch.arange(5)], table)
+    assert (recorder.recorded, recorder.replayed) == (2, 4)
+    (record,) = caplog.records
+    assert 'plan="eager"' in record.message
+
+
+def test_recording_waits_for_other_work_that_may_synchronize() -> None:
+    recorder = FakeRecorder()
+    graphed, table = Graphed(look_up, recorder), Table(torch.randn(9))
+    for held in (True, False):
+        with cuda_graphs.DEVICE_LOCK if held else contextlib.nullcontext():
+            rows = [torch.arange(2)]
+            assert torch.equal(graphed(rows, table)[0], look_up(rows, table)[0])
+        assert recorder.recorded == (not held)
 
 
 def test_unrecordable_function_runs_without_a_graph(
@@ -148,6 +178,21 @@ def test_out_of_memory_is_raised() -> None:
     for _ in range(2):
         with pytest.raises(torch.OutOfMemoryError):
             graphed([torch.arange(2)], Table(torch.randn(9)))
+
+
+def test_graphs_nobody_asked_for_need_no_memory(no_fallback: Callable[[], None]) -> None:
+    class Full:
+        def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
+            raise torch.OutOfMemoryError("full")
+
+    no_fallback()
+    graphed, rows, table = (
+        Graphed(look_up, Full(), after=1),
+        [torch.arange(2)],
+        Table(torch.ones(9)),
+    )
+    for _ in range(3):
+        assert torch.equal(graphed(rows, table)[0], look_up(rows, table)[0])
 
 
 @pytest.fixture(scope="module")
@@ -196,4 +241,32 @@ def test_a_recorded_session(model: SAM2VideoPredictor) -> None:
     # For 1, 2 and 3 objects in the first video, and again for 1 and 2 on pages for 3.
     assert step.recorded == 5
     assert step.replayed == encoder.replayed - 3  # nothing is tracked on the first frame
+    model.plan = Plan()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("autocast", [False, True])
+def test_steady_frames_of_a_session(model: SAM2VideoPredictor, autocast: bool) -> None:
+    """A program without a plan is recorded in the dtype that it computes in."""
+    clip = frames_rgb(14)
+
+    def track() -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            state = model.init_state(clip)
+            model.add_new_points_or_box(state, 0, 1, points=[[50, 40]], labels=[1])
+            return [result.low_res_masks for result in model.propagate(state)]
+
+    model.plan = Plan()
+    expected = track()
+    recorders: list[FakeRecorder] = []
+
+    def recorder() -> FakeRecorder:
+        recorders.append(FakeRecorder())
+        return recorders[-1]
+
+    model.runner = Runner(Plan(graphs="steady"), recorder)
+    for found, known in zip(track(), expected, strict=True):
+        assert found.dtype == known.dtype == (torch.float16 if autocast else torch.float32)
+        assert relative_error(found.float(), known.float()) <= (1e-2 if autocast else 1e-4)
+    assert sorted(r.recorded for r in recorders if r.recorded) == [1, 1]
     model.plan = Plan()
