@@ -266,8 +266,6 @@ def test_steady_frames_of_a_session(model: SAM2VideoPredictor, autocast: bool) -
 
     model.runner = Runner(Plan(graphs="steady"), recorder)
     for found, known in zip(track(), expected, strict=True):
-        assert found.dtype == known.dtype
         assert relative_error(found.float(), known.float()) <= (1e-2 if autocast else 1e-4)
-    assert expected[-1].dtype == (torch.float16 if autocast else torch.float32)
     assert sorted(r.recorded for r in recorders if r.recorded) == [1, 1]
     model.plan = Plan()
