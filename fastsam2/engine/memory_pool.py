@@ -119,11 +119,16 @@ class SlotPool:
         Args:
             sources: slots and tensors of batch 1, in any order; duplicates are allowed.
         """
-        tensors = {_key(s): s for s in sources if isinstance(s, Tensor)}
-        for key in self._brought.keys() - tensors.keys():
-            del self._brought[key]
-        missing = {key: x for key, x in tensors.items() if key not in self._brought}
-        if missing:
+        keys = [_key(source) if isinstance(source, Tensor) else _SLOT for source in sources]
+        brought = self._brought
+        for key in brought.keys() - set(keys):
+            del brought[key]
+        if any(key is not _SLOT and key not in brought for key in keys):
+            missing = {
+                key: x
+                for key, x in zip(keys, sources, strict=True)
+                if isinstance(x, Tensor) and key not in brought
+            }
             slots = self.allocate(len(missing))
             device = self.slots.device
             rows = torch.cat([x.to(device, non_blocking=True) for x in missing.values()])
@@ -131,7 +136,8 @@ class SlotPool:
             for x, slot in zip(missing.values(), slots, strict=True):
                 self.hold(x, slot)
         return [
-            s.index if isinstance(s, Slot) else self._brought[_key(s)][1].index for s in sources
+            source.index if isinstance(source, Slot) else brought[key][1].index
+            for key, source in zip(keys, sources, strict=True)
         ]
 
     def clear(self) -> None:
@@ -148,6 +154,9 @@ class SlotPool:
         with torch.inference_mode(False):
             self.slots = torch.cat([old, old.new_zeros(more, *old.shape[1:])])
         self._free += range(len(old), len(old) + more)
+
+
+_SLOT = (0, -1)  # in place of the key of a tensor
 
 
 def _key(source: Tensor) -> tuple[int, int]:

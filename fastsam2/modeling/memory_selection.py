@@ -6,8 +6,9 @@ As in SAM 2 (arXiv 2408.00714, section 4): all conditioning frames (or the close
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -77,14 +78,15 @@ def select_memory(
         frame_idx, cond_frame_outputs, rules.max_cond_frames
     )
 
-    def tracked(t: int) -> Output | None:
-        return non_cond_frame_outputs.get(t, others.get(t))
-
+    read = non_cond_frame_outputs.get
+    if others:
+        read = {**others, **non_cond_frame_outputs}.get
     frames = [(0, output) for output in chosen.values()]
-    for position, t in _memory_frames(frame_idx, rules, reverse):
-        output = tracked(t)
-        if output is not None:
-            frames.append((position, output))
+    frames += [
+        (position, output)
+        for position, t in _memory_frames(frame_idx, rules, reverse)
+        if (output := read(t)) is not None
+    ]
     max_ptrs = min(num_frames or rules.max_obj_ptrs, rules.max_obj_ptrs)
     pointers: list[tuple[int, Tensor]] = []
     if rules.use_obj_ptrs:
@@ -94,29 +96,39 @@ def select_memory(
             if distance >= 0 or not rules.only_past_ptrs:
                 shown = distance if rules.signed_ptr_distance else abs(distance)
                 pointers.append((shown, output["obj_ptr"]))
-        for distance in range(1, max_ptrs):
-            t = frame_idx - sign * distance
-            if t < 0 or (num_frames is not None and t >= num_frames):
-                break
-            output = tracked(t)
-            if output is not None:
-                pointers.append((distance, output["obj_ptr"]))
+        pointers += [
+            (distance, output["obj_ptr"])
+            for distance, t in _pointer_frames(frame_idx, max_ptrs, num_frames, reverse)
+            if (output := read(t)) is not None
+        ]
     return MemorySelection(frames, pointers, pointer_span=max(max_ptrs - 1, 1))
 
 
-def _memory_frames(
-    frame_idx: int, rules: SelectionRules, reverse: bool
-) -> Iterator[tuple[int, int]]:
-    """Temporal position and frame of each unprompted memory, farthest first.
+# The same for all objects of a frame.
+@lru_cache
+def _pointer_frames(
+    frame_idx: int, max_ptrs: int, num_frames: int | None, reverse: bool
+) -> list[tuple[int, int]]:
+    """Return distance and frame of each unprompted pointer, nearest first."""
+    sign = -1 if reverse else 1
+    found = [(distance, frame_idx - sign * distance) for distance in range(1, max_ptrs)]
+    return [(d, t) for d, t in found if t >= 0 and (num_frames is None or t < num_frames)]
+
+
+@lru_cache
+def _memory_frames(frame_idx: int, rules: SelectionRules, reverse: bool) -> list[tuple[int, int]]:
+    """Return temporal position and frame of each unprompted memory, farthest first.
 
     The nearest neighbour is always read; those beyond it lie on multiples of the stride.
     """
     sign, stride = (-1 if reverse else 1), rules.temporal_stride
+    found = []
     for position in range(1, rules.num_maskmem):
         distance = rules.num_maskmem - position
         if distance == 1:
-            yield position, frame_idx - sign
+            found.append((position, frame_idx - sign))
             continue
         # Floor division rounds away from the frame in either direction.
         nearest = sign * ((sign * (frame_idx - 2 * sign)) // stride * stride)
-        yield position, nearest - sign * (distance - 2) * stride
+        found.append((position, nearest - sign * (distance - 2) * stride))
+    return found
