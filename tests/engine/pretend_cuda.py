@@ -1,4 +1,4 @@
-"""A pretended CUDA device: tensors hold CPU data, but say that they are on `cuda:0`.
+"""Pretended CUDA devices: tensors hold CPU data, but say that they are on `cuda:0` or `cuda:1`.
 
 Every operation on them is logged with what it would do on a GPU: launch a kernel, copy to or from
 the host, or make the host wait.
@@ -54,12 +54,13 @@ class Event(NamedTuple):
 
 
 class _Tensor(torch.Tensor):
-    """A tensor on the pretended device."""
+    """A tensor on a pretended device."""
 
     data_on_host: Tensor
+    on: torch.device
 
     @staticmethod
-    def __new__(cls: type[_Tensor], data: Tensor) -> _Tensor:
+    def __new__(cls: type[_Tensor], data: Tensor, device: torch.device) -> _Tensor:
         made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
             data.size(),
@@ -71,12 +72,13 @@ class _Tensor(torch.Tensor):
             requires_grad=False,
         )
         made.data_on_host = data
+        made.on = device if device.index is not None else torch.device("cuda", current_device())
         found: _Tensor = made
         return found
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        return CUDA
+        return self.on
 
     @property
     def is_cuda(self) -> bool:  # type: ignore[override]
@@ -92,6 +94,21 @@ class _Tensor(torch.Tensor):
 
 
 _active: PretendedCuda | None = None
+_local = threading.local()
+
+
+def current_device() -> int:
+    index: int = getattr(_local, "device", 0)
+    return index
+
+
+@contextlib.contextmanager
+def _device(device: Any) -> Iterator[None]:
+    before, _local.device = current_device(), torch.device(device).index or 0
+    try:
+        yield
+    finally:
+        _local.device = before
 
 
 class _Mode(TorchDispatchMode):
@@ -118,7 +135,11 @@ class _DeviceEvent:
 
 @dataclass
 class _Stream:
-    device: torch.device = CUDA
+    device: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        if self.device is None:
+            self.device = torch.device("cuda", current_device())
 
     def record_event(self) -> Any:
         return _DeviceEvent()
@@ -137,6 +158,7 @@ class PretendedCuda:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.recorded_on: list[int] = []  # current device of each recording
         self._thread = threading.local()
         self._pinned: dict[int, Tensor] = {}
 
@@ -169,6 +191,7 @@ class PretendedCuda:
         kind = self._kind(name, args, kwargs, given, on_device, to_device, to_host)
         if kind is not None:
             self.log(kind, name)
+        place = torch.device(target) if to_device else on_device[0].on if on_device else CUDA
         wrapped = {id(x.data_on_host): x for x in on_device}
         host = tree_map(lambda x: x.data_on_host if isinstance(x, _Tensor) else x, (args, kwargs))
         out = func(*host[0], **host[1])
@@ -181,7 +204,7 @@ class PretendedCuda:
                 return x
             if not result_on_device:
                 return self.pin(x, copy=False) if pinned else x
-            return wrapped[id(x)] if id(x) in wrapped else _Tensor(x)
+            return wrapped[id(x)] if id(x) in wrapped else _Tensor(x, place)
 
         return tree_map(wrap, out)
 
@@ -208,6 +231,8 @@ class PretendedCuda:
             return "blocking download" if blocking else "download"
         if not on_device and not to_device:
             return None
+        if len({x.on for x in on_device}) > 1:
+            return "mix"
         if name in _WAITS or (name in _INDEXING and _by_mask(args[1])):
             return "wait"
         if any(not isinstance(x, _Tensor) and x.dim() for x in given):
@@ -236,6 +261,7 @@ class PretendedCuda:
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], object], T]:
         """Record a graph: replay computes again, as one launch."""
+        self.recorded_on.append(current_device())
         self._thread.capturing = True
         try:
             out = run()
@@ -265,10 +291,11 @@ class PretendedCuda:
             "get_device_capability": lambda device=None: (9, 0),
             "get_device_name": lambda device=None: "NVIDIA H100 80GB HBM3",
             "get_device_properties": lambda device=None: SimpleNamespace(multi_processor_count=132),
-            "current_stream": lambda device=None: _Stream(),
-            "Stream": lambda device=None: _Stream(),
+            "current_stream": _Stream,
+            "Stream": _Stream,
             "stream": lambda stream: contextlib.nullcontext(),
-            "device": lambda device: contextlib.nullcontext(),
+            "device": _device,
+            "current_device": current_device,
             "synchronize": lambda *device: _wait("synchronize"),
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
@@ -283,17 +310,19 @@ class PretendedCuda:
             if not isinstance(args[0], _Tensor):
                 return real_attention(*args, **kwargs)
             self.log("launch", "scaled_dot_product_attention")
-            return _Tensor(real_attention(*map(_data, args), **kwargs))
+            return _Tensor(real_attention(*map(_data, args), **kwargs), args[0].on)
 
         def to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             device, dtype, asynchronous, _ = torch._C._nn._parse_to(*args, **kwargs)
-            if isinstance(x, _Tensor) and (device is None or device.type == "cuda"):
+            if isinstance(x, _Tensor) and (
+                device is None or device in (x.on, torch.device("cuda"))
+            ):
                 return x if dtype in (None, x.dtype) else real_to(x, dtype)
             if device is None or device.type != "cuda":
                 return real_to(x, *args, **kwargs)
             if x.numel():
                 self.log(self._upload(x, asynchronous), "to")
-            return _Tensor(real_to(x.detach(), dtype or x.dtype, copy=True))
+            return _Tensor(real_to(x.detach(), dtype or x.dtype, copy=True), device)
 
         functional = torch.nn.functional
         monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
@@ -319,15 +348,20 @@ class PretendedCuda:
             ):
                 cached.cache_clear()
 
-    def move(self, model: nn.Module) -> None:
-        """Move a model's weights to the device."""
+    @staticmethod
+    def thread() -> contextlib.AbstractContextManager[object]:
+        """Return a context in which another thread sees the devices."""
+        return _Mode()
+
+    def move(self, model: nn.Module, device: torch.device = CUDA) -> None:
+        """Move a model's weights to a device."""
         for module in model.modules():
             for name, weight in module._parameters.items():
                 if weight is not None:
-                    module._parameters[name] = nn.Parameter(_Tensor(weight.detach()), False)
+                    module._parameters[name] = nn.Parameter(_Tensor(weight.detach(), device), False)
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    module._buffers[name] = _Tensor(buffer)
+                    module._buffers[name] = _Tensor(buffer, device)
 
 
 def _enter_no_grad(context: Any) -> None:
