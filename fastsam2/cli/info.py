@@ -32,6 +32,8 @@ def describe() -> str:
 
 
 def _version(package: str) -> str:
+    if package == "torch":
+        return torch.__version__  # names the build, too
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

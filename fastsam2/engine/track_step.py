@@ -140,7 +140,8 @@ def cleaned(model: SAM2Base, masks: DecodedMasks) -> DecodedMasks:
         logits = fill_holes(logits, model.fill_hole_area)
     if masks.obj_ptr.dtype in (torch.bfloat16, torch.float16):
         logits = logits.half()
-    return masks._replace(low_res_masks=logits)
+    # PyTorch 2.11 cannot compile `_replace`.
+    return DecodedMasks(logits, *masks[1:])
 
 
 #: Looks up the tracking step of a model; None where its own `track_step` must run.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsam2.modeling.cached_tensor import CachedTensor
+from fastsam2.modeling.cached_tensor import CachedTensor, is_traced
 from fastsam2.modeling.click_sampling import (
     get_next_point,
     sample_box_points,
@@ -82,7 +82,9 @@ def get_1d_sine_pe(pos_inds: Tensor, dim: int, temperature: float = 10000) -> Te
         channel = torch.arange(half, dtype=torch.float32, device=device)
         return temperature ** (2 * (channel // 2) / half)
 
-    phase = pos_inds.unsqueeze(-1) / _periods((half, temperature, device), (), periods)
+    # A compiler computes them once, but would compile again when the cache changes.
+    period = periods() if is_traced() else _periods((half, temperature, device), (), periods)
+    phase = pos_inds.unsqueeze(-1) / period
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
