@@ -1,9 +1,9 @@
 """Run all GPU benchmarks in one call: `python -m bench.gpu --out DIR`.
 
 The parts run in order of importance, each in its own process with its own time limit, in under nine
-minutes. Finished parts are recorded: a second call continues where the first stopped, and includes
-the parts that compile for minutes. A failing part does not stop the others. DIR gets at most eight
-files.
+minutes: correctness, 1, 8 and 16 objects beside `sam2` compiled, hardware counters, then the rest.
+Finished parts are recorded: a second call continues where the first stopped. A failing part does
+not stop the others. DIR gets at most nine files.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def parts(out: Path, device: str, quick: bool) -> list[Part]:
         interpreted = (("TRITON_INTERPRET", "1"),) if device == "cpu" else ()
         return [
             Part("tests", inf, ("bench.verify", "memory_keys", *where, "--limit", "1e6")),
+            Part("steady", inf, ("bench.steady", *where, "--model", "nano", "--objects", "1")),
             Part("roofline", inf, (*small, "roof")),
             Part("ladder", inf, (*small, "ladder", "--impl", "sam2", "folded, batched",
                  "+ graphs")),
@@ -69,6 +70,11 @@ def parts(out: Path, device: str, quick: bool) -> list[Part]:
     rungs = ("folded, batched", "+ kernels", "+ encoding ahead", "+ graphs")
     return [
         Part("tests", 80, ("bench.verify", *where, "--limit", "70")),
+        Part("headline", 60, (*run, "track", *few, "--impl", "fastsam2", "sam2")),
+        Part("steady", 40, ("bench.steady", *where)),
+        # The compiler takes minutes of it.
+        Part("compiled", 280, (*run, "track", *few, "--impl", "sam2 vos_optimized"), least=180),
+        Part("counters", 60, ("bench.counters", "--out", str(out))),
         Part("roofline", 30, (*run, "roof", "--dtype", "bf16", "fp32")),
         Part("ladder", 130, (*run, "ladder", *few, "--impl", "sam2", *rungs)),
         Part("many", 60, (*run, "track", *tiny, *many, "--impl", "fastsam2")),
@@ -78,8 +84,6 @@ def parts(out: Path, device: str, quick: bool) -> list[Part]:
         Part("tuning", 100, (*tune, "--seconds", "80", *few), least=60),
         Part("files", 40, (*run, "video", "--objects", "1", "8", "--impl", "sam2", "fastsam2")),
         Part("cold", 40, (*run, "cold", "--objects", "1", "--impl", "sam2", "fastsam2")),
-        # Compilation takes minutes; usually left to a second call.
-        Part("compiled", 420, (*run, "track", *few, "--impl", "sam2 vos_optimized"), least=240),
         Part("top rung", 300, (*run, "ladder", *few, "--impl", "+ compiled"), least=180),
         Part("transformers", 60, (*run, "track", *few, "--impl", "transformers")),
         Part("peers", 90, (*run, "track", "--objects", "4", "64", "128", "--impl", "sam2")),
@@ -183,7 +187,8 @@ def _report(out: Path) -> int:
         except subprocess.TimeoutExpired:
             file.write("\nno report after 60 s\n")
     for row in report.latest(read_rows(out / "rows.csv")):
-        if (row.kind in ("roof", "track", "accuracy") and row.p50_ms) or row.iou is not None:
+        measured = row.kind in ("roof", "track", "accuracy") and row.p50_ms
+        if measured or row.kind == "steady" or row.iou is not None:
             title = f"{row.model} {row.objects or ''}".strip() or row.name
             print(f"{title:20} {row.dtype:5} {row.impl:20} {report.brief(row)}")
     return 0

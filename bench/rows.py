@@ -28,7 +28,8 @@ NAMES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Row:
     """A measurement; None for values that are unknown or do not apply."""
 
-    kind: str  #: roof, op, output, stage, track, video, cold, accuracy, memory, tuning or part
+    #: roof, op, output, stage, track, steady, video, cold, accuracy, memory, tuning or part
+    kind: str
     name: str  #: scenario, stage or op
     impl: str  #: peer or implementation
     model: str = ""
