@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,6 +61,14 @@ class Slot:
             return self.from_row(self.row).clone()
 
 
+class _Copied(NamedTuple):
+    """A tensor that was copied into a slot; if a client edits it, it needs another slot."""
+
+    source: Tensor  #: keeps its identity from being reused
+    version: int | None  #: at the time; None for inference tensors, which have none
+    slot: Slot
+
+
 class SlotPool:
     """Slots of one tensor. Slot 0 is never allocated: padded rows of a batch write to it.
 
@@ -86,10 +94,7 @@ class SlotPool:
         with torch.inference_mode(False):
             self.slots = torch.zeros(capacity, *shape, dtype=dtype, device=device)
         self._free = list(range(1, capacity))
-        # Slots of output tensors, by the tensor's identity and version: a tensor that a client
-        # replaces or edits needs a new slot. Keeping the tensor keeps its identity from being
-        # reused.
-        self._brought: dict[tuple[int, int], tuple[Tensor, Slot]] = {}
+        self._copied: dict[int, _Copied] = {}  # by the identity of the tensor
 
     def allocate(self, count: int) -> list[Slot]:
         """Allocate free slots; the pool grows if there are too few."""
@@ -109,7 +114,8 @@ class SlotPool:
 
     def hold(self, source: Tensor, slot: Slot) -> None:
         """Register a slot as the copy of `source`, until `source` is edited or no longer read."""
-        self._brought[_key(source)] = (source, slot)
+        version = None if source.is_inference() else source._version
+        self._copied[id(source)] = _Copied(source, version, slot)
 
     def indices(self, sources: Sequence[Slot | Tensor]) -> list[int]:
         """Return the slot indices of all memories that a frame reads.
@@ -119,30 +125,28 @@ class SlotPool:
         Args:
             sources: slots and tensors of batch 1, in any order; duplicates are allowed.
         """
-        keys = [_key(source) if isinstance(source, Tensor) else _SLOT for source in sources]
-        brought = self._brought
-        for key in brought.keys() - set(keys):
-            del brought[key]
-        if any(key is not _SLOT and key not in brought for key in keys):
-            missing = {
-                key: x
-                for key, x in zip(keys, sources, strict=True)
-                if isinstance(x, Tensor) and key not in brought
-            }
+        copied = self._copied
+        for key in copied.keys() - set(map(id, sources)):
+            del copied[key]
+        missing: dict[int, Tensor] = {}
+        for x in sources:
+            if isinstance(x, Tensor):
+                known = copied.get(id(x))
+                if known is None or (known.version is not None and known.version != x._version):
+                    copied.pop(id(x), None)
+                    missing[id(x)] = x
+        if missing:
             slots = self.allocate(len(missing))
             device = self.slots.device
             rows = torch.cat([x.to(device, non_blocking=True) for x in missing.values()])
             self.write(slots, self._to_rows(rows))
             for x, slot in zip(missing.values(), slots, strict=True):
                 self.hold(x, slot)
-        return [
-            source.index if isinstance(source, Slot) else brought[key][1].index
-            for key, source in zip(keys, sources, strict=True)
-        ]
+        return [x.index if isinstance(x, Slot) else copied[id(x)].slot.index for x in sources]
 
     def clear(self) -> None:
         """Free the slots of tensors that were copied in."""
-        self._brought.clear()
+        self._copied.clear()
 
     def reserve(self, capacity: int) -> None:
         """Grow to at least this many slots."""
@@ -154,13 +158,6 @@ class SlotPool:
         with torch.inference_mode(False):
             self.slots = torch.cat([old, old.new_zeros(more, *old.shape[1:])])
         self._free += range(len(old), len(old) + more)
-
-
-_SLOT = (0, -1)  # in place of the key of a tensor
-
-
-def _key(source: Tensor) -> tuple[int, int]:
-    return id(source), 0 if source.is_inference() else source._version
 
 
 class MemoryPool:

@@ -134,7 +134,7 @@ class Session:
     def _check_pool(self, expected: list[Any]) -> None:
         for pool, kind in ((self.pool.latents, 0), (self.pool.pointers, 1)):
             wanted = {value for read in expected for _, value in read[kind]}
-            lent = [slot.index for _, slot in pool._brought.values()]
+            lent = [copied.slot.index for copied in pool._copied.values()]
             assert len(lent) == len(set(lent)) == len(wanted)  # no slot serves two
             assert sorted(lent + pool._free) == list(range(1, len(pool.slots)))  # none is lost
 
