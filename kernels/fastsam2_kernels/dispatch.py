@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
 from typing import Literal
 
 from torch import Tensor
 
-from fastsam2_kernels.launch_config import capability_of
+from fastsam2_kernels.launch_config import capability_of, family
 
-__all__ = ["Impl", "interpreting", "uses_triton"]
+__all__ = ["Impl", "check_gluon", "has_gluon", "interpreting", "on_gpu", "uses_triton"]
 
 #: "auto" selects the Triton kernel on GPUs of compute capability 8.0 and newer, otherwise the
 #: reference or an equivalent schedule for the CPU. "triton" and "reference" run or raise.
@@ -23,9 +24,25 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def on_gpu(tensor: Tensor) -> bool:
+    """True if compiled kernels run on the device of `tensor`."""
+    return tensor.device.type == "cuda"
+
+
 @functools.cache
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def has_gluon() -> bool:
+    """True if Triton has what Gluon kernels use: since 3.6."""
+    if not _has_triton():
+        return False
+    import triton
+
+    major, minor = triton.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= (3, 6)
 
 
 def uses_triton(impl: str, tensor: Tensor) -> bool:
@@ -39,11 +56,34 @@ def uses_triton(impl: str, tensor: Tensor) -> bool:
         raise ValueError(f"impl must be 'auto', 'triton' or 'reference', not {impl!r}")
     if impl == "reference":
         return False
-    on_gpu = tensor.device.type == "cuda"
     if impl == "auto":
-        return on_gpu and _has_triton() and capability_of(tensor.device) >= 80
+        return on_gpu(tensor) and _has_triton() and capability_of(tensor.device) >= 80
     if not _has_triton():
         raise RuntimeError("impl='triton' needs the triton package, which is not installed")
-    if not on_gpu and not interpreting():
+    if not on_gpu(tensor) and not interpreting():
         raise RuntimeError(f"impl='triton' needs a CUDA tensor, not one on {tensor.device}")
     return True
+
+
+def check_gluon(tensor: Tensor) -> None:
+    """Check that Gluon kernels, which are written for Hopper, run on the device of `tensor`.
+
+    Raises:
+        RuntimeError: Triton is older than 3.6 or missing, the device is not a GPU of compute
+            capability 9.0, or kernels are interpreted.
+    """
+    if not has_gluon():
+        version = importlib.metadata.version("triton") if _has_triton() else "none"
+        raise RuntimeError(f"impl='gluon' needs Triton 3.6 or newer, found {version}")
+    if not on_gpu(tensor):
+        raise RuntimeError(
+            f"impl='gluon' needs a CUDA tensor, not one on {tensor.device}; "
+            "Triton's interpreter does not run Gluon"
+        )
+    if interpreting():
+        raise RuntimeError("impl='gluon' cannot run with TRITON_INTERPRET=1")
+    capability = capability_of(tensor.device)
+    if family(capability) != 90:
+        raise RuntimeError(
+            f"impl='gluon' needs a GPU of compute capability 9.0, not {capability / 10}"
+        )
