@@ -1,23 +1,23 @@
 """Attention to one part of an object's memory in Gluon, for Hopper GPUs (sm_90).
 
-Takes the place of `kernel.memory_attention_kernel`, with the same tiles and the same results. Gluon
-states the schedule that Triton's compiler does not find: the tensor cores compute the logits of the
-next tile during the softmax of this one.
+An alternative to `kernel.memory_attention_kernel`. In Gluon the schedule is explicit: the tensor
+cores compute the logits of the next tile during the softmax of the current one, an overlap that
+Triton's compiler does not generate from `kernel.py`.
 
-Tiles of pages arrive by bulk copies (TMA) in two rings of buffers, one of keys and one of latents.
-Each buffer has a barrier in shared memory (mbarrier) that completes a phase when a tile is there.
-One iteration, with 3 buffers in a ring:
+The tensor memory accelerator (TMA) copies tiles of pages into two rings of buffers in shared
+memory, one for keys and one for latents. Each buffer has an mbarrier, which completes a phase when
+a tile has arrived. With rings of 3 buffers, one iteration does the following:
 
     wait for the keys of tile j + 1 and the latents of tile j
-    start  logits of tile j + 1
-    copy   keys of tile j + 3 over those of tile j, whose logits are known,
-           latents of tile j + 2 over those of tile j - 1
+    start the product of the queries and the keys of tile j + 1
+    start the copies of the keys of tile j + 3 into the buffer of those of tile j,
+        and of the latents of tile j + 2 into the buffer of those of tile j - 1
     softmax of tile j
-    start  weights of tile j times its latents
+    start the product of the weights and the latents of tile j
     wait for both products
 
-A copy writes zeros for tokens past the end of a page. Pointer tokens are few, and only the first
-of them are valid: they are loaded and stored by the threads, after the pages.
+TMA fills rows past the end of a page with zeros. It cannot do so for pointer tokens, of which only
+the first `num_pointers` are defined: the threads load them, after the pages and without overlap.
 """
 
 import torch
@@ -44,47 +44,56 @@ __all__ = ["launch", "variants"]
 
 @gluon.jit
 def matrix(ring, i):
-    """Buffer `i` of a ring [stages, 1, rows, width] as [rows, width]."""
+    """Return buffer `i` of a ring [stages, 1, rows, width] as [rows, width]."""
     return ring.index(i).reshape([ring.shape[2], ring.shape[3]])
 
 
 @gluon.jit
-def copy_tile(source, table, tile, per_page, ring, bars, i, wanted):
-    """Start the copy of a tile of a page into buffer `i`."""
-    i_page = tile // per_page
-    page = gl.load(table + i_page, mask=wanted, other=0)
-    start = (tile - i_page * per_page) * ring.shape[2]
+def next_tile(page, start, HW, BLOCK_N: gl.constexpr):
+    """Return the page and the first token of the tile that follows."""
+    start += BLOCK_N
+    ends = start >= HW
+    return page + ends.to(gl.int32), gl.where(ends, 0, start)
+
+
+@gluon.jit
+def copy_tile(source, table, page, start, ring, bars, i, wanted):
+    """Start the copy of a tile into buffer `i`; `table` has the row of each page of the object."""
+    row = gl.load(table + page, mask=wanted, other=0)
     tma.async_copy_global_to_shared(
-        source, [page, start, 0], bars.index(i), ring.index(i), pred=wanted
+        source, [row, start, 0], bars.index(i), ring.index(i), pred=wanted
     )
 
 
 @gluon.jit
 def copy_step(
-    keys, latents, reads, slots, s_k, s_v, k_bars, v_bars, j, first, count, per_read,
-    STAGES: gl.constexpr,
+    keys, latents, reads, slots, s_k, s_v, k_bars, v_bars, j, count,
+    k_page, k_start, v_page, v_start, HW, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Start the copies of the keys of tile `j` and the latents of the tile before it, if they are
-    among the `count` tiles from `first` on."""
+    """Start the copies of the keys of tile `j`, at `k_page` and `k_start`, and of the latents of
+    tile `j - 1`, at `v_page` and `v_start`, if there are such tiles. Return the places for `j + 1`.
+    """
     has_k = j < count
     has_v = (j > 0) & (j <= count)
     i_k = j % STAGES
     i_v = (j + STAGES - 1) % STAGES
     mbarrier.expect(k_bars.index(i_k), keys.block_type.nbytes, pred=has_k)
     mbarrier.expect(v_bars.index(i_v), latents.block_type.nbytes, pred=has_v)
-    copy_tile(keys, reads, first + j, per_read, s_k, k_bars, i_k, has_k)
-    copy_tile(latents, slots, first + j - 1, per_read, s_v, v_bars, i_v, has_v)
+    copy_tile(keys, reads, k_page, k_start, s_k, k_bars, i_k, has_k)
+    copy_tile(latents, slots, v_page, v_start, s_v, v_bars, i_v, has_v)
+    page, start = next_tile(k_page, k_start, HW, s_k.shape[2])
+    return page, start, k_page, k_start
 
 
 @gluon.jit
 def wait_for(bars, j, STAGES: gl.constexpr):
-    """Wait for the `j`-th tile of a ring."""
+    """Wait until tile `j` has arrived in its ring."""
     mbarrier.wait(bars.index(j % STAGES), (j // STAGES) & 1)
 
 
 @gluon.jit
 def logits(s_q, b_k, layout: gl.constexpr, is_async: gl.constexpr):
-    """Product of the queries [BM, D] with keys [BN, D], both in shared memory."""
+    """Return the product of queries [BM, D] and keys [BN, D], both in shared memory."""
     BM: gl.constexpr = s_q.shape[0]
     BN: gl.constexpr = b_k.shape[0]
     zero = gl.zeros([BM, BN], gl.float32, layout)
@@ -102,8 +111,8 @@ def softmax_step(
     dtype: gl.constexpr,
     MASKED: gl.constexpr,
 ):
-    """One step of the online softmax: weights as an operand, and the new maximum, sum and result
-    before the product with the latents."""
+    """Return the weights of a tile as an operand, the new maximum and sum, and `b_acc` rescaled to
+    the new maximum."""
     o_layout: gl.constexpr = b_acc.type.layout
     if MASKED:
         o_n = gl.arange(0, b_s.shape[1], gl.SliceLayout(0, b_s.type.layout))
@@ -117,7 +126,7 @@ def softmax_step(
     return b_p, b_new, b_sum, b_acc
 
 
-# As in `kernel.py`, changes between frames must not recompile.
+# As in `kernel.py`, what changes between frames must not recompile.
 @gluon.jit(
     do_not_specialize=["N", "K", "P"],
     do_not_specialize_on_alignment=["slots", "reads", "num_reads", "num_pointers"],
@@ -149,11 +158,11 @@ def memory_attention_gluon_kernel(
     EVEN: gl.constexpr,  # BLOCK_N divides HW
 ):
     W: gl.constexpr = gl.num_warps()
-    gl.static_assert(BLOCK_M == 16 * W, "a warp has 16 rows of a product")
+    gl.static_assert(BLOCK_M == 16 * W, "a warp computes 16 rows")
     dtype: gl.constexpr = keys.dtype
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [W, 1], [16, BLOCK_N, 16])
     o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [W, 1], [16, M, 16])
-    # Rows in pieces of 16 bytes.
+    # Each thread loads 16 bytes of a row.
     d_layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [W, 1], [1, 0])
     m_layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // M, M // 8], [W, 1], [1, 0])
     q_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_M, D], dtype)
@@ -179,13 +188,18 @@ def memory_attention_gluon_kernel(
     count = gl.minimum(last, n_paged) - first
     reads += i_n * K
     slots += i_n * K
+    k_page = first // per_read
+    start = (first - k_page * per_read) * BLOCK_N
+    k_start = start
+    v_page = k_page
+    v_start = start
     for stage in gl.static_range(STAGES):
-        copy_step(
-            keys, latents, reads, slots, s_k, s_v, k_bars, v_bars, stage, first, count, per_read,
-            STAGES,
+        k_page, k_start, v_page, v_start = copy_step(
+            keys, latents, reads, slots, s_k, s_v, k_bars, v_bars, stage, count,
+            k_page, k_start, v_page, v_start, HW, STAGES,
         )  # fmt: skip
 
-    # The tensor cores read the queries of all products from shared memory. [BM, D]
+    # [BM, D], in shared memory, where the tensor cores read it for every tile
     o_q = gl.program_id(0) * BLOCK_M + gl.arange(0, BLOCK_M, gl.SliceLayout(1, d_layout))
     o_d = gl.arange(0, D, gl.SliceLayout(0, d_layout))
     p_q = q + i_n.to(gl.int64) * stride_q + o_q[:, None] * D + o_d[None, :]
@@ -203,20 +217,19 @@ def memory_attention_gluon_kernel(
             wait_for(k_bars, j + 1, STAGES)
             wait_for(v_bars, j, STAGES)
             b_next = logits(s_q, matrix(s_k, (j + 1) % STAGES), s_layout, True)
-            copy_step(
-                keys, latents, reads, slots, s_k, s_v, k_bars, v_bars, j + STAGES, first, count,
-                per_read, STAGES,
+            k_page, k_start, v_page, v_start = copy_step(
+                keys, latents, reads, slots, s_k, s_v, k_bars, v_bars, j + STAGES, count,
+                k_page, k_start, v_page, v_start, HW, STAGES,
             )  # fmt: skip
-            rows = HW - (first + j) % per_read * BLOCK_N
             b_p, b_max, b_sum, b_acc = softmax_step(
-                b_s, rows, scale, b_max, b_sum, b_acc, dtype, not EVEN
+                b_s, HW - start, scale, b_max, b_sum, b_acc, dtype, not EVEN
             )
             b_acc = warpgroup_mma(b_p, matrix(s_v, j % STAGES), b_acc, is_async=True)
             b_s, b_acc = warpgroup_mma_wait(0, deps=[b_next, b_acc])
+            _, start = next_tile(0, start, HW, BLOCK_N)
         wait_for(v_bars, count - 1, STAGES)
-        rows = HW - (first + count - 1) % per_read * BLOCK_N
         b_p, b_max, b_sum, b_acc = softmax_step(
-            b_s, rows, scale, b_max, b_sum, b_acc, dtype, not EVEN
+            b_s, HW - start, scale, b_max, b_sum, b_acc, dtype, not EVEN
         )
         b_acc = warpgroup_mma(b_p, matrix(s_v, (count - 1) % STAGES), b_acc)
     for stage in gl.static_range(STAGES):
@@ -259,7 +272,7 @@ def _tile_layout(rows: int, width: int, dtype: torch.dtype) -> gl.NVMMASharedLay
 
 
 def _descriptor(pages: Tensor, rows: int) -> TensorDescriptor:
-    """Describe pages [n, HW, width] to the unit that copies tiles [1, rows, width]."""
+    """Return a TMA descriptor of pages [n, HW, width], for tiles [1, rows, width]."""
     _, tokens, width = pages.shape
     layout = _tile_layout(rows, width, pages.dtype)
     strides = [tokens * width, width, 1]
@@ -314,7 +327,7 @@ def launch(
 ) -> Tensor:
     """Like `kernel.launch`, with the kernel of this file.
 
-    What was measured with the Triton kernel does not apply: `params` are the rule's by default.
+    The default of `params` is the choice by rule, since measurements are of the Triton kernel.
     """
     if params is None:
         params = choose(q.shape[1], q.shape[2], q.dtype, 90)
@@ -324,7 +337,7 @@ def launch(
 
 
 def variants(capability: int) -> list[Variant]:
-    """Return the kernel as it is launched on GPUs of `capability`, none before or after Hopper."""
+    """Return the kernel as it is launched on GPUs of `capability`; none if that is not Hopper."""
     if family(capability) != 90:
         return []
     found = []
