@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import os
+import re
 from typing import Literal
 
 from torch import Tensor
 
 from fastsam2_kernels.launch_config import capability_of, family
 
-__all__ = ["Impl", "check_gluon", "has_gluon", "interpreting", "on_gpu", "uses_triton"]
+__all__ = ["Impl", "gluon_misfit", "has_gluon", "interpreting", "on_gpu", "uses_triton"]
 
 #: "auto" selects the Triton kernel on GPUs of compute capability 8.0 and newer, otherwise the
 #: reference or an equivalent schedule for the CPU. "triton" and "reference" run or raise.
@@ -35,14 +35,18 @@ def _has_triton() -> bool:
 
 
 @functools.cache
-def has_gluon() -> bool:
-    """True if Triton has what Gluon kernels use: since 3.6."""
+def _triton_version() -> str:
     if not _has_triton():
-        return False
+        return "none"
     import triton
 
-    major, minor = triton.__version__.split(".")[:2]
-    return (int(major), int(minor)) >= (3, 6)
+    return str(triton.__version__)
+
+
+def has_gluon() -> bool:
+    """True if Triton has what Gluon kernels use: since 3.6."""
+    version = re.match(r"(\d+)\.(\d+)", _triton_version())
+    return version is not None and (int(version[1]), int(version[2])) >= (3, 6)
 
 
 def uses_triton(impl: str, tensor: Tensor) -> bool:
@@ -65,25 +69,21 @@ def uses_triton(impl: str, tensor: Tensor) -> bool:
     return True
 
 
-def check_gluon(tensor: Tensor) -> None:
-    """Check that Gluon kernels, which are written for Hopper, run on the device of `tensor`.
-
-    Raises:
-        RuntimeError: Triton is older than 3.6 or missing, the device is not a GPU of compute
-            capability 9.0, or kernels are interpreted.
-    """
+def gluon_misfit(tensor: Tensor) -> RuntimeError | None:
+    """Return the error of a device that Gluon kernels, which are written for Hopper, do not run on,
+    None if they do."""
     if not has_gluon():
-        version = importlib.metadata.version("triton") if _has_triton() else "none"
-        raise RuntimeError(f"impl='gluon' needs Triton 3.6 or newer, found {version}")
+        return RuntimeError(f"impl='gluon' needs Triton 3.6 or newer, found {_triton_version()}")
     if not on_gpu(tensor):
-        raise RuntimeError(
+        return RuntimeError(
             f"impl='gluon' needs a CUDA tensor, not one on {tensor.device}; "
             "Triton's interpreter does not run Gluon"
         )
     if interpreting():
-        raise RuntimeError("impl='gluon' cannot run with TRITON_INTERPRET=1")
+        return RuntimeError("impl='gluon' cannot run with TRITON_INTERPRET=1")
     capability = capability_of(tensor.device)
     if family(capability) != 90:
-        raise RuntimeError(
+        return RuntimeError(
             f"impl='gluon' needs a GPU of compute capability 9.0, not {capability / 10}"
         )
+    return None

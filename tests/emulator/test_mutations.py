@@ -9,8 +9,8 @@ Read in the PTX, those that it does not see are redundant in the calls here:
   the data is used.
 - The barrier at the end of a loop that runs once, as that over pointers does.
 - `wgmma.wait_group` between two products into the same accumulators, which are in order anyway.
-- In Gluon's code, barriers that follow each other closely, as before the bytes of a copy are announced
-  and before it is issued: one of them is enough.
+- In the Gluon kernel, one of two adjacent `bar.sync`: Triton puts one before `mbarrier.expect_tx` and
+  one before the copy.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastsam2_kernels.dispatch import Impl, check_gluon
+from fastsam2_kernels.dispatch import Impl, gluon_misfit
 from fastsam2_kernels.launch_config import HALF
 from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
 from fastsam2_kernels.memory_attention.paged_memory import PagedMemory
@@ -140,8 +140,7 @@ def _gluon_misfit(q: Tensor, memory: PagedMemory) -> Exception | None:
 
 
 def _run_gluon(q: Tensor, memory: PagedMemory, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-    check_gluon(q)
-    if error := _gluon_misfit(q, memory):
+    if error := gluon_misfit(q) or _gluon_misfit(q, memory):
         raise error
     launch = pkgutil.resolve_name("fastsam2_kernels.memory_attention.gluon_kernel:launch")
     with torch.cuda.device_of(q):
