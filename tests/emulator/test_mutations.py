@@ -9,7 +9,7 @@ Read in the PTX, those that it does not see are redundant in the calls here:
   the data is used.
 - The barrier at the end of a loop that runs once, as that over pointers does.
 - `wgmma.wait_group` between two products into the same accumulators, which are in order anyway.
-- In the Gluon kernel, one of two adjacent `bar.sync`: Triton puts one before `mbarrier.expect_tx` and
+- In the Gluon kernel, one of two adjacent `bar.sync`: Triton puts one before `expect_tx` and
   one before the copy.
 """
 
