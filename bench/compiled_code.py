@@ -103,7 +103,8 @@ def _count(body: str, threads: int) -> Loop:
         exponentials=number(_EXPONENTIAL),
         overlapped=_overlapped_exponentials(body),
         in_flight=in_flight + bulk_in_flight,
-        unoverlapped=(bool(copies) and 0 in outstanding) or (bulk_copies > 0 == bulk_in_flight),
+        unoverlapped=(bool(copies) and 0 in outstanding)
+        or (bool(bulk_copies) and not bulk_in_flight),
     )
 
 

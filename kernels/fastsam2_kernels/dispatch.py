@@ -70,8 +70,8 @@ def uses_triton(impl: str, tensor: Tensor) -> bool:
 
 
 def gluon_misfit(tensor: Tensor) -> RuntimeError | None:
-    """Return the error of a device that Gluon kernels, which are written for Hopper, do not run on,
-    None if they do."""
+    """Return the error if Gluon kernels, which are written for Hopper, cannot run on the device of
+    `tensor`, None if they can."""
     if not has_gluon():
         return RuntimeError(f"impl='gluon' needs Triton 3.6 or newer, found {_triton_version()}")
     if not on_gpu(tensor):
