@@ -124,7 +124,7 @@ def _overlapped_exponentials(body: str) -> int:
 def hottest(loops: list[Loop]) -> Loop | None:
     """Return the loop with the most work; None if there is none."""
     return max(
-        loops, key=lambda x: (x.matrix, x.exponentials, x.copies, x.global_loads), default=None
+        loops, key=lambda x: (x.matrix, x.exponentials, x.overlapped, x.global_loads), default=None
     )
 
 
