@@ -22,6 +22,11 @@ __all__ = [
 
 _MATRIX = r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\."
 _COPY = r"\bcp\.async\.c[ag]\.shared\.global\s*\[.*?\],\s*\[.*?\],\s*(\w+)"
+_BULK_COPY = r"\bcp\.async\.bulk\.tensor\S*\.global\."
+_EXPECTED = r"\bmbarrier\.arrive\.expect_tx\S*\s[^;]*,\s*(\d+);"
+_BARRIER_WAIT = r"\bmbarrier\.(?:try|test)_wait\b"
+_EXPONENTIAL = r"\bex2\.approx\b"
+_PRODUCTS = rf"wgmma\.(commit)_group|wgmma\.wait_group\S*\s+(\d+)|({_EXPONENTIAL})"
 
 _VIEW = r"(%[\w#]+) = ttg\.memdesc_\w+ (%[\w#]+)"
 _WRITE = r"ttg\.(?:async_copy_global_to_local|local_store) %[\w#]+, (%[\w#]+)"
@@ -37,7 +42,8 @@ class Loop:
     global_loads: int  #: into registers
     copies: int  #: asynchronous, from global to shared memory
     exponentials: int
-    in_flight: int  #: bytes a thread is copying while it computes
+    overlapped: int  #: exponentials computed while a product is under way
+    in_flight: int  #: bytes that all threads are copying while they compute
     unoverlapped: bool  #: it waits for every copy that it has issued
 
 
@@ -59,6 +65,7 @@ def serialised(log: str) -> list[str]:
 def inner_loops(ptx: str) -> list[Loop]:
     """Return the innermost loops: from a label to the last branch back to it."""
     lines = ptx.splitlines()
+    threads = int(re.search(r"\.reqntid (\d+)", ptx)[1])  # type: ignore[index]
     labels: dict[str, int] = {}
     ends: dict[int, int] = {}
     for i, line in enumerate(lines):
@@ -67,13 +74,13 @@ def inner_loops(ptx: str) -> list[Loop]:
         elif (branch := re.search(r"\bbra(?:\.uni)?\s+(\$L\w+);", line)) and branch[1] in labels:
             ends[labels[branch[1]]] = i
     return [
-        _count("\n".join(lines[begin:end]))
+        _count("\n".join(lines[begin:end]), threads)
         for begin, end in ends.items()
         if not any(begin < other < end for other in ends)
     ]
 
 
-def _count(body: str) -> Loop:
+def _count(body: str, threads: int) -> Loop:
     def number(pattern: str) -> int:
         return len(re.findall(pattern, body))
 
@@ -82,22 +89,43 @@ def _count(body: str) -> Loop:
     groups = number(r"\bcp\.async\.commit_group\b")
     # Groups are of different sizes: take the mean.
     bytes_of_group = sum(int(n, 0) for n in copies) / max(groups, 1)
-    in_flight = min(outstanding, default=0) * bytes_of_group
+    in_flight = round(threads * min(outstanding, default=0) * bytes_of_group)
+    # After the last wait of an iteration: these arrive in another iteration.
+    after_waits = re.split(_BARRIER_WAIT, body)[-1]
+    bulk_in_flight = sum(int(n) for n in re.findall(_EXPECTED, after_waits))
+    bulk_copies = number(_BULK_COPY)
     return Loop(
         matrix=number(_MATRIX),
-        waits=number(r"\b(?:wgmma|cp\.async)\.wait_group\b|\bmbarrier\.(?:try|test)_wait\b"),
+        waits=number(r"\b(?:wgmma|cp\.async)\.wait_group\b") + number(_BARRIER_WAIT),
         shared_loads=number(r"\b(?:ld\.shared|ldmatrix)\b"),
         global_loads=number(r"\bld\.global\b"),
-        copies=len(copies),
-        exponentials=number(r"\bex2\.approx\b"),
-        in_flight=round(in_flight),
-        unoverlapped=bool(copies) and 0 in outstanding,
+        copies=len(copies) + bulk_copies,
+        exponentials=number(_EXPONENTIAL),
+        overlapped=_overlapped_exponentials(body),
+        in_flight=in_flight + bulk_in_flight,
+        unoverlapped=(bool(copies) and 0 in outstanding)
+        or (bool(bulk_copies) and not bulk_in_flight),
     )
+
+
+def _overlapped_exponentials(body: str) -> int:
+    """Count exponentials between a product and the wait for it."""
+    found = pending = 0
+    for commit, left, exponential in re.findall(_PRODUCTS, body):
+        if commit:
+            pending += 1
+        elif left:
+            pending = min(pending, int(left))
+        elif exponential and pending:
+            found += 1
+    return found
 
 
 def hottest(loops: list[Loop]) -> Loop | None:
     """Return the loop with the most work; None if there is none."""
-    return max(loops, key=lambda x: (x.matrix, x.exponentials, x.global_loads), default=None)
+    return max(
+        loops, key=lambda x: (x.matrix, x.exponentials, x.overlapped, x.global_loads), default=None
+    )
 
 
 def reread_operands(ttgir: str) -> list[str]:

@@ -21,7 +21,7 @@ def op_rows(
     dtype: str,
     image_size: int,
     objects: Sequence[int],
-    impls: Sequence[str] = ("kernel", "reference", "sam2"),
+    impls: Sequence[str] = ("kernel", "gluon", "reference", "sam2"),
 ) -> Iterator[Row]:
     """Yield the time of each op with each of `impls` that is available, and its roofline share."""
     limits = measure_limits(device, NAMES[dtype])

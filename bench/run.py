@@ -29,7 +29,7 @@ from fastsam2.config import CONFIGS
 
 __all__ = ["REGISTRY", "Request", "main"]
 
-_OP_IMPLS = ("kernel", "reference", "sam2")
+_OP_IMPLS = ("kernel", "gluon", "reference", "sam2")
 
 
 @dataclass(frozen=True)

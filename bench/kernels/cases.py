@@ -23,7 +23,7 @@ from fastsam2.data.preprocess import IMAGE_MEAN, IMAGE_STD
 from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
 from fastsam2_kernels.connected_components import connected_components
 from fastsam2_kernels.cx_block import cx_block
-from fastsam2_kernels.dispatch import Impl
+from fastsam2_kernels.dispatch import Impl, gluon_misfit
 from fastsam2_kernels.mask_downsample import (
     DownsampleStage,
     MaskDownsampleWeights,
@@ -52,9 +52,11 @@ class Case(NamedTuple):
     moved: Sequence[Tensor]  #: tensors that are read at least once
     theirs: Callable[[], Any] | None = None  #: equivalent in `sam2`, None if there is none
     compiles: bool = True  #: True if `torch.compile` supports the reference
+    gluon: Callable[[], Any] | None = None  #: the op with `impl="gluon"`, None if it cannot run
 
     def calls(self) -> dict[str, Callable[[], Any]]:
-        """Return the available implementations: kernel, reference, compiled reference, `sam2`."""
+        """Return the available implementations: kernel, reference, compiled reference, `sam2`,
+        gluon."""
         calls: dict[str, Callable[[], Any]] = {
             name: partial(self.run, impl) for name, impl in _IMPLS.items()
         }
@@ -62,6 +64,8 @@ class Case(NamedTuple):
             calls["compiled"] = partial(torch.compile(self.run), "reference")
         if self.theirs is not None:
             calls["sam2"] = self.theirs
+        if self.gluon is not None:
+            calls["gluon"] = self.gluon
         return calls
 
     def work(self) -> tuple[int, int]:
@@ -128,11 +132,13 @@ def _memory_attention(make: _Make, grid: int, objects: int) -> Case:
     v = make(*k.shape)
     memory = PagedMemory(keys, latents, slots, slots, full[0], pointer_keys, pointers, full[1])
     run = partial(memory_attention, q, memory, cos, sin, DIM**-0.5)
+    fits = make.dtype == STORED  # Gluon converts no latents
     return Case(
         "memory_attention",
         _by(run),
         [q, keys, latents, pointer_keys, pointers, cos, sin],
         lambda: F.scaled_dot_product_attention(q[:, None], k, v),
+        gluon=partial(run, impl="gluon") if fits and gluon_misfit(q) is None else None,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 
 from bench.rows import NAMES
 
-IMPLS = ["kernel", "reference", "compiled", "sam2"]
+IMPLS = ["kernel", "gluon", "reference", "compiled", "sam2"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,13 +15,14 @@ class Variant:
 
     Attributes:
         op: folder name of the op.
-        kernel: the `@triton.jit` function.
+        kernel: the `@triton.jit` or `@gluon.jit` function.
         label: name of the variant in a table, such as `bf16 128x64`.
         capability: compute capability of the GPU: 80, 86, 89, 90 or 100.
         signature: Triton type of each non-constant argument, such as `*bf16` or `i32`.
         constants: values of the `tl.constexpr` arguments.
         num_warps, num_stages: launch options.
         has_dot: True if it multiplies matrices, so that tensor-core instructions are expected.
+        overlaps: True if all exponentials of its loop are to be computed during a product.
         aligned: arguments divisible by 16 at run time, pointers included; None for all pointers.
     """
 
@@ -34,4 +35,5 @@ class Variant:
     num_warps: int
     num_stages: int
     has_dot: bool
+    overlaps: bool = False
     aligned: tuple[str, ...] | None = None

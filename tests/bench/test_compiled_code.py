@@ -14,6 +14,7 @@ ptxas info    : Used 223 registers, used 1 barriers, 16 bytes cumulative stack s
 """
 
 PTX = """\
+.reqntid 128
 $L__BB0_1:                              // =>This Loop Header: Depth=1
 	mov.b32 	%r9, 0;
 $L__BB0_2:                              // Parent Loop BB0_1 Depth=1
@@ -72,7 +73,7 @@ def test_inner_loop() -> None:
     (loop,) = compiled_code.inner_loops(PTX)
     assert loop == compiled_code.Loop(
         matrix=2, waits=2, shared_loads=2, global_loads=1, copies=3, exponentials=1,
-        in_flight=40, unoverlapped=False,
+        overlapped=0, in_flight=40 * 128, unoverlapped=False,
     )  # fmt: skip
 
 
@@ -83,6 +84,41 @@ def test_wait_for_every_copy() -> None:
     without = "\n".join(line for line in PTX.splitlines() if "shared.global" not in line)
     (loop,) = compiled_code.inner_loops(without.replace("wait_group 2", "wait_group 0"))
     assert not loop.unoverlapped, "it issues no copies"
+
+
+BULK = """\
+.reqntid 256
+$L__BB0_1:
+waitLoop:
+	mbarrier.try_wait.parity.shared.b64 complete, [%r1], %r2;
+	@!complete bra.uni waitLoop;
+	wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%f1, %f2}, %rd1, %rd2, p, 1, 1, 0, 0;
+	wgmma.commit_group.sync.aligned;
+	@%p2 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r3], 2048;
+	@%p3 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r4], 1024;
+	@%p4 cp.async.bulk.tensor.3d.shared::cta.global.mbarrier::complete_tx::bytes [%r5], \
+[%rd3, {%r6, %r7, %r8}], [%r3];
+	ex2.approx.ftz.f32 %f3, %f1;
+	wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%f4, %f5}, %rd1, %rd2, p, 1, 1, 0, 0;
+	wgmma.commit_group.sync.aligned;
+	wgmma.wait_group.sync.aligned 1;
+	ex2.approx.ftz.f32 %f6, %f4;
+	wgmma.wait_group.sync.aligned 0;
+	ex2.approx.ftz.f32 %f7, %f4;
+	@%p1 bra 	$L__BB0_1;
+"""
+
+
+def test_bulk_copies() -> None:
+    """Exponentials between a product and its wait, and copies after the last wait for one."""
+    (loop,) = compiled_code.inner_loops(BULK)
+    assert loop == compiled_code.Loop(
+        matrix=2, waits=3, shared_loads=0, global_loads=0, copies=1, exponentials=3,
+        overlapped=2, in_flight=3072, unoverlapped=False,
+    )  # fmt: skip
+    wait = "\tmbarrier.try_wait.parity.shared.b64 complete, [%r3], %r2;\n"
+    (loop,) = compiled_code.inner_loops(BULK.replace("\t@%p1 bra", wait + "\t@%p1 bra"))
+    assert loop.unoverlapped
 
 
 def test_hottest_loop_has_the_products() -> None:

@@ -62,7 +62,7 @@ def emulated(capability: int) -> Iterator[Driver]:
         importlib.import_module(f"fastsam2_kernels.{op}.kernel")
     device = _Device(capability)
     replacements: dict[Any, Any] = {
-        dispatch.interpreting: lambda: True,
+        dispatch.on_gpu: lambda _: True,
         launch_config.capability_of: lambda _: capability,
         launch_config.processors: lambda _: _PROCESSORS[capability],
         launch_config.measured: lambda *_, **__: {},

@@ -15,6 +15,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
+from fastsam2_kernels.dispatch import has_gluon
 from fastsam2_kernels.memory_attention import PagedMemory
 from fastsam2_kernels.memory_attention import kernel as memory_attention
 from fastsam2_kernels.memory_keys import kernel as memory_keys
@@ -69,6 +70,10 @@ def run_frame(objects: int, reads: int, pointers: int) -> None:
     q = empty(1, TOKENS, DIM)
     for queries in (q.expand(objects, -1, -1), q.repeat(objects, 1, 1)):
         memory_attention.launch(queries, memory, *angles, DIM**-0.5)
+        if has_gluon():
+            from fastsam2_kernels.memory_attention import gluon_kernel
+
+            gluon_kernel.launch(queries, memory, *angles, DIM**-0.5)
 
 
 def main() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fastsam2_kernels.dispatch import gluon_misfit
+from fastsam2_kernels.launch_config import HALF
 from fastsam2_kernels.memory_attention import PagedMemory, memory_attention
 from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
 from fastsam2_kernels.memory_attention.reference import memory_attention_reference
@@ -277,6 +281,14 @@ def test_triton_raises_where_the_kernel_does_not_fit() -> None:
     assert memory_attention(*wide).dtype == torch.float64
 
 
+def test_gluon_raises_where_it_cannot_run() -> None:
+    arguments = inputs([2], [4], torch.float16)
+    if gluon_misfit(arguments[0]) is None:
+        pytest.skip("runs on this GPU")
+    with pytest.raises(RuntimeError, match=r"impl='gluon' needs (Triton|a CUDA tensor|a GPU)"):
+        memory_attention(*arguments, impl="gluon")
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
 def test_scale_must_be_positive(scale: float) -> None:
     *tensors, _ = inputs([1], [0], torch.float32)
@@ -291,10 +303,29 @@ def test_splits_fill_the_gpu() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_real_size(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_ragged_in_gluon(dtype: torch.dtype, splits: int) -> None:
+    """On a GPU; elsewhere `tests/emulator/test_gluon.py` runs it."""
+    arguments = inputs(*RAGGED, dtype, queries=150, tokens=300, dim=256, width=64)
+    if misfit := gluon_misfit(arguments[0]):
+        pytest.skip(str(misfit))
+    gluon_kernel = importlib.import_module("fastsam2_kernels.memory_attention.gluon_kernel")
+    plain = memory_attention_reference(*arguments)
+    out = gluon_kernel.launch(*arguments, out=poisoned(plain), splits=splits)
+    assert_accurate(out, exact(arguments), plain)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("impl", "dtype"),
+    [*(("triton", dtype) for dtype in DTYPES), *(("gluon", dtype) for dtype in HALF)],
+)
+def test_real_size(impl: Literal["triton", "gluon"], dtype: torch.dtype) -> None:
     if DEVICE.type != "cuda":
         pytest.skip("the interpreter would take minutes")
     arguments = inputs([7, 3], [64, 0], dtype, queries=4096, tokens=4096, dim=256, width=64)
-    out = memory_attention(*arguments, impl="triton")
+    if impl == "gluon" and (misfit := gluon_misfit(arguments[0])):
+        pytest.skip(str(misfit))
+    out = memory_attention(*arguments, impl=impl)
     assert_accurate(out, exact(arguments), memory_attention_reference(*arguments))

@@ -8,18 +8,22 @@ import pkgutil
 import pytest
 
 import fastsam2_kernels
+from fastsam2_kernels.dispatch import has_gluon
 from fastsam2_kernels.launch_config import CAPABILITIES
 
 pytest.importorskip("triton")
 OPS = [folder.name for folder in pkgutil.iter_modules(fastsam2_kernels.__path__) if folder.ispkg]
+MODULES = [f"{op}.kernel" for op in OPS]
+if has_gluon():
+    MODULES.append("memory_attention.gluon_kernel")
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("op", OPS)
-def test_variants_name_every_argument(op: str, capability: int) -> None:
-    found = importlib.import_module(f"fastsam2_kernels.{op}.kernel").variants(capability)
+@pytest.mark.parametrize("module", MODULES)
+def test_variants_name_every_argument(module: str, capability: int) -> None:
+    found = importlib.import_module(f"fastsam2_kernels.{module}").variants(capability)
     for variant in found:
-        assert variant.op == op
+        assert variant.op == module.partition(".")[0]
         assert {*variant.signature, *variant.constants} == set(variant.kernel.arg_names)
         assert {*(variant.aligned or ())} <= {*variant.signature}
     launches = {

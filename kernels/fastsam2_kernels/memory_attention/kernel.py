@@ -1,10 +1,11 @@
 """Attention over tiles of a paged memory, split over the memory (split-KV), in Triton.
 
 `rotated` applies RoPE to the queries, `memory_attention_kernel` attends to one part of an object's
-memory, and `combine` joins the parts.
+memory, and `combine` joins the parts. `gluon_kernel.py` has another kernel for the middle step.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import triton
@@ -23,9 +24,13 @@ from fastsam2_kernels.memory_attention.tuning import (
 from fastsam2_kernels.rotary_kernel import rotate_variant, rotated
 from fastsam2_kernels.split_kv import combine, combine_variant
 
-__all__ = ["launch", "variants"]
+__all__ = ["Attend", "grid", "launch", "variants"]
 
 _LOG2_E = math.log2(math.e)
+
+#: Launches a kernel that attends to the parts of a memory: rotated queries, memory, scale with
+#: log2(e), launch parameters, and the parts and their logsumexp to be written.
+Attend = Callable[[Tensor, PagedMemory, float, Launch, Tensor, Tensor], None]
 
 
 @triton.jit
@@ -169,51 +174,31 @@ def memory_attention_kernel(
     tl.store(p_out, b_out, mask=m_q)
 
 
-def launch(
+def grid(q: Tensor, parts: Tensor, params: Launch) -> tuple[int, int, int]:
+    """Return the numbers of query tiles, objects and splits."""
+    return triton.cdiv(q.shape[1], params.block_m), len(q), len(parts)
+
+
+def _attend(
     q: Tensor,
     memory: PagedMemory,
-    cos: Tensor,
-    sin: Tensor,
     scale: float,
-    *,
-    out: Tensor | None = None,
-    params: Launch | None = None,
-    splits: int | None = None,
-) -> Tensor:
-    """Run the kernels on checked arguments of `op.memory_attention`.
-
-    Args:
-        out: [N, Lq, M] contiguous, to be written; None allocates it.
-        params: launch parameters; None for the tuned ones.
-        splits: number of splits of each object's memory; None to choose it.
-    """
+    params: Launch,
+    parts: Tensor,
+    logsumexp: Tensor,
+) -> None:
     objects, queries, dim = q.shape
     tokens, width = memory.latents.shape[1:]
-    most_reads, most_pointers = memory.reads.shape[1], memory.pointer_keys.shape[1]
-    if out is None:
-        out = q.new_empty(objects, queries, width)
-    if out.numel() == 0:
-        return out
-    if params is None:
-        params = tuned(objects, queries, tokens, dim, q.dtype, q.device)
-    q_tiles = triton.cdiv(queries, params.block_m)
-    if splits is None:
-        tiles = most_reads * triton.cdiv(tokens, params.block_n)
-        tiles += triton.cdiv(most_pointers, params.block_n)
-        splits = choose_splits(objects * q_tiles, tiles, processors(q.device))
-    q = rotated(q, cos, sin)
-    parts = q.new_empty(splits, objects, queries, width, dtype=torch.float32)
-    logsumexp = q.new_empty(splits, objects, queries, dtype=torch.float32)
-    memory_attention_kernel[(q_tiles, objects, splits)](
+    memory_attention_kernel[grid(q, parts, params)](
         q,
         *memory.flat(),
         parts,
         logsumexp,
-        scale * _LOG2_E,
+        scale,
         q.stride(0),
         objects,
-        most_reads,
-        most_pointers,
+        memory.reads.shape[1],
+        memory.pointer_keys.shape[1],
         queries,
         tokens,
         D=dim,
@@ -225,6 +210,44 @@ def launch(
         num_warps=params.num_warps,
         num_stages=params.num_stages,
     )
+
+
+def launch(
+    q: Tensor,
+    memory: PagedMemory,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+    *,
+    out: Tensor | None = None,
+    params: Launch | None = None,
+    splits: int | None = None,
+    attend: Attend = _attend,
+) -> Tensor:
+    """Run the kernels on checked arguments of `op.memory_attention`.
+
+    Args:
+        out: [N, Lq, M] contiguous, to be written; None allocates it.
+        params: launch parameters; None for the tuned ones.
+        splits: number of splits of each object's memory; None to choose it.
+        attend: launches the kernel between RoPE and the combine step.
+    """
+    objects, queries, dim = q.shape
+    tokens, width = memory.latents.shape[1:]
+    if out is None:
+        out = q.new_empty(objects, queries, width)
+    if out.numel() == 0:
+        return out
+    if params is None:
+        params = tuned(objects, queries, tokens, dim, q.dtype, q.device)
+    if splits is None:
+        tiles = memory.reads.shape[1] * triton.cdiv(tokens, params.block_n)
+        tiles += triton.cdiv(memory.pointer_keys.shape[1], params.block_n)
+        programs = objects * triton.cdiv(queries, params.block_m)
+        splits = choose_splits(programs, tiles, processors(q.device))
+    parts = q.new_empty(splits, objects, queries, width, dtype=torch.float32)
+    logsumexp = q.new_empty(splits, objects, queries, dtype=torch.float32)
+    attend(rotated(q, cos, sin), memory, scale * _LOG2_E, params, parts, logsumexp)
     combine(parts, logsumexp, out)
     return out
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pkgutil
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from fastsam2_kernels.dispatch import Impl
+from fastsam2_kernels.dispatch import Impl, gluon_misfit
+from fastsam2_kernels.launch_config import HALF
 from fastsam2_kernels.memory_attention.cpu import memory_attention_cpu
 from fastsam2_kernels.memory_attention.paged_memory import PagedMemory
 from fastsam2_kernels.memory_attention.reference import memory_attention_reference
@@ -24,7 +28,7 @@ def memory_attention(
     sin: Tensor,
     scale: float,
     *,
-    impl: Impl = "auto",
+    impl: Impl | Literal["gluon"] = "auto",
 ) -> Tensor:
     """Attention of N objects, each to its own memory; values are the latents.
 
@@ -38,16 +42,20 @@ def memory_attention(
             `latents` are the dtype of `q`.
         cos, sin: rotary tables of the queries, float32 [Lq, D/2].
         scale: factor of the logits, positive; 1/sqrt(D) in `sam2`.
-        impl: "auto" selects the Triton kernel on a GPU that can run it.
+        impl: "auto" selects the Triton kernel on a GPU that can run it. "gluon" selects a kernel
+            written for Hopper GPUs (compute capability 9.0) in Gluon: half precision, latents in
+            the dtype of `q`, Triton 3.6 or newer.
 
     Returns:
         [N, Lq, M] in the dtype of `q`; zeros for an object without memory.
 
     Raises:
-        TypeError: dtypes differ, tables are not float32, or indices are not int32.
+        TypeError: dtypes differ, tables are not float32, indices are not int32, or `impl` does not
+            take the dtypes.
         ValueError: shapes or devices do not match, a tensor is not contiguous, `scale` is not
-            positive, or `impl` is unknown.
-        RuntimeError: `impl="triton"` cannot run here.
+            positive, `impl` is unknown or does not take the widths, or with `impl="gluon"`, keys or
+            latents are empty or not aligned to 16 bytes.
+        RuntimeError: `impl="triton"` or `impl="gluon"` cannot run here.
 
     Source: `sam2.modeling.sam.transformer.RoPEAttention` as cross-attention; pages as in
     PagedAttention (arXiv 2309.06180), split-KV as in Flash-Decoding.
@@ -55,6 +63,8 @@ def memory_attention(
     _check(q, memory, cos, sin)
     if not scale > 0:
         raise ValueError(f"scale must be positive, got {scale}")
+    if impl == "gluon":
+        return _run_gluon(q, memory, cos, sin, scale)
     return _run(impl, q, memory, cos, sin, scale)
 
 
@@ -100,11 +110,42 @@ def _fake(q: Tensor, memory: list[Tensor], *_rest: object) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[1], memory[1].shape[2])
 
 
-def _misfit(q: Tensor, memory: PagedMemory, *_: object) -> Exception | None:
+def _width_misfit(q: Tensor, memory: PagedMemory) -> ValueError | None:
     dim, width = q.shape[2], memory.latents.shape[2]
-    if dim not in DIMS or width not in WIDTHS:
-        return ValueError(f"the kernel takes D in {DIMS} and M in {WIDTHS}, got {dim} and {width}")
-    return dtype_misfit(q.dtype)
+    if dim in DIMS and width in WIDTHS:
+        return None
+    return ValueError(f"the kernel takes D in {DIMS} and M in {WIDTHS}, got {dim} and {width}")
+
+
+def _misfit(q: Tensor, memory: PagedMemory, *_: object) -> Exception | None:
+    return _width_misfit(q, memory) or dtype_misfit(q.dtype)
+
+
+def _gluon_misfit(q: Tensor, memory: PagedMemory) -> Exception | None:
+    if q.dtype not in HALF:
+        return TypeError(f"impl='gluon' takes float16 or bfloat16, not {q.dtype}")
+    if memory.latents.dtype != q.dtype:
+        return TypeError(
+            f"impl='gluon' takes latents of the dtype of q, {q.dtype}, not {memory.latents.dtype}"
+        )
+    for name in ("keys", "latents"):
+        pages: Tensor = getattr(memory, name)
+        if not len(pages):
+            return ValueError(f"impl='gluon' needs at least one page, got {name} of 0 rows")
+        if pages.data_ptr() % 16:
+            return ValueError(
+                f"impl='gluon' needs {name} aligned to 16 bytes, got address {pages.data_ptr():#x}"
+            )
+    return _width_misfit(q, memory)
+
+
+def _run_gluon(q: Tensor, memory: PagedMemory, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
+    if error := gluon_misfit(q) or _gluon_misfit(q, memory):
+        raise error
+    launch = pkgutil.resolve_name("fastsam2_kernels.memory_attention.gluon_kernel:launch")
+    with torch.cuda.device_of(q):
+        out: Tensor = launch(q, memory, cos, sin, scale)
+        return out
 
 
 def _flops(
