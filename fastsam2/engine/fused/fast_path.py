@@ -23,6 +23,10 @@ __all__ = ["FastPath"]
 T = TypeVar("T")
 
 _EAGER = Runner(Plan())
+#: PyTorch's hooks of all modules.
+_GLOBAL_HOOKS = [
+    f"_global_{kind}_hooks" for kind in ("forward", "forward_pre", "backward", "backward_pre")
+]
 _PREFIX = "_fast_"  #: prefix of a model's attributes that hold its fused replacements
 
 
@@ -98,7 +102,7 @@ class FastPath(Generic[T]):
 
     def _plain_modules(self, model: SAM2Base, cache: _Cache[T]) -> list[nn.Module] | None:
         """Return all modules of the parts; None if one is not as the package built it."""
-        if torch_module._has_any_global_hook():
+        if any(getattr(torch_module, name) for name in _GLOBAL_HOOKS):
             return None
         roots = [_find(model, part) for part in self._parts]
         if cache.roots != roots or not _is_untouched(cache.modules):
