@@ -80,9 +80,9 @@ class FusedImageEncoder:
 
     def _padded(self, images: Tensor) -> Tensor:
         """Pad a batch to 1, `encoder_batch`, twice that, and so on: a compiled function or graph
-        serves one size only."""
+        serves one size only. Sizes that are not steady run without a graph."""
         plan = self._plan
-        if not (plan.compile or plan.graphs) or len(images) == 1:
+        if not (plan.compile or plan.graphs is True) or len(images) == 1:
             return images
         size = max(1, plan.encoder_batch)
         while size < len(images):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -13,7 +14,7 @@ import torch
 from torch.fx.experimental import _config as shape_config
 
 from fastsam2.engine.runtime.cuda_graphs import DEVICE_LOCK
-from fastsam2.engine.runtime.pytree import dynamic_dims, map_tensors
+from fastsam2.engine.runtime.pytree import dynamic_dims, map_tensors, tensors
 
 __all__ = ["Compiled", "CompiledLater"]
 
@@ -55,7 +56,8 @@ class Compiled(Generic[P, T]):
 
 
 class CompiledLater(Generic[P, T]):
-    """A function that a background thread compiles after its first calls.
+    """A function that a background thread compiles, for each shape of its arguments after some
+    calls with it.
 
     Args:
         function: runs until then.
@@ -71,34 +73,38 @@ class CompiledLater(Generic[P, T]):
         following: Callable[P, T],
         after: int,
     ) -> None:
-        self._run = function
+        self._function = function
         self._compiled = compiled
         self._following = following
-        self._left = after
+        self._after = after
+        self._calls: Counter[Hashable] = Counter()
+        self._ready: set[Hashable] = set()
         self._lock = threading.Lock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        # Compiled functions are compiled again in other modes.
+        modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        key = modes, *((x.shape, x.dtype) for x in tensors(args))
         with self._lock:
-            self._left -= 1
-            starts = self._left == -1
+            self._calls[key] += 1
+            starts = self._calls[key] == self._after + 1
         if starts:
             inputs = map_tensors(args, torch.clone)
-            modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
             threading.Thread(
-                target=self._compile, args=(inputs, *modes), name="fastsam2-compile", daemon=True
-            ).start()
-        return self._run(*args, **kwargs)
+                target=self._compile, args=(key, inputs, *modes), name="fastsam2-compile",
+                daemon=True,
+            ).start()  # fmt: skip
+        return (self._following if key in self._ready else self._function)(*args, **kwargs)
 
-    def _compile(self, inputs: Any, inference: bool, grad: bool) -> None:
+    def _compile(self, key: Hashable, inputs: Any, inference: bool, grad: bool) -> None:
         try:
-            # Compiled functions are compiled again in other modes.
             with DEVICE_LOCK, torch.inference_mode(inference), torch.set_grad_enabled(grad):
                 self._compiled(*inputs)
         except Exception as error:
             # A compiler may raise anything; the function works without it.
             _LOG.warning("the image encoder runs uncompiled: %s", str(error).splitlines()[0])
         else:
-            self._run = self._following
+            self._ready.add(key)
 
 
 def _keep_on_disk() -> None:

@@ -135,6 +135,10 @@ def test_compilation_in_the_background() -> None:
     assert torch.equal(later(x + 1), 2 * (x + 1))
     assert len(eager) == before
     assert counter.frame_count == 1
+    # Another shape does not wait for the compiler, either.
+    assert torch.equal(later(x[:2]), 2 * x[:2])
+    assert len(eager) == before + 1
+    assert counter.frame_count == 1
 
 
 def test_a_failed_compilation_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
