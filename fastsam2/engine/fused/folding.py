@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastsam2.modeling.backbones.image_encoder import FpnNeck
@@ -51,8 +52,15 @@ class FoldedLayer:
 
     def feed(self, x: Tensor) -> Tensor:
         """Apply the layer's MLP with its residual, `[N, L, D]` to the same."""
-        layer = self.layer
-        return x + layer.linear2(layer.activation(layer.linear1(layer.norm3(x))))
+        layer, linear = self.layer, self.layer.linear1
+        y = layer.norm3(x)
+        if x.is_cuda and layer.activation is F.relu:
+            # In the epilogue of the product: the hidden map is not read and written once more.
+            rows, weight = y.flatten(0, -2), linear.weight.t()
+            hidden = torch._addmm_activation(linear.bias, rows, weight).view(*x.shape[:-1], -1)
+        else:
+            hidden = layer.activation(linear(y))
+        return x + layer.linear2(hidden)
 
 
 def fold_layer(layer: MemoryAttentionLayer) -> FoldedLayer:

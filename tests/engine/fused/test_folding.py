@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from fastsam2.engine.fused.folding import (
 )
 from fastsam2.modeling.position_encoding import apply_rope
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+from tests.engine.pretend_cuda import PretendedCuda
 from tests.reference import randomise_
 
 GRID = 16
@@ -47,6 +50,24 @@ def test_half_split_rotates_the_same_pairs(model: SAM2VideoPredictor) -> None:
     cos, sin = (t.double() for t in attention.rope_table(GRID**2, torch.device("cpu")))
     x = torch.randn(GRID**2, model.hidden_dim, dtype=torch.float64)
     close(turn(half_split(x.T).T, cos, sin), half_split(apply_rope(x, cos, sin).T).T)
+
+
+def test_relu_on_cuda(model: SAM2VideoPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One operation multiplies and applies ReLU, with the same result."""
+    folded = fold_layer(model.memory_attention.layers[0])
+    x = torch.randn(2, GRID**2, model.hidden_dim, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = folded.feed(x)
+    with PretendedCuda().installed(monkeypatch) as gpu, torch.no_grad():
+        copied = copy.deepcopy(model)
+        gpu.move(copied)
+        on_gpu = x.to("cuda")
+        gpu.take()
+        out = fold_layer(copied.memory_attention.layers[0]).feed(on_gpu)
+        close(out.cpu(), expected)
+        launches = [event.name for event in gpu.take() if event.kind == "launch"]
+    assert "_addmm_activation" in launches
+    assert "relu" not in launches
 
 
 @torch.inference_mode()
