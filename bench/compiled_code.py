@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 __all__ = [
     "Loop",
+    "count",
     "duplicated_products",
     "hottest",
     "inner_loops",
+    "outside",
     "registers",
     "reread_operands",
     "serialised",
@@ -22,6 +24,12 @@ __all__ = [
 
 _MATRIX = r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\."
 _COPY = r"\bcp\.async\.c[ag]\.shared\.global\s*\[.*?\],\s*\[.*?\],\s*(\w+)"
+# Size of the product, and whether its first operand is a descriptor of shared memory.
+_MMA = r"\bmma\.sync\.\S*\.m(\d+)n(\d+)k(\d+)\."
+_WGMMA = r"\bwgmma\.mma_async\.\S*\.m(\d+)n(\d+)k(\d+)\.\S+\s*\{[^}]*\},\s*(%\w+)?"
+_LDMATRIX = r"\b(?:ld|st)matrix\.\S*\.x(\d)\."
+_ACCESS = r"\b(?:ld|st)\.(?:shared|global)\S*?(?:\.v(\d))?\.[a-z](\d+)\s"
+_INSTRUCTION = r"^\s*(?:@!?%\w+\s+)?(?!mov\b)[a-z]\w*[.\s]"
 
 _VIEW = r"(%[\w#]+) = ttg\.memdesc_\w+ (%[\w#]+)"
 _WRITE = r"ttg\.(?:async_copy_global_to_local|local_store) %[\w#]+, (%[\w#]+)"
@@ -29,7 +37,7 @@ _WRITE = r"ttg\.(?:async_copy_global_to_local|local_store) %[\w#]+, (%[\w#]+)"
 
 @dataclass(frozen=True)
 class Loop:
-    """Instructions of a thread in one iteration of an innermost loop."""
+    """Instructions of a thread in one iteration of an innermost loop, or outside of it."""
 
     matrix: int  #: tensor-core instructions
     waits: int  #: for matrix instructions and copies; one may cover both
@@ -39,6 +47,11 @@ class Loop:
     exponentials: int
     in_flight: int  #: bytes a thread is copying while it computes
     unoverlapped: bool  #: it waits for every copy that it has issued
+    instructions: int  #: of any kind, except moves, most of which ptxas removes
+    copied: int  #: bytes of the asynchronous copies
+    flops: int  #: of the tensor-core instructions of a warp
+    warp_bytes: int  #: that a warp moves through its L1 cache and shared memory, which are one
+    overlapped: bool  #: it computes while a product is under way
 
 
 def registers(log: str) -> int:
@@ -58,6 +71,10 @@ def serialised(log: str) -> list[str]:
 
 def inner_loops(ptx: str) -> list[Loop]:
     """Return the innermost loops: from a label to the last branch back to it."""
+    return [count(body) for body in _bodies(ptx)]
+
+
+def _bodies(ptx: str) -> list[str]:
     lines = ptx.splitlines()
     labels: dict[str, int] = {}
     ends: dict[int, int] = {}
@@ -67,21 +84,38 @@ def inner_loops(ptx: str) -> list[Loop]:
         elif (branch := re.search(r"\bbra(?:\.uni)?\s+(\$L\w+);", line)) and branch[1] in labels:
             ends[labels[branch[1]]] = i
     return [
-        _count("\n".join(lines[begin:end]))
+        "\n".join(lines[begin:end])
         for begin, end in ends.items()
         if not any(begin < other < end for other in ends)
     ]
 
 
-def _count(body: str) -> Loop:
+def outside(ptx: str) -> Loop:
+    """Return the instructions outside of the hottest loop, without regard to branches."""
+    bodies = {count(body): body for body in _bodies(ptx)}
+    loop = hottest(list(bodies))
+    return count(ptx if loop is None else ptx.replace(bodies[loop], "", 1))
+
+
+def count(body: str) -> Loop:
+    """Return the instructions of PTX without regard to its branches."""
+
     def number(pattern: str) -> int:
         return len(re.findall(pattern, body))
 
     copies = re.findall(_COPY, body)
     outstanding = [int(n) for n in re.findall(r"\bcp\.async\.wait_group\s+(\w+)", body)]
     groups = number(r"\bcp\.async\.commit_group\b")
+    copied = sum(int(n, 0) for n in copies)
     # Groups are of different sizes: take the mean.
-    bytes_of_group = sum(int(n, 0) for n in copies) / max(groups, 1)
+    bytes_of_group = copied / max(groups, 1)
+    flops = sum(2 * int(m) * int(n) * int(k) for m, n, k in re.findall(_MMA, body))
+    warp_bytes = 32 * copied + sum(128 * int(n) for n in re.findall(_LDMATRIX, body))
+    warp_bytes += sum(4 * int(n or 1) * int(bits) for n, bits in re.findall(_ACCESS, body))
+    # Four warps share a wgmma; a step along k takes 32 bytes of each row and column.
+    for m, n, k, shared in re.findall(_WGMMA, body):
+        flops += 2 * int(m) * int(n) * int(k) // 4
+        warp_bytes += 32 * (int(n) + bool(shared) * int(m)) // 4
     in_flight = min(outstanding, default=0) * bytes_of_group
     return Loop(
         matrix=number(_MATRIX),
@@ -92,6 +126,11 @@ def _count(body: str) -> Loop:
         exponentials=number(r"\bex2\.approx\b"),
         in_flight=round(in_flight),
         unoverlapped=bool(copies) and 0 in outstanding,
+        instructions=len(re.findall(_INSTRUCTION, body, re.MULTILINE)),
+        copied=copied,
+        flops=flops,
+        warp_bytes=warp_bytes,
+        overlapped=bool(re.search(r"\bwgmma\.wait_group\.sync\.aligned\s+[1-9]", body)),
     )
 
 
