@@ -58,6 +58,7 @@ class Result:
     spills: int = 0  #: bytes stored and loaded
     matrix_instructions: int = 0
     loop: Loop | None = None  #: the hottest
+    outside: Loop | None = None  #: the code around it
     unoverlapped: int = 0  #: loops that wait for every copy they have issued
     serialised: tuple[str, ...] = ()  #: warnings of ptxas
     reread: tuple[str, ...] = ()  #: operands read back from shared memory every time
@@ -157,6 +158,7 @@ def compile_variant(variant: Variant) -> Result:
         spills=compiled_code.spills(text),
         matrix_instructions=len(re.findall(_matrix_instruction(variant), ptx)),
         loop=compiled_code.hottest(loops),
+        outside=compiled_code.outside(ptx),
         unoverlapped=sum(loop.unoverlapped for loop in loops),
         serialised=tuple(compiled_code.serialised(text)),
         reread=tuple(compiled_code.reread_operands(ttgir)),

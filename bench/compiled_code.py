@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 __all__ = [
     "Loop",
+    "count",
     "duplicated_products",
     "hottest",
     "inner_loops",
+    "outside",
     "registers",
     "reread_operands",
     "serialised",
@@ -27,6 +29,12 @@ _EXPECTED = r"\bmbarrier\.arrive\.expect_tx\S*\s[^;]*,\s*(\d+);"
 _BARRIER_WAIT = r"\bmbarrier\.(?:try|test)_wait\b"
 _EXPONENTIAL = r"\bex2\.approx\b"
 _PRODUCTS = rf"wgmma\.(commit)_group|wgmma\.wait_group\S*\s+(\d+)|({_EXPONENTIAL})"
+# Size of the product, and whether its first operand is a descriptor of shared memory.
+_MMA = r"\bmma\.sync\.\S*\.m(\d+)n(\d+)k(\d+)\."
+_WGMMA = r"\bwgmma\.mma_async\.\S*\.m(\d+)n(\d+)k(\d+)\.\S+\s*\{[^}]*\},\s*(%\w+)?"
+_LDMATRIX = r"\b(?:ld|st)matrix\.\S*\.x(\d)\."
+_ACCESS = r"\b(?:ld|st)\.(?:shared|global)\S*?(?:\.v(\d))?\.[a-z](\d+)\s"
+_INSTRUCTION = r"^\s*(?:@!?%\w+\s+)?(?!mov\b)[a-z]\w*[.\s]"
 
 _VIEW = r"(%[\w#]+) = ttg\.memdesc_\w+ (%[\w#]+)"
 _WRITE = r"ttg\.(?:async_copy_global_to_local|local_store) %[\w#]+, (%[\w#]+)"
@@ -34,7 +42,7 @@ _WRITE = r"ttg\.(?:async_copy_global_to_local|local_store) %[\w#]+, (%[\w#]+)"
 
 @dataclass(frozen=True)
 class Loop:
-    """Instructions of a thread in one iteration of an innermost loop."""
+    """Instructions of a thread in one iteration of an innermost loop, or outside of it."""
 
     matrix: int  #: tensor-core instructions
     waits: int  #: for matrix instructions and copies; one may cover both
@@ -45,6 +53,11 @@ class Loop:
     overlapped: int  #: exponentials computed while a product is under way
     in_flight: int  #: bytes that all threads are copying while they compute
     unoverlapped: bool  #: it waits for every copy that it has issued
+    instructions: int  #: of any kind, except moves, most of which ptxas removes
+    copied: int  #: bytes of the asynchronous copies
+    flops: int  #: of the tensor-core instructions of a warp
+    warp_bytes: int  #: that a warp moves through its L1 cache and shared memory, which are one
+    pipelined: bool  #: a product is under way across a wait
 
 
 def registers(log: str) -> int:
@@ -64,8 +77,11 @@ def serialised(log: str) -> list[str]:
 
 def inner_loops(ptx: str) -> list[Loop]:
     """Return the innermost loops: from a label to the last branch back to it."""
+    return [count(body, _threads(ptx)) for body in _bodies(ptx)]
+
+
+def _bodies(ptx: str) -> list[str]:
     lines = ptx.splitlines()
-    threads = int(re.search(r"\.reqntid (\d+)", ptx)[1])  # type: ignore[index]
     labels: dict[str, int] = {}
     ends: dict[int, int] = {}
     for i, line in enumerate(lines):
@@ -74,26 +90,49 @@ def inner_loops(ptx: str) -> list[Loop]:
         elif (branch := re.search(r"\bbra(?:\.uni)?\s+(\$L\w+);", line)) and branch[1] in labels:
             ends[labels[branch[1]]] = i
     return [
-        _count("\n".join(lines[begin:end]), threads)
+        "\n".join(lines[begin:end])
         for begin, end in ends.items()
         if not any(begin < other < end for other in ends)
     ]
 
 
-def _count(body: str, threads: int) -> Loop:
+def outside(ptx: str) -> Loop:
+    """Return the instructions outside of the hottest loop, without regard to branches."""
+    threads = _threads(ptx)
+    bodies = {count(body, threads): body for body in _bodies(ptx)}
+    loop = hottest(list(bodies))
+    return count(ptx if loop is None else ptx.replace(bodies[loop], "", 1), threads)
+
+
+def _threads(ptx: str) -> int:
+    return int(re.search(r"\.reqntid (\d+)", ptx)[1])  # type: ignore[index]
+
+
+def count(body: str, threads: int) -> Loop:
+    """Return the instructions of PTX without regard to its branches, for a program of so many
+    threads."""
+
     def number(pattern: str) -> int:
         return len(re.findall(pattern, body))
 
     copies = re.findall(_COPY, body)
     outstanding = [int(n) for n in re.findall(r"\bcp\.async\.wait_group\s+(\w+)", body)]
     groups = number(r"\bcp\.async\.commit_group\b")
+    copied = sum(int(n, 0) for n in copies)
     # Groups are of different sizes: take the mean.
-    bytes_of_group = sum(int(n, 0) for n in copies) / max(groups, 1)
+    bytes_of_group = copied / max(groups, 1)
     in_flight = round(threads * min(outstanding, default=0) * bytes_of_group)
     # After the last wait of an iteration: these arrive in another iteration.
     after_waits = re.split(_BARRIER_WAIT, body)[-1]
     bulk_in_flight = sum(int(n) for n in re.findall(_EXPECTED, after_waits))
     bulk_copies = number(_BULK_COPY)
+    flops = sum(2 * int(m) * int(n) * int(k) for m, n, k in re.findall(_MMA, body))
+    warp_bytes = 32 * copied + sum(128 * int(n) for n in re.findall(_LDMATRIX, body))
+    warp_bytes += sum(4 * int(n or 1) * int(bits) for n, bits in re.findall(_ACCESS, body))
+    # Four warps share a wgmma; a step along k takes 32 bytes of each row and column.
+    for m, n, k, shared in re.findall(_WGMMA, body):
+        flops += 2 * int(m) * int(n) * int(k) // 4
+        warp_bytes += 32 * (int(n) + bool(shared) * int(m)) // 4
     return Loop(
         matrix=number(_MATRIX),
         waits=number(r"\b(?:wgmma|cp\.async)\.wait_group\b") + number(_BARRIER_WAIT),
@@ -105,6 +144,11 @@ def _count(body: str, threads: int) -> Loop:
         in_flight=in_flight + bulk_in_flight,
         unoverlapped=(bool(copies) and 0 in outstanding)
         or (bool(bulk_copies) and not bulk_in_flight),
+        instructions=len(re.findall(_INSTRUCTION, body, re.MULTILINE)),
+        copied=copied,
+        flops=flops,
+        warp_bytes=warp_bytes,
+        pipelined=bool(re.search(r"\bwgmma\.wait_group\.sync\.aligned\s+[1-9]", body)),
     )
 
 

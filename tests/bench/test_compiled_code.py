@@ -73,8 +73,32 @@ def test_inner_loop() -> None:
     (loop,) = compiled_code.inner_loops(PTX)
     assert loop == compiled_code.Loop(
         matrix=2, waits=2, shared_loads=2, global_loads=1, copies=3, exponentials=1,
-        overlapped=0, in_flight=40 * 128, unoverlapped=False,
+        overlapped=0, in_flight=40 * 128, unoverlapped=False, instructions=13, copied=40,
+        # A quarter of two products of 64 x 64 x 16.
+        flops=2 * 2 * 64 * 64 * 16 // 4,
+        # Copies; 4 matrices of 8 rows; a number a thread, twice; both operands of the products.
+        warp_bytes=32 * 40 + 4 * 8 * 16 + 2 * 32 * 4 + 2 * 2 * (64 * 16 * 2) // 4,
+        pipelined=False,
     )  # fmt: skip
+    around = compiled_code.outside(PTX)
+    assert (around.instructions, around.matrix) == (3, 0)
+    whole = compiled_code.count(PTX, 128)
+    assert whole.instructions == loop.instructions + around.instructions
+
+
+def test_products_of_a_warp() -> None:
+    """By `mma` operands are in registers; the first of `wgmma` may be."""
+    mma = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1}, {%r1}, {%r2}, {%f1};"
+    found = compiled_code.count(mma, 128)
+    assert (found.flops, found.warp_bytes) == (2 * 16 * 8 * 16, 0)
+    size = "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16"
+    found = compiled_code.count(size + " {%f1, %f2}, {%r1, %r2}, %rd2, p, 1, 1, 1;", 128)
+    assert (found.flops, found.warp_bytes) == (2 * 64 * 256 * 16 // 4, 256 * 16 * 2 // 4)
+
+
+def test_computing_while_a_product_is_under_way() -> None:
+    (loop,) = compiled_code.inner_loops(PTX.replace("aligned 0", "aligned 1"))
+    assert loop.pipelined
 
 
 def test_wait_for_every_copy() -> None:
@@ -112,10 +136,8 @@ waitLoop:
 def test_bulk_copies() -> None:
     """Exponentials between a product and its wait, and copies after the last wait for one."""
     (loop,) = compiled_code.inner_loops(BULK)
-    assert loop == compiled_code.Loop(
-        matrix=2, waits=3, shared_loads=0, global_loads=0, copies=1, exponentials=3,
-        overlapped=2, in_flight=3072, unoverlapped=False,
-    )  # fmt: skip
+    assert (loop.matrix, loop.waits, loop.copies, loop.exponentials) == (2, 3, 1, 3)
+    assert (loop.overlapped, loop.in_flight, loop.unoverlapped) == (2, 3072, False)
     wait = "\tmbarrier.try_wait.parity.shared.b64 complete, [%r3], %r2;\n"
     (loop,) = compiled_code.inner_loops(BULK.replace("\t@%p1 bra", wait + "\t@%p1 bra"))
     assert loop.unoverlapped

@@ -97,10 +97,10 @@ def mask_output_kernel(
     b_label = tl.zeros((BLOCK_Y, BLOCK_X, 8), tl.int32)
     p_image, p_out = p_logits, p_bits
     for i_n in tl.range(n):
-        b_00 = tl.load(p_image + o_00, mask=m, other=0.0).to(tl.float32)
-        b_01 = tl.load(p_image + o_01, mask=m, other=0.0).to(tl.float32)
-        b_10 = tl.load(p_image + o_10, mask=m, other=0.0).to(tl.float32)
-        b_11 = tl.load(p_image + o_11, mask=m, other=0.0).to(tl.float32)
+        b_00 = tl.load(p_image + o_00).to(tl.float32)
+        b_01 = tl.load(p_image + o_01).to(tl.float32)
+        b_10 = tl.load(p_image + o_10).to(tl.float32)
+        b_11 = tl.load(p_image + o_11).to(tl.float32)
         b_0 = tl.fma(b_00, 1.0 - b_x, b_01 * b_x)
         b_1 = tl.fma(b_10, 1.0 - b_x, b_11 * b_x)
         b_value = tl.fma(b_0, 1.0 - b_y, b_1 * b_y)

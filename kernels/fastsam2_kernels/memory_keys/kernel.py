@@ -143,26 +143,31 @@ def variants(capability: int) -> list[Variant]:
     found = []
     for dtype, name in TRITON_NAMES.items():
         for dim in (256, 128):
-            found.append(_variant(dim, dtype, name, capability))
+            found.append(_variant(dim, dtype, name, 4, capability))
+        # Keys of many objects are made one layer at a time.
+        found.append(_variant(256, dtype, name, 1, capability))
     # Memories are stored in bfloat16 even if the model computes in float32.
-    found.append(_variant(256, torch.float32, "bf16", capability))
+    for layers in (4, 1):
+        found.append(_variant(256, torch.float32, "bf16", layers, capability))
     return found
 
 
-def _variant(dim: int, dtype: torch.dtype, latents: str, capability: int) -> Variant:
+def _variant(dim: int, dtype: torch.dtype, latents: str, layers: int, capability: int) -> Variant:
     params, name = choose(dim, dtype, capability), TRITON_NAMES[dtype]
     signature = dict.fromkeys(("pos", "tpos", "weight", "bias", "keys"), f"*{name}")
     signature |= {"latents": f"*{latents}", "slots": "*i32", "times": "*i32"}
     signature |= {"cos": "*fp32", "sin": "*fp32", "R": "i32", "HW": "i32"}
-    stored = "" if latents == name else f" {latents} latents"
+    label = f"{name} D{dim} {params.block_t}x{params.block_c}"
+    label += "" if latents == name else f" {latents} latents"
+    label += " one layer" if layers == 1 else ""
     return Variant(
         op="memory_keys",
         kernel=memory_keys_kernel,
-        label=f"{name} D{dim} {params.block_t}x{params.block_c}{stored}",
+        label=label,
         capability=capability,
         signature=signature,
         constants={
-            "L": 4,
+            "L": layers,
             "D": dim,
             "M": 64,
             "BLOCK_T": params.block_t,

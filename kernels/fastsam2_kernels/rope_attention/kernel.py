@@ -67,7 +67,10 @@ def _attend_kernel(
     v += i_n * s_vn
     # There are at most as many splits as tiles, so none is empty, and each tile has a key.
     tiles, parts = tl.cdiv(L, BN), tl.num_programs(1)
-    for i_t in range(i_s * tiles // parts, (i_s + 1) * tiles // parts):
+    first, last = i_s * tiles // parts, (i_s + 1) * tiles // parts
+    # Otherwise a path around the loop sets the accumulator, for which wgmma waits.
+    tl.assume(first < last)
+    for i_t in range(first, last):
         i_k = i_t * BN
         m_n = i_k + o_n < L
         # [BD, BN]
