@@ -20,11 +20,11 @@ from bench.model import GPUS, alone, busy, residents, seconds
 
 #: One tile of memory attention on Hopper: 128 queries, 64 tokens, keys of 256, latents of 64.
 TILE = Loop(
-    matrix=20, waits=2, shared_loads=0, global_loads=2, copies=10, exponentials=34, in_flight=160,
-    unoverlapped=False, instructions=350, copied=160, flops=2 * 128 * 64 * 320 // 8,
-    warp_bytes=23552, overlapped=False,
+    matrix=20, waits=2, shared_loads=0, global_loads=2, copies=10, exponentials=34, overlapped=0,
+    in_flight=160, unoverlapped=False, instructions=350, copied=160, flops=2 * 128 * 64 * 320 // 8,
+    warp_bytes=23552, pipelined=False,
 )  # fmt: skip
-EMPTY = Loop(0, 0, 0, 0, 0, 0, 0, False, 0, 0, 0, 0, False)
+EMPTY = Loop(0, 0, 0, 0, 0, 0, 0, 0, False, 0, 0, 0, 0, False)
 RESULT = Result(
     "memory_attention", "kernel", "bf16", 90, 8, 3, True, registers=128, shared=188_416, loop=TILE,
     outside=EMPTY,
@@ -46,7 +46,7 @@ def test_units_of_a_tile() -> None:
 def test_units_overlap_as_the_code_lets_them() -> None:
     units = busy(TILE, 8, H100)
     assert alone(TILE, units) == units.l1 + units.issue
-    assert alone(replace(TILE, overlapped=True), units) == units.l1
+    assert alone(replace(TILE, pipelined=True), units) == units.l1
     waiting = alone(replace(TILE, in_flight=0), units)
     assert waiting > units.l1 + units.issue + units.l2
     slow = replace(H100, l2=1)
