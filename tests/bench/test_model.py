@@ -26,8 +26,8 @@ TILE = Loop(
 )  # fmt: skip
 EMPTY = Loop(0, 0, 0, 0, 0, 0, 0, 0, False, 0, 0, 0, 0, False)
 RESULT = Result(
-    "memory_attention", "kernel", "bf16", 90, 8, 3, True, registers=128, shared=188_416, loop=TILE,
-    outside=EMPTY,
+    "memory_attention", "kernel", "bf16", 90, 8, 3, True, False, registers=128, shared=188_416,
+    loop=TILE, outside=EMPTY,
 )  # fmt: skip
 H100 = GPUS["H100"]
 
