@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastsam2.modeling.sam.transformer import RoPEAttention
 from fastsam2.modeling.sam2_utils import get_activation_fn, get_clones
 
 __all__ = ["MemoryAttention", "MemoryAttentionLayer"]
@@ -22,14 +23,14 @@ class MemoryAttentionLayer(nn.Module):
     def __init__(
         self,
         activation: str,
-        cross_attention: nn.Module,
+        cross_attention: RoPEAttention,
         d_model: int,
         dim_feedforward: int,
         dropout: float,
         pos_enc_at_attn: bool,
         pos_enc_at_cross_attn_keys: bool,
         pos_enc_at_cross_attn_queries: bool,
-        self_attention: nn.Module,
+        self_attention: RoPEAttention,
     ) -> None:
         super().__init__()
         self.self_attn = self_attention

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastsam2.modeling.position_encoding import PositionEmbeddingSine
 from fastsam2.modeling.sam2_utils import DropPath, LayerNorm2d, get_clones
 
 __all__ = ["CXBlock", "Fuser", "MaskDownSampler", "MemoryEncoder"]
@@ -116,9 +117,9 @@ class MemoryEncoder(nn.Module):
     def __init__(
         self,
         out_dim: int,
-        mask_downsampler: nn.Module,
-        fuser: nn.Module,
-        position_encoding: nn.Module,
+        mask_downsampler: MaskDownSampler,
+        fuser: Fuser,
+        position_encoding: PositionEmbeddingSine,
         in_dim: int = 256,
     ) -> None:
         super().__init__()

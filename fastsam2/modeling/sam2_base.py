@@ -7,7 +7,7 @@ of those in `sam2.modeling.sam2_base`, so that programs can call, override and r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from fastsam2.errors import InputError, StateError
+from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+from fastsam2.modeling.memory_attention import MemoryAttention
+from fastsam2.modeling.memory_encoder import MemoryEncoder
 from fastsam2.modeling.memory_selection import MemorySelection, SelectionRules, select_memory
 from fastsam2.modeling.sam.mask_decoder import MaskDecoder
 from fastsam2.modeling.sam.prompt_encoder import PromptEncoder
@@ -47,8 +50,8 @@ class SAM2Base(nn.Module):
 
     Args:
         image_encoder, memory_attention, memory_encoder: the parts that are built elsewhere.
-        sam_mask_decoder_extra_args: further arguments of `MaskDecoder`, and `depth`, `num_heads` and
-            `mlp_dim` of its transformer.
+        sam_mask_decoder_extra_args: further arguments of `MaskDecoder`, and `depth`, `num_heads`
+            and `mlp_dim` of its transformer.
     """
 
     fill_hole_area: int = 0  #: fill holes of at most this many pixels in the masks of a video
@@ -57,9 +60,9 @@ class SAM2Base(nn.Module):
 
     def __init__(
         self,
-        image_encoder: nn.Module,
-        memory_attention: nn.Module,
-        memory_encoder: nn.Module,
+        image_encoder: ImageEncoder,
+        memory_attention: MemoryAttention,
+        memory_encoder: MemoryEncoder,
         num_maskmem: int = 7,
         image_size: int = 512,
         backbone_stride: int = 16,
@@ -129,10 +132,10 @@ class SAM2Base(nn.Module):
         self.memory_attention = memory_attention
         self.memory_encoder = memory_encoder
         self.num_feature_levels = 3 if use_high_res_features_in_sam else 1
-        self.hidden_dim = dim = image_encoder.neck.d_model
-        projection = getattr(memory_encoder, "out_proj", None)
+        self.hidden_dim = dim = cast(FpnNeck, image_encoder.neck).d_model
+        projection = memory_encoder.out_proj
         # Without a projection, memory is as wide as the features.
-        self.mem_dim = len(projection.weight) if hasattr(projection, "weight") else dim
+        self.mem_dim = projection.out_channels if isinstance(projection, nn.Conv2d) else dim
         self.sam_prompt_embed_dim = dim
         self.sam_image_embedding_size = grid = image_size // backbone_stride
 
@@ -142,9 +145,7 @@ class SAM2Base(nn.Module):
         self.maskmem_tpos_enc = embedding(num_maskmem, 1, 1, self.mem_dim)
         self.no_mem_embed = embedding(1, 1, dim)
         self.no_mem_pos_enc = embedding(1, 1, dim)
-        self.no_obj_embed_spatial = (
-            embedding(1, self.mem_dim) if no_obj_embed_spatial else None
-        )
+        self.no_obj_embed_spatial = embedding(1, self.mem_dim) if no_obj_embed_spatial else None
         if pred_obj_scores and use_obj_ptrs_in_encoder:
             self.no_obj_ptr = embedding(1, dim)
         self.sam_prompt_encoder = PromptEncoder(

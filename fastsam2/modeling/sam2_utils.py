@@ -102,7 +102,11 @@ def get_activation_fn(activation: str) -> Callable[[Tensor], Tensor]:
     Raises:
         RuntimeError: another name, as in `sam2`.
     """
-    activations = {"relu": F.relu, "gelu": F.gelu, "glu": F.glu}
+    activations: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "glu": F.glu,
+    }
     if activation not in activations:
         raise RuntimeError(f"activation must be relu, gelu or glu, not {activation!r}")
     return activations[activation]

@@ -28,6 +28,7 @@ from fastsam2.config import (
 from fastsam2.engine.plan import Plan
 from fastsam2.engine.runtime.runner import Runner
 from fastsam2.errors import ConfigError, DeviceError
+from fastsam2.modeling.from_config import model_arguments, video_arguments
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.model import VideoModel
 from fastsam2_kernels.dispatch import Impl
@@ -61,10 +62,11 @@ def build_image_model(
     if apply_postprocessing:
         config = _with_stability(config)
     config = apply_overrides(config, hydra_overrides_extra)
-    chosen = _with_compiled_encoder(chosen, config)
+    if config.compile_image_encoder:
+        chosen = chosen.with_compiled_encoder()
 
     def make(config: SAM2Config) -> SAM2Base:
-        model = SAM2Base(config)
+        model = SAM2Base(**model_arguments(config))
         model.runner, model.impl = Runner(chosen), chosen.impl
         return model
 
@@ -94,10 +96,10 @@ def build_tracker(
         config = _with_stability(config)
         config = replace(config, binarize_mask_from_pts_for_mem_enc=True, fill_hole_area=8)
     config = apply_overrides(config, hydra_overrides_extra)
-    chosen = _with_compiled_encoder(chosen, config)
 
     def make(config: SAM2Config) -> Tracker:
-        return cls(config, memory_dtype, chosen)
+        arguments = model_arguments(config) | video_arguments(config)
+        return cls(memory_dtype=memory_dtype, plan=chosen, **arguments)
 
     return _build(make, config, weights, ckpt_path, target, mode, chosen.dtype)
 
@@ -126,12 +128,6 @@ def _choose_plan(
     chosen = replace(chosen, dtype=dtype or chosen.dtype, impl=impl or chosen.impl)
     chosen.check(device)
     return chosen
-
-
-def _with_compiled_encoder(plan: Plan, config: SAM2Config) -> Plan:
-    if config.compile_image_encoder and not plan.compile:
-        return replace(plan, compile="encoder")
-    return plan
 
 
 def _configure(
