@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from fastsam2.config import (
     find_config,
     yaml_name,
 )
+from fastsam2.config_file import config_from_mapping, read_config
 from fastsam2.engine.plan import Plan
 from fastsam2.engine.runtime.runner import Runner
 from fastsam2.errors import ConfigError, DeviceError
@@ -137,20 +139,56 @@ def _configure(
 
     Options that transformers stored with the weights, such as the image size, are applied.
     """
-    name = None
-    if config_file is not None:
-        name = find_config(str(config_file))
-        if name is None:
-            near = difflib.get_close_matches(str(config_file), _KNOWN, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown model {str(config_file)!r}; nearest is {near!r}")
-    elif ckpt_path is None:
+    config = None if config_file is None else _named_config(str(config_file))
+    if config is None and ckpt_path is None:
         raise ConfigError("either config_file or ckpt_path must be given")
     weights = None if ckpt_path is None else load_state_dict(ckpt_path)
-    if name is None:
+    if config is None:
         assert weights is not None
-        name = infer_config(weights)
+        config = CONFIGS[infer_config(weights)]
     options = {} if ckpt_path is None else read_hf_options(Path(ckpt_path))
-    return replace(CONFIGS[name], **options), weights
+    return replace(config, **options), weights
+
+
+def _named_config(name: str) -> SAM2Config:
+    """Return the configuration of a known model, of a YAML file, or of a client's Hydra.
+
+    Raises:
+        ConfigError: there is none of this name, or it cannot be read.
+    """
+    known = find_config(name)
+    # Hydra takes an absolute path with two slashes.
+    path = Path(f"/{name.lstrip('/')}" if name.startswith("/") else name)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return read_config(path)
+    if known is not None:
+        return CONFIGS[known]
+    config = _hydra_config(name)
+    if config is None:
+        near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"no file and no known model {name!r}; nearest is {near!r}")
+    return config
+
+
+def _hydra_config(name: str) -> SAM2Config | None:
+    """Return a configuration from the folder that a program has given to Hydra; None if it has
+    given none, or has no such file."""
+    if "hydra" not in sys.modules:
+        return None
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    if not GlobalHydra.instance().is_initialized():
+        return None
+    try:
+        found = OmegaConf.to_container(compose(name), resolve=True)
+    except HydraException:
+        return None
+    if not isinstance(found, dict) or "model" not in found:
+        raise ConfigError(f"Hydra's configuration {name!r} has no group 'model'")
+    return config_from_mapping(found["model"])
 
 
 _KNOWN = [*CONFIGS, *HF_MODEL_IDS, *(yaml_name(name) for name in HF_MODEL_IDS.values())]

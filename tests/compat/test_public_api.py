@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import pkgutil
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -31,6 +35,8 @@ from tests.compat.clients import (
 )
 from tests.data.videos import write_video
 from tests.predictors.image_cases import let_work, photograph
+
+import sam2  # isort: skip
 
 Both = tuple[Package, Package]
 HUB_ID = "facebook/sam2.1-hiera-tiny"
@@ -580,3 +586,19 @@ def test_memory_cleared_around_corrections(fresh: Both, video: Path) -> None:
     with pytest.raises(AttributeError):
         client(ref)
     assert len(client(ours)) == 3
+
+
+def test_every_name_of_the_official_modules() -> None:
+    """Training, the legacy predictor and the CUDA extension apart."""
+    left_out = re.compile(r"sam2\.(_C|benchmark|sam2_video_predictor_legacy|csrc.*)")
+    missing = []
+    for info in pkgutil.walk_packages(sam2.__path__, "sam2."):
+        if left_out.fullmatch(info.name):
+            continue
+        official = importlib.import_module(info.name)
+        ours = importlib.import_module(info.name.replace("sam2.", "fastsam2.", 1))
+        for name, value in vars(official).items():
+            own = getattr(value, "__module__", info.name) == info.name
+            if own and not name.startswith("__") and not isinstance(value, ModuleType):
+                missing += [f"{info.name}.{name}"] * (not hasattr(ours, name))
+    assert missing == []
