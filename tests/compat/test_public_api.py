@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import pkgutil
@@ -150,16 +151,20 @@ def build_named(package: Package, spelling: str) -> Any:
         is_2_1 = "no_obj_embed_spatial" in config
         return Built(config.image_encoder.trunk, is_2_1)
 
-    def ours(config: Any) -> Built:
-        return Built(vars(config.image_encoder.trunk), config.no_obj_embed_spatial)
+    def ours(config: Any) -> dict[str, Any]:
+        return {"trunk": vars(config.image_encoder.trunk), "is_2_1": config.no_obj_embed_spatial}
 
-    patch = (
-        mock.patch("sam2.build_sam.instantiate", official)
-        if package.name == "sam2"
-        else mock.patch("fastsam2.predictors.building.SAM2Base", ours)
-    )
+    patches = {
+        "sam2": {"sam2.build_sam.instantiate": official},
+        "fastsam2": {
+            "fastsam2.predictors.building.model_arguments": ours,
+            "fastsam2.predictors.building.SAM2Base": Built,
+        },
+    }
     module = package.module("build_sam")
-    with patch:
+    with contextlib.ExitStack() as stack:
+        for name, stand_in in patches[package.name].items():
+            stack.enter_context(mock.patch(name, stand_in))
         return module.build_sam2(spelling, device="cpu", apply_postprocessing=False).made_of
 
 
