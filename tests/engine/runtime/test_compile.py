@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
 
@@ -180,6 +181,8 @@ def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
     compiled.runner = Runner(Plan(compile=True), backend=counter)
     check(compiled)
     assert counter.frame_count == 2
+    if Version(torch.__version__) < Version("2.11"):
+        return  # these compile the functions of a model with other weights again
     # Other weights are other inputs of the same functions.
     with torch.inference_mode(False):
         randomise_(compiled, seed=1)
