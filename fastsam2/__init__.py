@@ -52,6 +52,24 @@ _HOMES = {
 }
 
 
+def _prepare_hydra() -> None:
+    """Let Hydra find the packaged configurations, unless a program has given it others.
+
+    Programs written for `sam2` call `compose` and `instantiate` themselves. This package uses its
+    own configurations and does not need Hydra.
+    """
+    try:
+        from hydra import initialize_config_module
+        from hydra.core.global_hydra import GlobalHydra
+    except ImportError:
+        return
+    if not GlobalHydra.instance().is_initialized():
+        initialize_config_module("fastsam2", version_base="1.2")
+
+
+_prepare_hydra()
+
+
 def __getattr__(name: str) -> Any:
     """Import a name on first use, so that `import fastsam2` and `fastsam2 --help` do not load
     torch."""

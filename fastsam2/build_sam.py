@@ -37,6 +37,11 @@ def _load_checkpoint(model: SAM2Base, ckpt_path: str | Path | None) -> None:
         load_checkpoint(model, ckpt_path)
 
 
+def _hf_download(model_id: str) -> tuple[str | None, str | Path]:
+    """Return configuration and checkpoint of a model, downloaded if it must be."""
+    return resolve_model(model_id)
+
+
 def build_sam2(
     config_file: str | Path | None,
     ckpt_path: str | Path | None = None,
@@ -52,8 +57,8 @@ def build_sam2(
     """Build the model for images.
 
     Args:
-        config_file: a short name (`sam2.1-tiny`), Hugging Face id or official YAML name; None to
-            infer the model from its checkpoint.
+        config_file: a short name (`sam2.1-tiny`), Hugging Face id, official YAML name, or a YAML
+            file of your own in the format of `sam2`; None to infer the model from its checkpoint.
         ckpt_path: weights in any format `fastsam2.checkpoints` reads; None for random ones.
         device: by default CUDA if available, else the CPU.
         mode: `"eval"` or `"train"`.

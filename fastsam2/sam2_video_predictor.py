@@ -12,7 +12,9 @@ from tqdm import tqdm
 from fastsam2.checkpoints import resolve_model
 from fastsam2.data.loader import FrameLoader
 from fastsam2.engine.feature_cache import DEFAULT_FEATURE_BYTES, FeatureCache, Frames
+from fastsam2.engine.plan import Plan
 from fastsam2.errors import InputError
+from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
 from fastsam2.predictors import tracking
 from fastsam2.predictors.building import build_tracker
 from fastsam2.predictors.dict_state import as_session
@@ -23,7 +25,7 @@ from fastsam2.predictors.session import VideoSession
 from fastsam2.predictors.warmup import warmup
 from fastsam2.utils.misc import load_video_frames
 
-__all__ = ["SAM2VideoPredictor"]
+__all__ = ["NO_OBJ_SCORE", "SAM2VideoPredictor", "SAM2VideoPredictorVOS"]
 
 #: The session that `init_state` returned, or a client's dict with the same keys.
 State = MutableMapping[str, Any]
@@ -302,3 +304,10 @@ class SAM2VideoPredictor(VideoModel):
     def reset_state(self, inference_state: State) -> None:
         """Remove all objects; the video stays open."""
         as_session(inference_state).drop_all_objects()
+
+
+class SAM2VideoPredictorVOS(SAM2VideoPredictor):
+    """`SAM2VideoPredictor` that compiles the image encoder and the tracking step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"plan": Plan(compile=True), **kwargs})

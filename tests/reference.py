@@ -30,8 +30,14 @@ except RuntimeError:
 
 import sam2.build_sam
 import sam2.sam2_video_predictor
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 
 from tests.weights import randomise_
+
+# Whichever package is imported first has its configurations found, by `sam2` too.
+GlobalHydra.instance().clear()
+initialize_config_module("sam2", version_base="1.2")
 
 CONFIGS = {
     f"sam{version}-{size}": f"configs/sam{version}/sam{version}_hiera_{letter}.yaml"

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastsam2.config import ConvNeXtConfig, MaskDownSamplerConfig
 from fastsam2.data.preprocess import IMAGE_MEAN, IMAGE_STD
 from fastsam2.modeling.memory_encoder import CXBlock, MaskDownSampler
 from fastsam2_kernels.connected_components import connected_components
@@ -169,7 +168,7 @@ def _memory_keys(make: _Make, grid: int, objects: int) -> Case:
 
 def _cx_block(make: _Make, grid: int, objects: int) -> Case:
     """One ConvNeXt block of the memory encoder's fuser."""
-    block = CXBlock(ConvNeXtConfig(dim=DIM, layer_scale_init_value=0.5)).to(make.device, make.dtype)
+    block = CXBlock(DIM, layer_scale_init_value=0.5).to(make.device, make.dtype)
     weight = block.dwconv.weight.data[:, 0].permute(1, 2, 0).contiguous().permute(2, 0, 1)
     assert block.gamma is not None
     linear = [
@@ -194,7 +193,7 @@ def _cx_block(make: _Make, grid: int, objects: int) -> Case:
 
 def _mask_downsample(make: _Make, grid: int, objects: int) -> Case:
     """Mask features from logits at a quarter of the image size."""
-    ours = MaskDownSampler(DIM, MaskDownSamplerConfig()).to(make.device, make.dtype)
+    ours = MaskDownSampler(DIM, kernel_size=3, stride=2, padding=1).to(make.device, make.dtype)
     layers: list[Any] = list(ours.encoder)
     last = layers.pop()
     stages = tuple(

@@ -76,6 +76,10 @@ class Plan:
         _LOG.info("no Triton kernels for %s: float16 with PyTorch's own attention", device)
         return cls(torch.float16, encoder_batch=_ahead(device))
 
+    def with_compiled_encoder(self) -> Plan:
+        """Return a plan that compiles the image encoder, too."""
+        return self if self.compile else replace(self, compile="encoder")
+
     def check(self, device: torch.device) -> None:
         """Check that a model on `device` can run by this plan.
 

@@ -140,8 +140,8 @@ def cleaned(model: SAM2Base, masks: DecodedMasks) -> DecodedMasks:
         logits = fill_holes(logits, model.fill_hole_area)
     if masks.obj_ptr.dtype in (torch.bfloat16, torch.float16):
         logits = logits.half()
-    # PyTorch 2.11 cannot compile `_replace`.
-    return DecodedMasks(logits, *masks[1:])
+    # Earlier versions of PyTorch compile neither `_replace` nor slices of a named tuple.
+    return DecodedMasks(logits, masks.ious, masks.obj_ptr, masks.object_score_logits)
 
 
 #: Looks up the tracking step of a model; None where its own `track_step` must run.

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsam2.config import MemoryAttentionConfig, MemoryAttentionLayerConfig
 from fastsam2.modeling.sam.transformer import RoPEAttention
+from fastsam2.modeling.sam2_utils import get_activation_fn, get_clones
 
 __all__ = ["MemoryAttention", "MemoryAttentionLayer"]
 
 
 class MemoryAttentionLayer(nn.Module):
-    """Self-attention, cross-attention to memory and MLP, each pre-norm with a residual."""
+    """Self-attention, cross-attention to memory and MLP, each pre-norm with a residual.
 
-    def __init__(self, config: MemoryAttentionLayerConfig) -> None:
+    Args:
+        activation: of the MLP, `"relu"`, `"gelu"` or `"glu"`.
+        d_model: channels of the frame.
+        pos_enc_at_attn, pos_enc_at_cross_attn_keys, pos_enc_at_cross_attn_queries: inputs to which
+            positions are added.
+    """
+
+    def __init__(
+        self,
+        activation: str,
+        cross_attention: RoPEAttention,
+        d_model: int,
+        dim_feedforward: int,
+        dropout: float,
+        pos_enc_at_attn: bool,
+        pos_enc_at_cross_attn_keys: bool,
+        pos_enc_at_cross_attn_queries: bool,
+        self_attention: RoPEAttention,
+    ) -> None:
         super().__init__()
-        dim = config.d_model
-        self.self_attn = RoPEAttention(**vars(config.self_attention))
-        self.cross_attn_image = RoPEAttention(**vars(config.cross_attention))
-        self.linear1 = nn.Linear(dim, config.dim_feedforward)
-        self.dropout = nn.Dropout(config.dropout)
-        self.linear2 = nn.Linear(config.dim_feedforward, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.dropout1 = nn.Dropout(config.dropout)
-        self.dropout2 = nn.Dropout(config.dropout)
-        self.dropout3 = nn.Dropout(config.dropout)
-        activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
-        self.activation = activations[config.activation]
-        self.pos_enc_at_attn = config.pos_enc_at_attn
-        self.pos_enc_at_cross_attn_queries = config.pos_enc_at_cross_attn_queries
-        self.pos_enc_at_cross_attn_keys = config.pos_enc_at_cross_attn_keys
+        self.self_attn = self_attention
+        self.cross_attn_image = cross_attention
+        self.linear1 = nn.Linear(d_model, dim_feedforward)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(dim_feedforward, d_model)
+        self.norm1 = nn.LayerNorm(d_model)
+        self.norm2 = nn.LayerNorm(d_model)
+        self.norm3 = nn.LayerNorm(d_model)
+        self.dropout1 = nn.Dropout(dropout)
+        self.dropout2 = nn.Dropout(dropout)
+        self.dropout3 = nn.Dropout(dropout)
+        self.activation = get_activation_fn(activation)
+        self.pos_enc_at_attn = pos_enc_at_attn
+        self.pos_enc_at_cross_attn_queries = pos_enc_at_cross_attn_queries
+        self.pos_enc_at_cross_attn_keys = pos_enc_at_cross_attn_keys
 
     def forward(
         self,
@@ -70,17 +83,30 @@ class MemoryAttentionLayer(nn.Module):
 
 
 class MemoryAttention(nn.Module):
-    """A stack of memory attention layers and a final norm."""
+    """A stack of memory attention layers and a final norm.
 
-    def __init__(self, config: MemoryAttentionConfig) -> None:
+    Args:
+        layer: a layer, which is copied.
+        batch_first: must be True: layers take `[B, L, C]`.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        pos_enc_at_input: bool,
+        layer: nn.Module,
+        num_layers: int,
+        batch_first: bool = True,
+    ) -> None:
         super().__init__()
-        self.d_model = config.d_model
-        self.num_layers = config.num_layers
-        self.pos_enc_at_input = config.pos_enc_at_input
-        self.layers = nn.ModuleList(
-            MemoryAttentionLayer(config.layer) for _ in range(config.num_layers)
-        )
-        self.norm = nn.LayerNorm(config.d_model)
+        if not batch_first:
+            raise ValueError("batch_first=False is not supported")
+        self.d_model = d_model
+        self.num_layers = num_layers
+        self.pos_enc_at_input = pos_enc_at_input
+        self.batch_first = batch_first
+        self.layers = get_clones(layer, num_layers)
+        self.norm = nn.LayerNorm(d_model)
 
     def forward(
         self,

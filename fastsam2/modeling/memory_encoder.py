@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastsam2.config import ConvNeXtConfig, FuserConfig, MaskDownSamplerConfig, MemoryEncoderConfig
 from fastsam2.modeling.position_encoding import PositionEmbeddingSine
-from fastsam2.modeling.sam2_utils import LayerNorm2d
+from fastsam2.modeling.sam2_utils import DropPath, LayerNorm2d, get_clones
 
 __all__ = ["CXBlock", "Fuser", "MaskDownSampler", "MemoryEncoder"]
 
@@ -15,20 +14,26 @@ __all__ = ["CXBlock", "Fuser", "MaskDownSampler", "MemoryEncoder"]
 class MaskDownSampler(nn.Module):
     """Strided convolutions with norm and GELU, widening as the area shrinks, then a 1x1 one."""
 
-    def __init__(self, embed_dim: int, config: MaskDownSamplerConfig) -> None:
+    def __init__(
+        self,
+        embed_dim: int = 256,
+        kernel_size: int = 4,
+        stride: int = 4,
+        padding: int = 0,
+        total_stride: int = 16,
+        activation: type[nn.Module] = nn.GELU,
+    ) -> None:
         super().__init__()
         self.encoder = nn.Sequential()
-        stride, channels, reached = config.stride, 1, 1
-        while reached < config.total_stride:
+        channels, reached = 1, 1
+        while reached < total_stride:
             wider = channels * stride**2
-            self.encoder.append(
-                nn.Conv2d(channels, wider, config.kernel_size, stride, config.padding)
-            )
+            self.encoder.append(nn.Conv2d(channels, wider, kernel_size, stride, padding))
             self.encoder.append(LayerNorm2d(wider))
-            self.encoder.append(nn.GELU())
+            self.encoder.append(activation())
             channels, reached = wider, reached * stride
-        if reached != config.total_stride:
-            raise ValueError(f"total_stride {config.total_stride} is no power of stride {stride}")
+        if reached != total_stride:
+            raise ValueError(f"total_stride {total_stride} is no power of stride {stride}")
         self.encoder.append(nn.Conv2d(channels, embed_dim, kernel_size=1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,17 +46,25 @@ class CXBlock(nn.Module):
 
     gamma: nn.Parameter | None
 
-    def __init__(self, config: ConvNeXtConfig) -> None:
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int = 7,
+        padding: int = 3,
+        drop_path: float = 0.0,
+        layer_scale_init_value: float = 1e-6,
+        use_dwconv: bool = True,
+    ) -> None:
         super().__init__()
-        dim = config.dim
-        groups = dim if config.use_dwconv else 1
-        self.dwconv = nn.Conv2d(dim, dim, config.kernel_size, padding=config.padding, groups=groups)
+        groups = dim if use_dwconv else 1
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size, padding=padding, groups=groups)
         self.norm = LayerNorm2d(dim)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.act = nn.GELU()
         self.pwconv2 = nn.Linear(4 * dim, dim)
-        scale = config.layer_scale_init_value
+        scale = layer_scale_init_value
         self.gamma = nn.Parameter(torch.full((dim,), scale)) if scale > 0 else None
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` to the same shape."""
@@ -59,16 +72,32 @@ class CXBlock(nn.Module):
         y = self.pwconv2(self.act(self.pwconv1(y)))
         if self.gamma is not None:
             y = self.gamma * y
-        return x + y.permute(0, 3, 1, 2)
+        return x + self.drop_path(y.permute(0, 3, 1, 2))
 
 
 class Fuser(nn.Module):
-    """A chain of CXBlocks."""
+    """A chain of CXBlocks.
 
-    def __init__(self, config: FuserConfig) -> None:
+    Args:
+        layer: a block, which is copied.
+        dim: channels, needed with `input_projection`.
+        input_projection: begin with a 1x1 convolution.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        num_layers: int,
+        dim: int | None = None,
+        input_projection: bool = False,
+    ) -> None:
         super().__init__()
-        self.proj = nn.Identity()
-        self.layers = nn.ModuleList(CXBlock(config.layer) for _ in range(config.num_layers))
+        self.proj: nn.Module = nn.Identity()
+        self.layers = get_clones(layer, num_layers)
+        if input_projection:
+            if dim is None:
+                raise ValueError("input_projection=True needs dim")
+            self.proj = nn.Conv2d(dim, dim, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj(x)
@@ -78,17 +107,29 @@ class Fuser(nn.Module):
 
 
 class MemoryEncoder(nn.Module):
-    """Mask downsampler + pixel projection -> fuser -> output projection, with sine positions."""
+    """Mask downsampler + pixel projection -> fuser -> output projection, with positions.
 
-    def __init__(self, config: MemoryEncoderConfig) -> None:
+    Args:
+        out_dim: channels of the memory.
+        in_dim: channels of the frame's features.
+    """
+
+    def __init__(
+        self,
+        out_dim: int,
+        mask_downsampler: MaskDownSampler,
+        fuser: Fuser,
+        position_encoding: PositionEmbeddingSine,
+        in_dim: int = 256,
+    ) -> None:
         super().__init__()
-        self.mask_downsampler = MaskDownSampler(config.in_dim, config.mask_downsampler)
-        self.pix_feat_proj = nn.Conv2d(config.in_dim, config.in_dim, kernel_size=1)
-        self.fuser = Fuser(config.fuser)
-        self.position_encoding = PositionEmbeddingSine(config.out_dim)
+        self.mask_downsampler = mask_downsampler
+        self.pix_feat_proj = nn.Conv2d(in_dim, in_dim, kernel_size=1)
+        self.fuser = fuser
+        self.position_encoding = position_encoding
         self.out_proj: nn.Module = nn.Identity()
-        if config.out_dim != config.in_dim:
-            self.out_proj = nn.Conv2d(config.in_dim, config.out_dim, kernel_size=1)
+        if out_dim != in_dim:
+            self.out_proj = nn.Conv2d(in_dim, out_dim, kernel_size=1)
 
     def forward(
         self, pix_feat: Tensor, masks: Tensor, skip_mask_sigmoid: bool = False

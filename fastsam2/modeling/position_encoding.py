@@ -17,7 +17,11 @@ __all__ = [
     "PositionEmbeddingRandom",
     "PositionEmbeddingSine",
     "apply_rope",
+    "apply_rotary_enc",
     "axial_rope_table",
+    "compute_axial_cis",
+    "init_t_xy",
+    "reshape_for_broadcast",
 ]
 
 
@@ -132,3 +136,35 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     even, odd = grids.unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return turned.reshape(x.shape).to(x.dtype)
+
+
+def init_t_xy(end_x: int, end_y: int) -> tuple[Tensor, Tensor]:
+    """Return x and y of the points of a grid, row by row, float32 `[end_x * end_y]` each."""
+    index = torch.arange(end_x * end_y)
+    return (index % end_x).float(), (index // end_x).float()
+
+
+def compute_axial_cis(dim: int, end_x: int, end_y: int, theta: float = 10000.0) -> Tensor:
+    """Return the tables of `axial_rope_table` as complex numbers, `[end_x * end_y, dim / 2]`."""
+    return torch.complex(*axial_rope_table(dim, end_x, end_y, theta))
+
+
+def reshape_for_broadcast(freqs_cis: Tensor, x: Tensor) -> Tensor:
+    """Reshape a table `[L, D]` to `[1, ..., L, D]`, with as many dimensions as `x`."""
+    if freqs_cis.shape != x.shape[-2:]:
+        raise ValueError(f"a table {tuple(freqs_cis.shape)} does not fit {tuple(x.shape)}")
+    return freqs_cis.view(*[1] * (x.ndim - 2), *freqs_cis.shape)
+
+
+def apply_rotary_enc(
+    xq: Tensor, xk: Tensor, freqs_cis: Tensor, repeat_freqs_k: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Rotate queries and keys `[..., L, D]` by complex tables `[L, D / 2]`.
+
+    Args:
+        repeat_freqs_k: the number of keys is a multiple of L.
+    """
+    if xk.shape[-2] not in (0, len(freqs_cis)) and not repeat_freqs_k:
+        raise ValueError(f"{xk.shape[-2]} keys for {len(freqs_cis)} positions")
+    cos, sin = freqs_cis.real, freqs_cis.imag
+    return apply_rope(xq, cos, sin), apply_rope(xk, cos, sin) if xk.shape[-2] else xk

@@ -6,23 +6,19 @@ of those in `sam2.modeling.sam2_base`, so that programs can call, override and r
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from fastsam2.config import SAM2Config
 from fastsam2.errors import InputError, StateError
-from fastsam2.modeling.backbones.hieradet import Hiera
 from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from fastsam2.modeling.memory_attention import MemoryAttention
 from fastsam2.modeling.memory_encoder import MemoryEncoder
 from fastsam2.modeling.memory_selection import MemorySelection, SelectionRules, select_memory
-from fastsam2.modeling.position_encoding import PositionEmbeddingSine
 from fastsam2.modeling.sam.mask_decoder import MaskDecoder
 from fastsam2.modeling.sam.prompt_encoder import PromptEncoder
 from fastsam2.modeling.sam.transformer import TwoWayTransformer
@@ -49,91 +45,130 @@ Heads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 class SAM2Base(nn.Module):
     """Image encoder, memory attention, memory encoder, prompt encoder and mask decoder.
 
-    Every scalar field of `SAM2Config` is an attribute; those that do not shape the weights are read
-    at each call and may be changed between calls.
+    Arguments are those of the official class. Every option is an attribute; those that do not shape
+    the weights are read at each call and may be changed between calls.
+
+    Args:
+        image_encoder, memory_attention, memory_encoder: the parts that are built elsewhere.
+        sam_mask_decoder_extra_args: further arguments of `MaskDecoder`, and `depth`, `num_heads`
+            and `mlp_dim` of its transformer.
     """
 
-    image_size: int
-    backbone_stride: int
-    num_maskmem: int
-    sigmoid_scale_for_mem_enc: float
-    sigmoid_bias_for_mem_enc: float
-    binarize_mask_from_pts_for_mem_enc: bool
-    non_overlap_masks_for_mem_enc: bool
-    max_cond_frames_in_attn: int
-    memory_temporal_stride_for_eval: int
-    directly_add_no_mem_embed: bool
-    use_obj_ptrs_in_encoder: bool
-    max_obj_ptrs_in_encoder: int
-    add_tpos_enc_to_obj_ptrs: bool
-    proj_tpos_enc_in_obj_ptrs: bool
-    use_signed_tpos_enc_to_obj_ptrs: bool
-    only_obj_ptrs_in_the_past_for_eval: bool
-    use_mask_input_as_output_without_sam: bool
-    use_high_res_features_in_sam: bool
-    multimask_output_in_sam: bool
-    multimask_output_for_tracking: bool
-    multimask_min_pt_num: int
-    multimask_max_pt_num: int
-    pred_obj_scores: bool
-    fixed_no_obj_ptr: bool
-    soft_no_obj_ptr: bool
-    fill_hole_area: int  #: fill holes of at most this many pixels in the masks of a video
+    fill_hole_area: int = 0  #: fill holes of at most this many pixels in the masks of a video
     impl: Impl = "auto"  #: implementation of the kernels
     runner: Any = None  #: compiles or records the engine's functions; None to run them eagerly
 
-    def __init__(self, config: SAM2Config) -> None:
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        memory_attention: MemoryAttention,
+        memory_encoder: MemoryEncoder,
+        num_maskmem: int = 7,
+        image_size: int = 512,
+        backbone_stride: int = 16,
+        sigmoid_scale_for_mem_enc: float = 1.0,
+        sigmoid_bias_for_mem_enc: float = 0.0,
+        binarize_mask_from_pts_for_mem_enc: bool = False,
+        use_mask_input_as_output_without_sam: bool = False,
+        max_cond_frames_in_attn: int = -1,
+        directly_add_no_mem_embed: bool = False,
+        use_high_res_features_in_sam: bool = False,
+        multimask_output_in_sam: bool = False,
+        multimask_min_pt_num: int = 1,
+        multimask_max_pt_num: int = 1,
+        multimask_output_for_tracking: bool = False,
+        use_multimask_token_for_obj_ptr: bool = False,
+        iou_prediction_use_sigmoid: bool = False,
+        memory_temporal_stride_for_eval: int = 1,
+        non_overlap_masks_for_mem_enc: bool = False,
+        use_obj_ptrs_in_encoder: bool = False,
+        max_obj_ptrs_in_encoder: int = 16,
+        add_tpos_enc_to_obj_ptrs: bool = True,
+        proj_tpos_enc_in_obj_ptrs: bool = False,
+        use_signed_tpos_enc_to_obj_ptrs: bool = False,
+        only_obj_ptrs_in_the_past_for_eval: bool = False,
+        pred_obj_scores: bool = False,
+        pred_obj_scores_mlp: bool = False,
+        fixed_no_obj_ptr: bool = False,
+        soft_no_obj_ptr: bool = False,
+        use_mlp_for_obj_ptr_proj: bool = False,
+        no_obj_embed_spatial: bool = False,
+        sam_mask_decoder_extra_args: Mapping[str, Any] | None = None,
+        compile_image_encoder: bool = False,
+    ) -> None:
         super().__init__()
-        for field in dataclasses.fields(config):
-            value = getattr(config, field.name)
-            if not dataclasses.is_dataclass(value):
-                setattr(self, field.name, value)
-        neck = config.image_encoder.neck
-        self.image_encoder = ImageEncoder(
-            trunk=Hiera(**vars(config.image_encoder.trunk)),
-            neck=FpnNeck(PositionEmbeddingSine(neck.d_model), **vars(neck)),
-            scalp=config.image_encoder.scalp,
-        )
-        self.memory_attention = MemoryAttention(config.memory_attention)
-        self.memory_encoder = MemoryEncoder(config.memory_encoder)
-        self.num_feature_levels = 3 if config.use_high_res_features_in_sam else 1
-        self.hidden_dim = dim = neck.d_model
-        self.mem_dim = config.memory_encoder.out_dim
+        self.num_maskmem = num_maskmem
+        self.image_size = image_size
+        self.backbone_stride = backbone_stride
+        self.sigmoid_scale_for_mem_enc = sigmoid_scale_for_mem_enc
+        self.sigmoid_bias_for_mem_enc = sigmoid_bias_for_mem_enc
+        self.binarize_mask_from_pts_for_mem_enc = binarize_mask_from_pts_for_mem_enc
+        self.use_mask_input_as_output_without_sam = use_mask_input_as_output_without_sam
+        self.max_cond_frames_in_attn = max_cond_frames_in_attn
+        self.directly_add_no_mem_embed = directly_add_no_mem_embed
+        self.use_high_res_features_in_sam = use_high_res_features_in_sam
+        self.multimask_output_in_sam = multimask_output_in_sam
+        self.multimask_min_pt_num = multimask_min_pt_num
+        self.multimask_max_pt_num = multimask_max_pt_num
+        self.multimask_output_for_tracking = multimask_output_for_tracking
+        self.use_multimask_token_for_obj_ptr = use_multimask_token_for_obj_ptr
+        self.iou_prediction_use_sigmoid = iou_prediction_use_sigmoid
+        self.memory_temporal_stride_for_eval = memory_temporal_stride_for_eval
+        self.non_overlap_masks_for_mem_enc = non_overlap_masks_for_mem_enc
+        self.use_obj_ptrs_in_encoder = use_obj_ptrs_in_encoder
+        self.max_obj_ptrs_in_encoder = max_obj_ptrs_in_encoder
+        self.add_tpos_enc_to_obj_ptrs = add_tpos_enc_to_obj_ptrs
+        self.proj_tpos_enc_in_obj_ptrs = proj_tpos_enc_in_obj_ptrs
+        self.use_signed_tpos_enc_to_obj_ptrs = use_signed_tpos_enc_to_obj_ptrs
+        self.only_obj_ptrs_in_the_past_for_eval = only_obj_ptrs_in_the_past_for_eval
+        self.pred_obj_scores = pred_obj_scores
+        self.pred_obj_scores_mlp = pred_obj_scores_mlp
+        self.fixed_no_obj_ptr = fixed_no_obj_ptr
+        self.soft_no_obj_ptr = soft_no_obj_ptr
+        self.use_mlp_for_obj_ptr_proj = use_mlp_for_obj_ptr_proj
+        self.sam_mask_decoder_extra_args = dict(sam_mask_decoder_extra_args or {})
+        self.compile_image_encoder = compile_image_encoder
+        self.image_encoder = image_encoder
+        self.memory_attention = memory_attention
+        self.memory_encoder = memory_encoder
+        self.num_feature_levels = 3 if use_high_res_features_in_sam else 1
+        self.hidden_dim = dim = cast(FpnNeck, image_encoder.neck).d_model
+        projection = memory_encoder.out_proj
+        # Without a projection, memory is as wide as the features.
+        self.mem_dim = projection.out_channels if isinstance(projection, nn.Conv2d) else dim
         self.sam_prompt_embed_dim = dim
-        self.sam_image_embedding_size = grid = config.image_size // config.backbone_stride
+        self.sam_image_embedding_size = grid = image_size // backbone_stride
 
         def embedding(*shape: int) -> nn.Parameter:
             return nn.Parameter(trunc_normal_(torch.zeros(shape), std=0.02))
 
-        self.maskmem_tpos_enc = embedding(config.num_maskmem, 1, 1, self.mem_dim)
+        self.maskmem_tpos_enc = embedding(num_maskmem, 1, 1, self.mem_dim)
         self.no_mem_embed = embedding(1, 1, dim)
         self.no_mem_pos_enc = embedding(1, 1, dim)
-        self.no_obj_embed_spatial = (
-            embedding(1, self.mem_dim) if config.no_obj_embed_spatial else None
-        )
-        if config.pred_obj_scores and config.use_obj_ptrs_in_encoder:
+        self.no_obj_embed_spatial = embedding(1, self.mem_dim) if no_obj_embed_spatial else None
+        if pred_obj_scores and use_obj_ptrs_in_encoder:
             self.no_obj_ptr = embedding(1, dim)
         self.sam_prompt_encoder = PromptEncoder(
             embed_dim=dim,
             image_embedding_size=(grid, grid),
-            input_image_size=(config.image_size, config.image_size),
+            input_image_size=(image_size, image_size),
             mask_in_chans=16,
         )
-        self.sam_mask_decoder = _mask_decoder(config)
-        self._build_pointer_heads(config)
+        self.sam_mask_decoder = _mask_decoder(self)
+        self._build_pointer_heads()
         #: Class and children of every submodule as built, to detect replaced ones.
         self.built = {name: (type(m), tuple(m._modules)) for name, m in self.named_modules()}
 
-    def _build_pointer_heads(self, config: SAM2Config) -> None:
+    def _build_pointer_heads(self) -> None:
         dim = self.hidden_dim
         self.obj_ptr_proj: nn.Module = nn.Identity()
         self.obj_ptr_tpos_proj: nn.Module = nn.Identity()
-        if config.use_obj_ptrs_in_encoder:
+        if self.use_obj_ptrs_in_encoder:
             # Resizes a mask prompt to the size of mask logits.
             self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
-            mlp = config.use_mlp_for_obj_ptr_proj
+            mlp = self.use_mlp_for_obj_ptr_proj
             self.obj_ptr_proj = MLP(dim, dim, dim, 3) if mlp else nn.Linear(dim, dim)
-        if config.proj_tpos_enc_in_obj_ptrs:
+        if self.proj_tpos_enc_in_obj_ptrs:
             self.obj_ptr_tpos_proj = nn.Linear(dim, self.mem_dim)
 
     @property
@@ -549,19 +584,18 @@ def _tokens(x: Tensor) -> Tensor:
     return x.flatten(2).permute(2, 0, 1)
 
 
-def _mask_decoder(config: SAM2Config) -> MaskDecoder:
-    dim, extra = config.image_encoder.neck.d_model, config.sam_mask_decoder_extra_args
+def _mask_decoder(model: SAM2Base) -> MaskDecoder:
+    extra = {"depth": 2, "num_heads": 8, "mlp_dim": 2048, **model.sam_mask_decoder_extra_args}
+    of_transformer = {name: extra.pop(name) for name in ("depth", "num_heads", "mlp_dim")}
     return MaskDecoder(
-        transformer_dim=dim,
-        transformer=TwoWayTransformer(extra.depth, dim, extra.num_heads, extra.mlp_dim),
-        use_high_res_features=config.use_high_res_features_in_sam,
-        iou_prediction_use_sigmoid=config.iou_prediction_use_sigmoid,
-        dynamic_multimask_via_stability=extra.dynamic_multimask_via_stability,
-        dynamic_multimask_stability_delta=extra.dynamic_multimask_stability_delta,
-        dynamic_multimask_stability_thresh=extra.dynamic_multimask_stability_thresh,
-        pred_obj_scores=config.pred_obj_scores,
-        pred_obj_scores_mlp=config.pred_obj_scores_mlp,
-        use_multimask_token_for_obj_ptr=config.use_multimask_token_for_obj_ptr,
+        transformer_dim=model.hidden_dim,
+        transformer=TwoWayTransformer(embedding_dim=model.hidden_dim, **of_transformer),
+        use_high_res_features=model.use_high_res_features_in_sam,
+        iou_prediction_use_sigmoid=model.iou_prediction_use_sigmoid,
+        pred_obj_scores=model.pred_obj_scores,
+        pred_obj_scores_mlp=model.pred_obj_scores_mlp,
+        use_multimask_token_for_obj_ptr=model.use_multimask_token_for_obj_ptr,
+        **extra,
     )
 
 

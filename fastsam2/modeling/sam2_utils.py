@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -24,6 +25,8 @@ __all__ = [
     "LayerNorm2d",
     "at_least_float32",
     "get_1d_sine_pe",
+    "get_activation_fn",
+    "get_clones",
     "get_next_point",
     "sample_box_points",
     "sample_one_point_from_error_center",
@@ -86,6 +89,27 @@ def get_1d_sine_pe(pos_inds: Tensor, dim: int, temperature: float = 10000) -> Te
     period = periods() if is_traced() else _periods((half, temperature, device), (), periods)
     phase = pos_inds.unsqueeze(-1) / period
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+def get_clones(module: nn.Module, N: int) -> nn.ModuleList:
+    """Return N copies of a module."""
+    return nn.ModuleList(copy.deepcopy(module) for _ in range(N))
+
+
+def get_activation_fn(activation: str) -> Callable[[Tensor], Tensor]:
+    """Return the activation called `relu`, `gelu` or `glu`.
+
+    Raises:
+        RuntimeError: another name, as in `sam2`.
+    """
+    activations: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "glu": F.glu,
+    }
+    if activation not in activations:
+        raise RuntimeError(f"activation must be relu, gelu or glu, not {activation!r}")
+    return activations[activation]
 
 
 class DropPath(nn.Module):

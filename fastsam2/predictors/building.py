@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +26,11 @@ from fastsam2.config import (
     find_config,
     yaml_name,
 )
+from fastsam2.config_file import config_from_mapping, read_config
 from fastsam2.engine.plan import Plan
 from fastsam2.engine.runtime.runner import Runner
 from fastsam2.errors import ConfigError, DeviceError
+from fastsam2.modeling.from_config import model_arguments, video_arguments
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.model import VideoModel
 from fastsam2_kernels.dispatch import Impl
@@ -61,10 +64,11 @@ def build_image_model(
     if apply_postprocessing:
         config = _with_stability(config)
     config = apply_overrides(config, hydra_overrides_extra)
-    chosen = _with_compiled_encoder(chosen, config)
+    if config.compile_image_encoder:
+        chosen = chosen.with_compiled_encoder()
 
     def make(config: SAM2Config) -> SAM2Base:
-        model = SAM2Base(config)
+        model = SAM2Base(**model_arguments(config))
         model.runner, model.impl = Runner(chosen), chosen.impl
         return model
 
@@ -94,10 +98,10 @@ def build_tracker(
         config = _with_stability(config)
         config = replace(config, binarize_mask_from_pts_for_mem_enc=True, fill_hole_area=8)
     config = apply_overrides(config, hydra_overrides_extra)
-    chosen = _with_compiled_encoder(chosen, config)
 
     def make(config: SAM2Config) -> Tracker:
-        return cls(config, memory_dtype, chosen)
+        arguments = model_arguments(config) | video_arguments(config)
+        return cls(memory_dtype=memory_dtype, plan=chosen, **arguments)
 
     return _build(make, config, weights, ckpt_path, target, mode, chosen.dtype)
 
@@ -128,12 +132,6 @@ def _choose_plan(
     return chosen
 
 
-def _with_compiled_encoder(plan: Plan, config: SAM2Config) -> Plan:
-    if config.compile_image_encoder and not plan.compile:
-        return replace(plan, compile="encoder")
-    return plan
-
-
 def _configure(
     config_file: str | Path | None, ckpt_path: str | Path | None
 ) -> tuple[SAM2Config, dict[str, torch.Tensor] | None]:
@@ -141,20 +139,56 @@ def _configure(
 
     Options that transformers stored with the weights, such as the image size, are applied.
     """
-    name = None
-    if config_file is not None:
-        name = find_config(str(config_file))
-        if name is None:
-            near = difflib.get_close_matches(str(config_file), _KNOWN, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown model {str(config_file)!r}; nearest is {near!r}")
-    elif ckpt_path is None:
+    config = None if config_file is None else _named_config(str(config_file))
+    if config is None and ckpt_path is None:
         raise ConfigError("either config_file or ckpt_path must be given")
     weights = None if ckpt_path is None else load_state_dict(ckpt_path)
-    if name is None:
+    if config is None:
         assert weights is not None
-        name = infer_config(weights)
+        config = CONFIGS[infer_config(weights)]
     options = {} if ckpt_path is None else read_hf_options(Path(ckpt_path))
-    return replace(CONFIGS[name], **options), weights
+    return replace(config, **options), weights
+
+
+def _named_config(name: str) -> SAM2Config:
+    """Return the configuration of a known model, of a YAML file, or of a client's Hydra.
+
+    Raises:
+        ConfigError: there is none of this name, or it cannot be read.
+    """
+    known = find_config(name)
+    # Hydra takes an absolute path with two slashes.
+    path = Path(f"/{name.lstrip('/')}" if name.startswith("/") else name)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return read_config(path)
+    if known is not None:
+        return CONFIGS[known]
+    config = _hydra_config(name)
+    if config is None:
+        near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"no file and no known model {name!r}; nearest is {near!r}")
+    return config
+
+
+def _hydra_config(name: str) -> SAM2Config | None:
+    """Return a configuration from the folder that a program has given to Hydra; None if it has
+    given none, or has no such file."""
+    if "hydra" not in sys.modules:
+        return None
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    if not GlobalHydra.instance().is_initialized():
+        return None
+    try:
+        found = OmegaConf.to_container(compose(name), resolve=True)
+    except HydraException:
+        return None
+    if not isinstance(found, dict) or "model" not in found:
+        raise ConfigError(f"Hydra's configuration {name!r} has no group 'model'")
+    return config_from_mapping(found["model"])
 
 
 _KNOWN = [*CONFIGS, *HF_MODEL_IDS, *(yaml_name(name) for name in HF_MODEL_IDS.values())]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsam2.config import SAM2Config
 from fastsam2.engine.feature_cache import Encode
 from fastsam2.engine.fused.image_encoder import fused_image_encoder
 from fastsam2.engine.memory_pool import Pools
@@ -36,22 +35,36 @@ class FastPaths:
 
 
 class VideoModel(SAM2Base):
-    """SAM 2 with the options of tracking, which are read at each call."""
+    """SAM 2 with the options of tracking, which are read at each call.
 
-    non_overlap_masks: bool  #: set each pixel in at most one mask
-    clear_non_cond_mem_around_input: bool  #: drop tracked frames near a corrected one
-    add_all_frames_to_correct_as_cond: bool  #: corrected frames become conditioning frames
-    memory_dtype: torch.dtype  #: dtype of memory maps
+    Args:
+        fill_hole_area: fill holes of at most this many pixels in the S / 4 wide masks.
+        non_overlap_masks: set each pixel in at most one mask.
+        clear_non_cond_mem_around_input: drop tracked frames near a corrected one.
+        add_all_frames_to_correct_as_cond: corrected frames become conditioning frames.
+        memory_dtype: dtype of memory maps.
+        kwargs: arguments of `SAM2Base`.
+    """
+
     pools: Pools  #: memory pools of sessions
 
     def __init__(
         self,
-        config: SAM2Config,
+        fill_hole_area: int = 0,
+        non_overlap_masks: bool = False,
+        clear_non_cond_mem_around_input: bool = False,
+        add_all_frames_to_correct_as_cond: bool = False,
+        *,
         memory_dtype: torch.dtype = torch.bfloat16,
         plan: Plan = Plan(),  # noqa: B008 (frozen)
+        **kwargs: Any,
     ) -> None:
-        super().__init__(config)
-        self.plan = plan
+        super().__init__(**kwargs)
+        self.fill_hole_area = fill_hole_area
+        self.non_overlap_masks = non_overlap_masks
+        self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
+        self.add_all_frames_to_correct_as_cond = add_all_frames_to_correct_as_cond
+        self.plan = plan.with_compiled_encoder() if self.compile_image_encoder else plan
         self.memory_dtype = memory_dtype
         self.pools = Pools()
 

@@ -26,6 +26,11 @@ def batch_of(frames: int, size: int = 64, objects: int = 3) -> ClipBatch:
     return ClipBatch(images, masks, torch.zeros(objects, dtype=torch.long))
 
 
+needs_muon = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="training needs the optimizer Muon, of PyTorch 2.9"
+)
+
+
 def trainer(folder: Path) -> Trainer:
     return Trainer(folder, torch.device("cpu"), lr=1e-3, steps=100, anneal=10)
 
@@ -96,6 +101,7 @@ def test_absent_objects_have_no_mask_to_learn() -> None:
 
 
 @pytest.mark.slow
+@needs_muon
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.warmup = 1
@@ -107,6 +113,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert last < 0.8 * first
 
 
+@needs_muon
 def test_every_weight_has_one_optimizer(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     muon, adam = ([p for g in o.param_groups for p in g["params"]] for o in run.optimizers)
@@ -118,6 +125,7 @@ def test_every_weight_has_one_optimizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@needs_muon
 def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     batches = [Batches(4, TINY)[i] for i in range(4)]
     whole = trainer(tmp_path / "whole")
@@ -158,6 +166,7 @@ def test_long_clips_are_burnt_in() -> None:
     assert max(burnt) <= TINY.max_burn_in
 
 
+@needs_muon
 def test_exported_weights_load_by_name(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     path = tmp_path / "nano.safetensors"

@@ -138,6 +138,9 @@ def clip_losses(
                 )
                 kept = memory.cond_frame_outputs if t == 0 else memory.non_cond_frame_outputs
                 kept[t] = output
+        if not learns:
+            # PyTorch 2.7 would reuse casts of weights that were made without gradients.
+            torch.clear_autocast_cache()
     return _sum(terms)
 
 

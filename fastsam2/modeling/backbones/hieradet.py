@@ -60,7 +60,7 @@ class MultiScaleBlock(nn.Module):
         num_heads: int,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
-        q_stride: tuple[int, int] | None = None,
+        q_stride: tuple[int, ...] | None = None,
         act_layer: type[nn.Module] = nn.GELU,
         window_size: int = 0,
     ) -> None:
@@ -147,13 +147,14 @@ class Hiera(nn.Module):
         if len(stages) != len(window_spec):
             raise ValueError(f"{len(stages)} stages but {len(window_spec)} window sizes")
         depth = sum(stages)
-        self.window_spec = window_spec
-        self.q_stride = q_stride
+        # Hydra passes lists of its own.
+        self.window_spec = tuple(window_spec)
+        self.q_stride = tuple(q_stride)
         self.stage_ends = [sum(stages[: i + 1]) - 1 for i in range(len(stages))]
         self.q_pool_blocks = [end + 1 for end in self.stage_ends[:-1]][:q_pool]
         self.return_interm_layers = return_interm_layers
-        self.global_att_blocks = global_att_blocks
-        self.window_pos_embed_bkg_spatial_size = window_pos_embed_bkg_spatial_size
+        self.global_att_blocks = tuple(global_att_blocks)
+        self.window_pos_embed_bkg_spatial_size = tuple(window_pos_embed_bkg_spatial_size)
         self.patch_embed = PatchEmbed(embed_dim=embed_dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_dim, *window_pos_embed_bkg_spatial_size))
         self.pos_embed_window = nn.Parameter(
@@ -176,7 +177,7 @@ class Hiera(nn.Module):
                     dim_out,
                     num_heads,
                     drop_path=drop_path_rate * i / max(depth - 1, 1),
-                    q_stride=q_stride if i in self.q_pool_blocks else None,
+                    q_stride=self.q_stride if i in self.q_pool_blocks else None,
                     window_size=window,
                 )
             )

@@ -74,7 +74,7 @@ class RoPEAttention(Attention):
         super().__init__(embedding_dim, num_heads, downsample_rate, dropout, kv_in_dim)
         self.rope_theta = rope_theta
         self.rope_k_repeat = rope_k_repeat
-        self.feat_sizes = feat_sizes
+        self.feat_sizes = tuple(feat_sizes)  # Hydra passes a list of its own
         self._tables: CachedTensor[tuple[Tensor, Tensor]] = CachedTensor()
 
     def rope_table(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
 
@@ -114,13 +115,16 @@ def test_compilation_in_the_background() -> None:
         return graph
 
     def double(x: torch.Tensor) -> torch.Tensor:
-        eager.append(not torch.compiler.is_compiling())
         return 2 * x
 
-    eager: list[bool] = []
+    def eagerly(x: torch.Tensor) -> torch.Tensor:
+        eager.append(len(x))
+        return double(x)
+
+    eager: list[int] = []
     counter = CompileCounterWithBackend(backend)
     compiled = Compiled(double, backend=counter)
-    later = CompiledLater(double, compiled, compiled, after=2)
+    later = CompiledLater(eagerly, compiled, compiled, after=2)
     x = torch.arange(3)
     for _ in range(2):
         assert torch.equal(later(x), 2 * x)
@@ -131,13 +135,11 @@ def test_compilation_in_the_background() -> None:
     goes_on.set()
     (thread,) = [t for t in threading.enumerate() if t.name == "fastsam2-compile"]
     thread.join()
-    before = len(eager)
     assert torch.equal(later(x + 1), 2 * (x + 1))
-    assert len(eager) == before
-    assert counter.frame_count == 1
+    assert eager == [3] * 4
     # Another shape does not wait for the compiler, either.
     assert torch.equal(later(x[:2]), 2 * x[:2])
-    assert len(eager) == before + 1
+    assert eager == [3, 3, 3, 3, 2]
     assert counter.frame_count == 1
 
 
@@ -179,6 +181,8 @@ def test_a_session_compiles_twice(model: SAM2VideoPredictor) -> None:
     compiled.runner = Runner(Plan(compile=True), backend=counter)
     check(compiled)
     assert counter.frame_count == 2
+    if Version(torch.__version__) < Version("2.11"):
+        return  # these compile the functions of a model with other weights again
     # Other weights are other inputs of the same functions.
     with torch.inference_mode(False):
         randomise_(compiled, seed=1)
