@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from fastsam2.config import SAM2Config
+from fastsam2.config import MaskDecoderConfig, SAM2Config
 from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.backbones.hieradet import Hiera
 from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
@@ -88,6 +88,8 @@ class SAM2Base(nn.Module):
             value = getattr(config, field.name)
             if not dataclasses.is_dataclass(value):
                 setattr(self, field.name, value)
+        #: Arguments of the mask decoder that are not its defaults, as in `sam2`; None if all are.
+        self.sam_mask_decoder_extra_args = _extra_args(config.sam_mask_decoder_extra_args)
         neck = config.image_encoder.neck
         self.image_encoder = ImageEncoder(
             trunk=Hiera(**vars(config.image_encoder.trunk)),
@@ -549,6 +551,12 @@ def _tokens(x: Tensor) -> Tensor:
     return x.flatten(2).permute(2, 0, 1)
 
 
+def _extra_args(config: MaskDecoderConfig) -> dict[str, Any] | None:
+    if config == MaskDecoderConfig():
+        return None
+    return {k: v for k, v in vars(config).items() if k.startswith("dynamic_multimask")}
+
+
 def _mask_decoder(config: SAM2Config) -> MaskDecoder:
     dim, extra = config.image_encoder.neck.d_model, config.sam_mask_decoder_extra_args
     return MaskDecoder(
@@ -556,12 +564,10 @@ def _mask_decoder(config: SAM2Config) -> MaskDecoder:
         transformer=TwoWayTransformer(extra.depth, dim, extra.num_heads, extra.mlp_dim),
         use_high_res_features=config.use_high_res_features_in_sam,
         iou_prediction_use_sigmoid=config.iou_prediction_use_sigmoid,
-        dynamic_multimask_via_stability=extra.dynamic_multimask_via_stability,
-        dynamic_multimask_stability_delta=extra.dynamic_multimask_stability_delta,
-        dynamic_multimask_stability_thresh=extra.dynamic_multimask_stability_thresh,
         pred_obj_scores=config.pred_obj_scores,
         pred_obj_scores_mlp=config.pred_obj_scores_mlp,
         use_multimask_token_for_obj_ptr=config.use_multimask_token_for_obj_ptr,
+        **(_extra_args(extra) or {}),
     )
 
 
