@@ -184,7 +184,8 @@ class SAM2VideoPredictor(VideoModel):
         """Prompt an object with a mask.
 
         Args:
-            mask: `[H, W]`: bool, whole numbers (nonzero is object), or fractions from 0 to 1.
+            mask: `[H, W]` of bool or numbers: nonzero is object. As in `sam2`, float tensors are
+                thresholded at 0.5.
 
         Result and errors are those of `add_new_points_or_box`.
         """
