@@ -19,12 +19,24 @@ __all__ = [
     "Prompts",
     "RecordDict",
     "StoredMemory",
+    "restored",
 ]
 
 K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
+D = TypeVar("D", bound=dict[Any, Any])
 R = TypeVar("R", bound=MutableMapping[str, Any])
+
+
+def restored(cls: type[D], items: Mapping[Any, Any]) -> D:
+    """Return a dict of class `cls` with these items.
+
+    Pickles call it, since `torch.load` by default puts items into plain dictionaries only.
+    """
+    record = cls.__new__(cls)
+    record.update(items)
+    return record
 
 
 class Item(Generic[T]):
@@ -62,9 +74,10 @@ class PointPrompt(dict[str, Any]):
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Build a record from a client's mapping."""
-        record = cls.__new__(cls)
-        record.update(values)
-        return record
+        return restored(cls, values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), dict(self))
 
 
 class StoredMemory(Protocol):
@@ -106,9 +119,9 @@ class FrameOutput(dict[str, Any]):
     pred_masks = Item[Tensor | None]()
     obj_ptr = Item[Tensor]()
     object_score_logits = Item[Tensor]()
-    predicted_iou: Tensor | None
+    predicted_iou: Tensor | None = None
     #: Memory that is copied on the first read; until then the dict holds None in its place.
-    _slot: StoredMemory | None
+    _slot: StoredMemory | None = None
     _version: int  #: version of the memory at the time it was copied out of the slot
 
     def __init__(
@@ -121,17 +134,13 @@ class FrameOutput(dict[str, Any]):
         predicted_iou: Tensor | None = None,
     ) -> None:
         fields = maskmem_features, maskmem_pos_enc, pred_masks, obj_ptr, object_score_logits
-        self._slot = None
         self.predicted_iou = predicted_iou
         super().update(zip(self.KEYS, fields, strict=True))
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Build a record from a client's mapping."""
-        record = cls.__new__(cls)
-        record._slot = record.predicted_iou = None
-        record.update(values)
-        return record
+        return restored(cls, values)
 
     def __getitem__(self, key: str) -> Any:
         found = super().__getitem__(key)
@@ -202,9 +211,18 @@ class FrameOutput(dict[str, Any]):
         """True if memory has been encoded and not evicted."""
         return self._slot is not None or self["maskmem_features"] is not None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # Copies and pickles have the memory among their items, and no slot.
-        return {**self.__dict__, "_slot": None}
+        items = {key: _compact(value) for key, value in self.items()}
+        state = {"predicted_iou": _compact(self.predicted_iou)}
+        return restored, (type(self), items), state
+
+
+def _compact(value: Any) -> Any:
+    """Copy a view of a larger tensor, all of which would be pickled with it."""
+    if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
+        return value.clone()
+    return value
 
 
 # Written in terms of the methods above; those of dict bypass them.
@@ -229,9 +247,10 @@ class ConvertingDict(dict[K, V]):
         """Return `items` if they are such a dict, else a converted copy."""
         if isinstance(items, cls):
             return items
-        converted = cls.__new__(cls)
-        converted.update(items)
-        return converted
+        return restored(cls, items)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), dict(self))
 
     def __setitem__(self, key: K, value: Any) -> None:
         super().__setitem__(key, self.convert(key, value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,8 @@ class FrameLoader(FrameTensor):
     ) -> None:
         self.device = torch.device(device)
         self.image_size = image_size
-        self._reader = _Reader(source, image_size, cache_bytes, prefetch, self.device)
+        self._options = {"cache_bytes": cache_bytes, "prefetch": prefetch}
+        self._reader = _Reader(source, image_size, device=self.device, **self._options)
         # The thread refers to the reader only, so the loader can be freed while it runs.
         self._finalizer = weakref.finalize(self, _Reader.stop, self._reader)
 
@@ -71,6 +73,13 @@ class FrameLoader(FrameTensor):
     def _frame(self, frame_idx: int) -> Tensor:
         image = self._reader.get(frame_idx)
         return model_input(image.to(self.device, non_blocking=True), self.image_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        shape = {"image_size": self.image_size, "device": self.device}
+        return {"source": self.source, **shape, **self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        FrameLoader.__init__(self, **state)
 
     def __deepcopy__(self, memo: dict[int, object]) -> FrameLoader:
         """Return `self`: copies of a session share the frames."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any
 
+import torch
+
 from fastsam2.errors import InputError
 from fastsam2.predictors.session import VideoSession
 
@@ -47,3 +49,6 @@ class DictSession(VideoSession):
     @property
     def inference_state(self) -> MutableMapping[str, Any]:
         return self.state
+
+
+torch.serialization.add_safe_globals([DictSession])

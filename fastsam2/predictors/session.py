@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 import torch
 from torch import Tensor
 
+from fastsam2.data.arrays import ArraySource
+from fastsam2.data.images import ImageSource
+from fastsam2.data.loader import FrameLoader
+from fastsam2.data.video import VideoSource
 from fastsam2.engine.feature_cache import Encode, Encoded, FeatureCache, Frames
 from fastsam2.engine.fused.image_encoder import FusedImageEncoder
 from fastsam2.engine.memory_pool import MemoryPool, Pools
@@ -18,7 +22,7 @@ from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.memory_selection import SelectionRules
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.object_memory import ObjectMemory
-from fastsam2.types import FrameOutput, Item, PointPrompt, Prompts
+from fastsam2.types import FrameOutput, Item, Outputs, PointPrompt, Prompts, restored
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -210,8 +214,12 @@ class VideoSession:
         self.inference_state[key] = value
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies encode their frames themselves, into their own pool.
-        return {**self.__dict__, "features": None, "_pool": None, "_offloads": deque()}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_offloads")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copies have a pool of their own.
+        VideoSession.__init__(self)
+        self.__dict__.update(state)
 
     @property
     def objects(self) -> list[ObjectState]:
@@ -402,3 +410,15 @@ class VideoState(dict[str, Any], VideoSession):
     @property
     def inference_state(self) -> MutableMapping[str, Any]:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), dict(self)), self.__getstate__()
+
+
+# As those of `sam2`, states are read by `torch.load` with its default `weights_only=True`.
+torch.serialization.add_safe_globals(
+    [
+        *(restored, VideoState, ObjectMemory, Outputs, FrameOutput, Prompts, PointPrompt),
+        *(FeatureCache, Encoded, FrameLoader, ImageSource, ArraySource, VideoSource),
+    ]
+)
