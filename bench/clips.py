@@ -90,9 +90,7 @@ class Prepared(FrameLoader):
         self._clip = clip
         self._images = [preprocess_frame(x, image_size).to(device, dtype) for x in clip.frames]
 
-    def __getitem__(self, frame_idx: int) -> Tensor:
-        if not 0 <= frame_idx < self._clip.length:
-            raise IndexError(f"frame {frame_idx} of {self._clip.length}")
+    def _frame(self, frame_idx: int) -> Tensor:
         image: Tensor = self._images[self._clip.place(frame_idx)]
         return image
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,9 +12,11 @@ from fastsam2.checkpoints import load_checkpoint, resolve_model
 from fastsam2.config import HF_MODEL_IDS, checkpoint_name, yaml_name
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.building import PlanLike, build_image_model, build_tracker
-from fastsam2.sam2_camera_predictor import SAM2CameraPredictor
-from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 from fastsam2_kernels.dispatch import Impl
+
+if TYPE_CHECKING:
+    from fastsam2.sam2_camera_predictor import SAM2CameraPredictor
+    from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 
 __all__ = [
     "HF_MODEL_ID_TO_FILENAMES",
@@ -116,6 +118,9 @@ def build_sam2_video_predictor(
 
     Other arguments and errors are those of `build_sam2`.
     """
+    # Programs replace `fastsam2.utils.misc.load_video_frames` before the predictor is imported.
+    from fastsam2.sam2_video_predictor import SAM2VideoPredictor
+
     return build_tracker(
         SAM2VideoPredictor,
         config_file,
@@ -140,6 +145,8 @@ def build_sam2_camera_predictor(
 ) -> SAM2CameraPredictor:
     """Build the predictor for a camera; arguments and errors are those of
     `build_sam2_video_predictor`."""
+    from fastsam2.sam2_camera_predictor import SAM2CameraPredictor
+
     return build_tracker(SAM2CameraPredictor, config_file, ckpt_path, device, **kwargs)
 
 

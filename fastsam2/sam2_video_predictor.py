@@ -21,7 +21,7 @@ from fastsam2.predictors.dict_state import as_session
 from fastsam2.predictors.frame_outputs import current_result
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
-from fastsam2.predictors.session import VideoSession
+from fastsam2.predictors.session import VideoState
 from fastsam2.predictors.warmup import warmup
 from fastsam2.utils.misc import load_video_frames
 
@@ -77,7 +77,7 @@ class SAM2VideoPredictor(VideoModel):
         *,
         history: Literal["full", "window"] | int = "full",
         feature_bytes: int = DEFAULT_FEATURE_BYTES,
-    ) -> VideoSession:
+    ) -> VideoState:
         """Open a video.
 
         Args:
@@ -102,7 +102,7 @@ class SAM2VideoPredictor(VideoModel):
         if not (history in ("full", "window") or (isinstance(history, int) and history >= 0)):
             raise InputError(f'history must be "full", "window" or a number, not {history!r}')
         images: Frames
-        if isinstance(video_path, VideoSession):
+        if isinstance(video_path, VideoState):
             images, features = video_path.images, video_path.features
             height, width = video_path.video_height, video_path.video_width
         else:
@@ -117,7 +117,7 @@ class SAM2VideoPredictor(VideoModel):
             own = isinstance(images, FrameLoader)
             ahead = self.plan.encoder_batch
             features = FeatureCache(images, feature_bytes, ahead) if own else None
-        session = VideoSession(
+        session = VideoState(
             images=images,
             num_frames=len(images),
             video_height=height,
@@ -186,7 +186,8 @@ class SAM2VideoPredictor(VideoModel):
         """Prompt an object with a mask.
 
         Args:
-            mask: `[H, W]`: bool, whole numbers (nonzero is object), or fractions from 0 to 1.
+            mask: `[H, W]` of bool or numbers: nonzero is object. As in `sam2`, float tensors are
+                thresholded at 0.5.
 
         Result and errors are those of `add_new_points_or_box`.
         """

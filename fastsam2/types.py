@@ -1,10 +1,9 @@
-"""Typed records that can also be read and written like the dictionaries of `sam2`."""
+"""Typed records with the keys of the dictionaries of `sam2`, which can be used as those."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, overload
 
 from torch import Tensor
 
@@ -12,62 +11,73 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
-    "DictRecord",
+    "ConvertingDict",
     "FrameOutput",
+    "Item",
     "Outputs",
     "PointPrompt",
     "Prompts",
     "RecordDict",
     "StoredMemory",
+    "restored",
 ]
 
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
+D = TypeVar("D", bound=dict[Any, Any])
+R = TypeVar("R", bound=MutableMapping[str, Any])
 
-class DictRecord(MutableMapping[str, Any]):
-    """A record whose attributes named in `KEYS` are also items; other keys are stored as in a
-    dict."""
 
-    KEYS: ClassVar[tuple[str, ...]] = ()
-    _extra: dict[str, Any]
+def restored(cls: type[D], items: Mapping[Any, Any]) -> D:
+    """Return a dict of class `cls` with these items.
+
+    Pickles call it, since `torch.load` by default puts items into plain dictionaries only.
+    """
+    record = cls.__new__(cls)
+    record.update(items)
+    return record
+
+
+class Item(Generic[T]):
+    """Attribute that is the item of the same name; reading it raises KeyError if there is none."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else instance[self._name]
+
+    def __set__(self, instance: Any, value: T) -> None:
+        instance[self._name] = value
+
+
+class PointPrompt(dict[str, Any]):
+    """Clicks and box corners of one object on one frame.
+
+    Args:
+        point_coords: (x, y) in pixels of the model's input, float32 `[1, P, 2]`.
+        point_labels: 1, 0, box corners 2 and 3, padding -1; int32 `[1, P]`.
+    """
+
+    KEYS: ClassVar = ("point_coords", "point_labels")
+    point_coords = Item[Tensor]()
+    point_labels = Item[Tensor]()
+
+    def __init__(self, point_coords: Tensor, point_labels: Tensor) -> None:
+        super().__init__(point_coords=point_coords, point_labels=point_labels)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Build a record from a client's mapping; missing values are None."""
-        if isinstance(values, cls):
-            return values
-        record = cls(**{key: values.get(key) for key in cls.KEYS})
-        record.update(values)
-        return record
+        """Build a record from a client's mapping."""
+        return restored(cls, values)
 
-    def __getitem__(self, key: str) -> Any:
-        return getattr(self, key) if key in self.KEYS else self._extra[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key in self.KEYS:
-            setattr(self, key, value)
-        else:
-            self._extra[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        if key in self.KEYS:
-            raise KeyError(f"{key!r} is part of {type(self).__name__} and cannot be deleted")
-        del self._extra[key]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self.KEYS
-        yield from self._extra
-
-    def __len__(self) -> int:
-        return len(self.KEYS) + len(self._extra)
-
-
-@dataclass(eq=False)
-class PointPrompt(DictRecord):
-    """Clicks and box corners of one object on one frame."""
-
-    KEYS = ("point_coords", "point_labels")
-    point_coords: Tensor  #: (x, y) in pixels of the model's input, float32 `[1, P, 2]`
-    point_labels: Tensor  #: 1, 0, box corners 2 and 3, padding -1; int32 `[1, P]`
-    _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), dict(self))
 
 
 class StoredMemory(Protocol):
@@ -84,8 +94,8 @@ class StoredMemory(Protocol):
         """Return a copy of the memory, `[1, mem_dim, H, W]`."""
 
 
-class FrameOutput(DictRecord):
-    """Output for one object on one frame.
+class FrameOutput(dict[str, Any]):
+    """Output for one object on one frame; its fields are attributes and items.
 
     Args:
         maskmem_features: memory `[1, mem_dim, H, W]`; None before it is encoded and after it has
@@ -94,19 +104,25 @@ class FrameOutput(DictRecord):
         pred_masks: mask logits `[1, 1, S / 4, S / 4]`; None after they have been evicted.
         obj_ptr: object pointer `[1, C]`.
         object_score_logits: presence logit `[1, 1]`.
-        predicted_iou: predicted IoU of the mask `[1]`; None if unknown.
+        predicted_iou: predicted IoU of the mask `[1]`, which is no item; None if unknown.
     """
 
-    KEYS = (
+    KEYS: ClassVar = (
         "maskmem_features",
         "maskmem_pos_enc",
         "pred_masks",
         "obj_ptr",
         "object_score_logits",
     )
-    _memory: Tensor | None
-    _slot: StoredMemory | None
-    _version: int  #: version of `_memory` at the time it was copied out of the slot
+    maskmem_features = Item[Tensor | None]()
+    maskmem_pos_enc = Item[list[Tensor] | None]()
+    pred_masks = Item[Tensor | None]()
+    obj_ptr = Item[Tensor]()
+    object_score_logits = Item[Tensor]()
+    predicted_iou: Tensor | None = None
+    #: Memory that is copied on the first read; until then the dict holds None in its place.
+    _slot: StoredMemory | None = None
+    _version: int  #: version of the memory at the time it was copied out of the slot
 
     def __init__(
         self,
@@ -117,37 +133,74 @@ class FrameOutput(DictRecord):
         object_score_logits: Tensor,
         predicted_iou: Tensor | None = None,
     ) -> None:
-        self.maskmem_features = maskmem_features
-        self.maskmem_pos_enc = maskmem_pos_enc
-        self.pred_masks = pred_masks
-        self.obj_ptr = obj_ptr
-        self.object_score_logits = object_score_logits
+        fields = maskmem_features, maskmem_pos_enc, pred_masks, obj_ptr, object_score_logits
         self.predicted_iou = predicted_iou
-        self._extra = {}
+        super().update(zip(self.KEYS, fields, strict=True))
 
-    @property
-    def maskmem_features(self) -> Tensor | None:
-        if self._memory is None and self._slot is not None:
-            copied = self._slot.copy()
-            self._memory, self._version = copied, copied._version
-        return self._memory
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Build a record from a client's mapping."""
+        return restored(cls, values)
 
-    @maskmem_features.setter
-    def maskmem_features(self, memory: Tensor | None) -> None:
-        self._memory, self._slot = memory, None
+    def __getitem__(self, key: str) -> Any:
+        found = super().__getitem__(key)
+        if key == "maskmem_features" and found is None and self._slot is not None:
+            found = self._slot.copy()
+            super().__setitem__(key, found)
+            self._version = found._version
+        return found
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        if key == "maskmem_features":
+            self._slot = None
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        if key == "maskmem_features":
+            self._slot = None
+
+    def __iter__(self) -> Iterator[str]:
+        # Where this is overridden, `dict(output)` calls `__getitem__`.
+        return super().__iter__()
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if default and key not in self:
+            return default[0]
+        value = self[key]
+        del self[key]
+        return value
+
+    def popitem(self) -> tuple[str, Any]:
+        key = next(reversed(self), None)
+        if key is None:
+            raise KeyError("popitem(): dictionary is empty")
+        return key, self.pop(key)
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __or__(self, other: Any) -> Any:
+        return dict(self) | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | dict(self)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
 
     @property
     def slot(self) -> StoredMemory | None:
         """The slot that holds the memory; None if the memory is a separate or edited tensor."""
-        if self._slot is None or self._memory is None:
-            return self._slot
-        edited = self._memory._version != self._version
+        copied = super().get("maskmem_features")
+        edited = copied is not None and self._slot is not None and copied._version != self._version
         return None if edited else self._slot
 
     def store(self, slot: StoredMemory, pos_enc: list[Tensor]) -> None:
         """Set the memory to one that was encoded into a slot."""
-        self._memory, self._slot = None, slot
-        self.maskmem_pos_enc = pos_enc
+        self.maskmem_features, self.maskmem_pos_enc = None, pos_enc
+        self._slot = slot
 
     def leave_slot(self) -> None:
         """Copy the memory out of its slot and release the slot."""
@@ -156,45 +209,73 @@ class FrameOutput(DictRecord):
     @property
     def has_memory(self) -> bool:
         """True if memory has been encoded and not evicted."""
-        return self._memory is not None or self._slot is not None
+        return self._slot is not None or self["maskmem_features"] is not None
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles do not share the slot.
-        memory = self._slot.copy() if self._memory is None and self._slot else self._memory
-        return {**self.__dict__, "_memory": memory, "_slot": None}
-
-
-R = TypeVar("R", bound=DictRecord)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies and pickles have the memory among their items, and no slot.
+        items = {key: _compact(value) for key, value in self.items()}
+        state = {"predicted_iou": _compact(self.predicted_iou)}
+        return restored, (type(self), items), state
 
 
-class RecordDict(dict[int, R], Generic[R]):
-    """Records by frame index. Plain dictionaries that clients store are converted to records."""
+def _compact(value: Any) -> Any:
+    """Copy a view of a larger tensor, all of which would be pickled with it."""
+    if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
+        return value.clone()
+    return value
 
-    record: ClassVar[Any]  #: class of the records
 
-    def __init__(self, items: Mapping[int, Any] | Iterable[tuple[int, Any]] = ()) -> None:
+# Written in terms of the methods above; those of dict bypass them.
+for _name in ("get", "items", "values", "update", "setdefault", "clear"):
+    setattr(FrameOutput, _name, getattr(MutableMapping, _name))
+
+
+class ConvertingDict(dict[K, V]):
+    """Dict that converts each value that is stored in it."""
+
+    def convert(self, key: K, value: Any) -> V:
+        raise NotImplementedError
+
+    def __init__(
+        self, items: Mapping[K, Any] | Iterable[tuple[K, Any]] = (), /, **named: Any
+    ) -> None:
         super().__init__()
-        self.update(items)
+        self.update(items, **named)
 
     @classmethod
-    def of(cls, items: Mapping[int, Any]) -> Self:
-        return items if isinstance(items, cls) else cls(items)
+    def of(cls, items: Mapping[K, Any]) -> Self:
+        """Return `items` if they are such a dict, else a converted copy."""
+        if isinstance(items, cls):
+            return items
+        return restored(cls, items)
 
-    def __setitem__(self, frame_idx: int, values: Any) -> None:
-        super().__setitem__(frame_idx, self.record.of(values))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), dict(self))
 
-    def update(self, items: Any = ()) -> None:  # type: ignore[override]
-        for frame_idx, values in dict(items).items():
-            self[frame_idx] = values
+    def __setitem__(self, key: K, value: Any) -> None:
+        super().__setitem__(key, self.convert(key, value))
+
+    def update(self, items: Any = (), /, **named: Any) -> None:  # type: ignore[override]
+        for key, value in dict(items, **named).items():
+            self[key] = value
 
     def __ior__(self, items: Any) -> Self:  # type: ignore[override,misc]
         self.update(items)
         return self
 
-    def setdefault(self, frame_idx: int, values: Any) -> R:  # type: ignore[override]
-        if frame_idx not in self:
-            self[frame_idx] = values
-        return self[frame_idx]
+    def setdefault(self, key: K, value: Any = None) -> V:  # type: ignore[override]
+        if key not in self:
+            self[key] = value
+        return self[key]
+
+
+class RecordDict(ConvertingDict[int, R]):
+    """Records by frame index. Plain dictionaries that clients store are converted to records."""
+
+    record: ClassVar[Any]  #: class of the records
+
+    def convert(self, key: int, value: Any) -> R:
+        return value if isinstance(value, self.record) else self.record.of(value)
 
 
 class Outputs(RecordDict[FrameOutput]):

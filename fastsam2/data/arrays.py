@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import IO, Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from fastsam2.data.frame_source import Frame, FrameSource, check_array, check_size
 from fastsam2.data.images import read_image
@@ -27,6 +29,10 @@ class ArraySource(FrameSource):
 
     def __len__(self) -> int:
         return len(self._frames)
+
+    def __reduce__(self) -> tuple[type[ArraySource], tuple[Tensor, str]]:
+        # As a tensor, which `torch.load` reads by default.
+        return ArraySource, (torch.from_numpy(np.stack([*self])), self.name)
 
     def _read(self, frame_idx: int) -> Frame:
         return self._frames[frame_idx]

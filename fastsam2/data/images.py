@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from fastsam2.data.cache import FrameCache
 from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, Frame, FrameSource, check_array
@@ -88,8 +91,18 @@ def read_image(image: Image.Image | str | os.PathLike[str], frame_idx: int | Non
     return np.array(image.convert("RGB"))
 
 
+def _content(item: Any) -> bytes | Tensor:
+    """Return the bytes of an image file, or the pixels of an image in memory."""
+    if isinstance(item, (str, os.PathLike)):
+        return Path(item).read_bytes()
+    if isinstance(item, Image.Image):
+        item = read_image(item)
+    return item if isinstance(item, bytes) else torch.tensor(item)
+
+
 class ImageSource(FrameSource):
-    """Frames of a list of image files, PIL images and uint8 arrays `[H, W, 3]`, also mixed."""
+    """Frames of a list of image files or their bytes, PIL images and uint8 arrays `[H, W, 3]`,
+    also mixed."""
 
     def __init__(
         self,
@@ -101,6 +114,7 @@ class ImageSource(FrameSource):
         if not items:
             raise VideoError(f"{name} is empty")
         self._items = [self._checked(item, frame_idx) for frame_idx, item in enumerate(items)]
+        self._cache_bytes = cache_bytes
         first = self._load(0)
         self.height, self.width = first.shape[:2]
         self._cache: FrameCache[Frame] = FrameCache(cache_bytes, first.nbytes)
@@ -112,14 +126,21 @@ class ImageSource(FrameSource):
     def __len__(self) -> int:
         return len(self._items)
 
+    def __reduce__(self) -> tuple[type[ImageSource], tuple[list[bytes | Tensor], str, int]]:
+        # With the content of files, which need not be there when the pickle is read.
+        return ImageSource, ([_content(x) for x in self._items], self.name, self._cache_bytes)
+
     @staticmethod
     def _checked(item: Any, frame_idx: int) -> Any:
-        if isinstance(item, (str, os.PathLike, Image.Image)):
+        if isinstance(item, (str, os.PathLike, Image.Image, bytes)):
             return item
         return check_array(item, f"frame {frame_idx}", ndim=3, frame_idx=frame_idx)
 
     def _load(self, frame_idx: int) -> Frame:
         item = self._items[frame_idx]
+        if isinstance(item, bytes):
+            with Image.open(io.BytesIO(item)) as opened:
+                return read_image(opened, frame_idx)
         return item.view() if isinstance(item, np.ndarray) else read_image(item, frame_idx)
 
     def _read(self, frame_idx: int) -> Frame:

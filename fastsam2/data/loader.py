@@ -5,20 +5,22 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastsam2.data.cache import FrameCache
 from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, FrameSource
+from fastsam2.data.frame_tensor import FrameTensor
 from fastsam2.data.preprocess import frame_for_device, model_input
 
 __all__ = ["FrameLoader"]
 
 
-class FrameLoader:
-    """Frames of `source` as model input: `loader[i]` is float32 `[3, S, S]` on `device`.
+class FrameLoader(FrameTensor):
+    """Frames of `source` as model input: `loader[i]` is float32 `[3, S, S]` on `device`, and the
+    loader can be used as a tensor `[T, 3, S, S]`.
 
     Frames are cached as bytes, resized unless a GPU does that, and normalised on the device. From
     the first access on, a thread reads up to `prefetch` frames ahead, in the direction of the last
@@ -45,7 +47,8 @@ class FrameLoader:
     ) -> None:
         self.device = torch.device(device)
         self.image_size = image_size
-        self._reader = _Reader(source, image_size, cache_bytes, prefetch, self.device)
+        self._options = {"cache_bytes": cache_bytes, "prefetch": prefetch}
+        self._reader = _Reader(source, image_size, device=self.device, **self._options)
         # The thread refers to the reader only, so the loader can be freed while it runs.
         self._finalizer = weakref.finalize(self, _Reader.stop, self._reader)
 
@@ -67,17 +70,16 @@ class FrameLoader:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, frame_idx: int) -> Tensor:
-        length = len(self)
-        position = frame_idx + length if frame_idx < 0 else frame_idx
-        if not 0 <= position < length:
-            raise IndexError(f"frame {frame_idx} of {self.source.name}, which has {length} frames")
-        image = self._reader.get(position)
+    def _frame(self, frame_idx: int) -> Tensor:
+        image = self._reader.get(frame_idx)
         return model_input(image.to(self.device, non_blocking=True), self.image_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        for frame_idx in range(len(self)):
-            yield self[frame_idx]
+    def __getstate__(self) -> dict[str, Any]:
+        shape = {"image_size": self.image_size, "device": self.device}
+        return {"source": self.source, **shape, **self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        FrameLoader.__init__(self, **state)
 
     def __deepcopy__(self, memo: dict[int, object]) -> FrameLoader:
         """Return `self`: copies of a session share the frames."""

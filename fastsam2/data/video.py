@@ -78,6 +78,11 @@ class VideoSource(FrameSource):
             self._count_frames()
         self._find_first_frame()
 
+    def __reduce__(self) -> tuple[type[VideoSource], tuple[bytes, str, int]]:
+        # With the content, as the file need not be there when the pickle is read.
+        content = self._file if isinstance(self._file, bytes) else self._file.read_bytes()
+        return VideoSource, (content, self.name, self._cache_bytes)
+
     def __len__(self) -> int:
         return self._length
 

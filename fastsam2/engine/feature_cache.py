@@ -97,6 +97,10 @@ class FeatureCache:
         self._kept: OrderedDict[int, tuple[Encoded, Event]] = OrderedDict()
         self._coming: dict[int, Future[None]] = {}
 
+    def __reduce__(self) -> tuple[type[FeatureCache], tuple[Frames, int, int]]:
+        # Copies and pickles are empty.
+        return FeatureCache, (self.frames, self._max_bytes, self._ahead)
+
     def get(
         self, encode: Encode, device: torch.device, frame_idx: int, then: Sequence[int] = ()
     ) -> Encoded:

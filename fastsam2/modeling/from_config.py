@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fastsam2.config import SAM2Config
+from fastsam2.config import MaskDecoderConfig, SAM2Config
 from fastsam2.modeling.backbones.hieradet import Hiera
 from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from fastsam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
@@ -36,7 +36,7 @@ def model_arguments(config: SAM2Config) -> dict[str, Any]:
         "image_encoder": _image_encoder(config),
         "memory_attention": _memory_attention(config),
         "memory_encoder": _memory_encoder(config),
-        "sam_mask_decoder_extra_args": vars(config.sam_mask_decoder_extra_args),
+        "sam_mask_decoder_extra_args": _extra_args(config.sam_mask_decoder_extra_args),
         **options,
     }
 
@@ -44,6 +44,19 @@ def model_arguments(config: SAM2Config) -> dict[str, Any]:
 def video_arguments(config: SAM2Config) -> dict[str, Any]:
     """Return the further arguments of a video predictor."""
     return {name: getattr(config, name) for name in _VIDEO}
+
+
+def _extra_args(config: MaskDecoderConfig) -> dict[str, Any] | None:
+    """Return the arguments that differ from the defaults, and all of stability; None if none do."""
+    default = MaskDecoderConfig()
+    if config == default:
+        return None
+    return {
+        name: value
+        for name, value in vars(config).items()
+        if value != getattr(default, name)
+        or (config.dynamic_multimask_via_stability and name.startswith("dynamic_multimask"))
+    }
 
 
 def _image_encoder(config: SAM2Config) -> ImageEncoder:

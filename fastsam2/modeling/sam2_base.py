@@ -126,7 +126,7 @@ class SAM2Base(nn.Module):
         self.fixed_no_obj_ptr = fixed_no_obj_ptr
         self.soft_no_obj_ptr = soft_no_obj_ptr
         self.use_mlp_for_obj_ptr_proj = use_mlp_for_obj_ptr_proj
-        self.sam_mask_decoder_extra_args = dict(sam_mask_decoder_extra_args or {})
+        self.sam_mask_decoder_extra_args = sam_mask_decoder_extra_args
         self.compile_image_encoder = compile_image_encoder
         self.image_encoder = image_encoder
         self.memory_attention = memory_attention
@@ -585,7 +585,12 @@ def _tokens(x: Tensor) -> Tensor:
 
 
 def _mask_decoder(model: SAM2Base) -> MaskDecoder:
-    extra = {"depth": 2, "num_heads": 8, "mlp_dim": 2048, **model.sam_mask_decoder_extra_args}
+    extra = {
+        "depth": 2,
+        "num_heads": 8,
+        "mlp_dim": 2048,
+        **(model.sam_mask_decoder_extra_args or {}),
+    }
     of_transformer = {name: extra.pop(name) for name in ("depth", "num_heads", "mlp_dim")}
     return MaskDecoder(
         transformer_dim=model.hidden_dim,

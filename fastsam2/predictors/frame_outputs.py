@@ -86,7 +86,7 @@ def joined(
         mask, score, iou = (
             (None, None, None)
             if output is None
-            else (output.pred_masks, output.object_score_logits, output.predicted_iou)
+            else (output.pred_masks, output.get("object_score_logits"), output.predicted_iou)
         )
         masks.append(blank if mask is None else mask)
         absent = blank[0, 0, :1, :1] if output is None else unknown
@@ -111,7 +111,7 @@ def frame_result(
         presence: presence logits `[N, 1]`.
         ious: predicted IoU of each mask `[N]`.
     """
-    every = list(objects) == session.objects
+    every = len(objects) == len(session.obj_idx_to_id)
     return FrameResult(
         frame_idx,
         # The session's own list, with which clients compare.

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from fastsam2.modeling.memory_selection import MemorySelection, SelectionRules, select_memory
-from fastsam2.types import DictRecord, FrameOutput, Outputs
+from fastsam2.types import ConvertingDict, FrameOutput, Item, Outputs
 
 __all__ = ["ObjectMemory"]
 
 
-@dataclass(eq=False)
-class ObjectMemory(DictRecord):
+class ObjectMemory(ConvertingDict[str, Any]):
     """Outputs of one object on prompted (conditioning) frames and on tracked ones."""
 
-    KEYS = ("cond_frame_outputs", "non_cond_frame_outputs")
-    cond_frame_outputs: dict[int, FrameOutput] = field(default_factory=Outputs)
-    non_cond_frame_outputs: dict[int, FrameOutput] = field(default_factory=Outputs)
-    _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+    KEYS: ClassVar = ("cond_frame_outputs", "non_cond_frame_outputs")
+    cond_frame_outputs = Item[Outputs]()
+    non_cond_frame_outputs = Item[Outputs]()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, Outputs.of(value) if name in self.KEYS else value)
+    def __init__(
+        self,
+        cond_frame_outputs: Mapping[int, Any] | None = None,
+        non_cond_frame_outputs: Mapping[int, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            cond_frame_outputs=cond_frame_outputs or {},
+            non_cond_frame_outputs=non_cond_frame_outputs or {},
+        )
+
+    def convert(self, key: str, value: Any) -> Any:
+        return Outputs.of(value) if key in self.KEYS else value
 
     def output(self, frame_idx: int) -> FrameOutput | None:
         """Return the output on a frame; that of a conditioning frame takes precedence."""

@@ -99,30 +99,33 @@ def mask_prompt(mask: Any, *, image_size: int, device: torch.device) -> Tensor:
     """Convert a mask to float32 `[1, 1, S, S]`, 0 or 1 after resizing.
 
     Args:
-        mask: `[H, W]`: bool, whole numbers (nonzero is object), or fractions from 0 to 1.
+        mask: `[H, W]` of bool or numbers: nonzero is object. As in `sam2`, float tensors keep their
+            values, and are thresholded at 0.5 if they are resized.
 
     Raises:
-        InputError: another shape, no pixels, or fractions outside 0 to 1.
+        InputError: another shape, no pixels, or floats that are negative, as logits are, or NaN.
     """
     if not isinstance(mask, Tensor):
         array = np.asarray(mask)
         if array.dtype.kind not in "buif":
             raise InputError(f"mask must be bool or numbers, not {array.dtype}")
-        array = array if array.dtype.kind == "f" else array != 0
-        mask = torch.from_numpy(np.ascontiguousarray(array))
+        if array.dtype.kind == "f":
+            _check_values(array)
+        mask = torch.from_numpy(array != 0)
     if mask.ndim != 2 or mask.numel() == 0:
         raise InputError(f"mask must be [H, W], not of shape {list(mask.shape)}")
     if mask.is_floating_point():
-        # Written so that NaN fails as well.
-        if not bool(((mask >= 0) & (mask <= 1)).all()):
-            raise InputError(
-                f"a mask of fractions must lie in 0 to 1, not {mask.min():g} to {mask.max():g}"
-            )
-        mask = mask.float()
+        _check_values(mask)
     else:
-        mask = (mask != 0).float()
-    mask = mask[None, None].to(device)
+        mask = mask != 0
+    mask = mask[None, None].to(device).float()
     if mask.shape[-2:] == (image_size, image_size):
         return mask
     size = (image_size, image_size)
     return (F.interpolate(mask, size, mode="bilinear", antialias=True) >= 0.5).float()
+
+
+def _check_values(mask: Any) -> None:
+    # Written so that NaN fails as well.
+    if not bool((mask >= 0).all()):
+        raise InputError(f"mask must not be negative, but is {mask.min():g} to {mask.max():g}")

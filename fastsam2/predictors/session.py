@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
 
+from fastsam2.data.arrays import ArraySource
+from fastsam2.data.images import ImageSource
+from fastsam2.data.loader import FrameLoader
+from fastsam2.data.video import VideoSource
 from fastsam2.engine.feature_cache import Encode, Encoded, FeatureCache, Frames
 from fastsam2.engine.fused.image_encoder import FusedImageEncoder
 from fastsam2.engine.memory_pool import MemoryPool, Pools
@@ -19,26 +22,79 @@ from fastsam2.errors import InputError, StateError
 from fastsam2.modeling.memory_selection import SelectionRules
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.object_memory import ObjectMemory
-from fastsam2.types import DictRecord, FrameOutput, PointPrompt, Prompts
+from fastsam2.types import FrameOutput, Item, Outputs, PointPrompt, Prompts, restored
 
-__all__ = ["ObjectState", "VideoSession"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ObjectState", "VideoSession", "VideoState"]
+
+T = TypeVar("T")
 
 #: Copies to the CPU that may be under way before the host waits for the oldest.
 _PENDING_OFFLOADS = 8
 
 
-@dataclass(eq=False)
-class ObjectState:
-    """Prompts and memory of one object."""
+class _Part(Generic[T]):
+    """Attribute of an object, stored by the object's index under `key` of the state.
 
-    obj_id: Any
-    point_inputs: dict[int, PointPrompt] = field(default_factory=Prompts)
-    mask_inputs: dict[int, Tensor] = field(default_factory=dict)
-    memory: ObjectMemory = field(default_factory=ObjectMemory)
-    pending: ObjectMemory = field(default_factory=ObjectMemory)
+    Args:
+        key: key of the state.
+        kind: class of the part; a client's dict is replaced by one of this class when it is read.
+    """
+
+    def __init__(self, key: str, kind: Callable[[], T]) -> None:
+        self.key = key
+        self.kind = kind
+
+    @overload
+    def __get__(self, obj: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, obj: ObjectState, owner: type) -> T: ...
+    def __get__(self, obj: ObjectState | None, owner: type) -> Any:
+        if obj is None:
+            return self
+        parts = obj.state[self.key]
+        found = parts[obj.index]
+        kind: Any = self.kind
+        if kind is not dict and not isinstance(found, kind):
+            found = parts[obj.index] = kind.of(found)
+        return found
+
+
+class ObjectState:
+    """Prompts and memory of one object, which are in the session's state.
+
+    Args:
+        obj_id: id of the object.
+        state: has all parts, each by the index of the object.
+        index: index of the object.
+    """
+
+    point_inputs = _Part("point_inputs_per_obj", Prompts)
+    mask_inputs = _Part[dict[int, Tensor]]("mask_inputs_per_obj", dict)
+    memory = _Part("output_dict_per_obj", ObjectMemory)
+    pending = _Part("temp_output_dict_per_obj", ObjectMemory)
     """Outputs of prompts since the last propagation, not yet encoded into memory."""
-    frames_tracked: dict[int, dict[str, bool]] = field(default_factory=dict)
+    frames_tracked = _Part[dict[int, dict[str, bool]]]("frames_tracked_per_obj", dict)
     """`{"reverse": ...}` for each frame that propagation has passed, in that order."""
+    PARTS: ClassVar[tuple[_Part[Any], ...]] = (
+        point_inputs,
+        mask_inputs,
+        memory,
+        pending,
+        frames_tracked,
+    )
+
+    def __init__(self, obj_id: Any, state: Mapping[str, Any], index: int) -> None:
+        self.obj_id = obj_id
+        self.state = state
+        self.index = index
+
+    @classmethod
+    def new(cls, obj_id: Any) -> ObjectState:
+        """Return an object that is in no session yet."""
+        return cls(obj_id, {part.key: {0: part.kind()} for part in cls.PARTS}, 0)
 
     def output(self, frame_idx: int, is_cond: bool) -> FrameOutput | None:
         """Return the newest output on a frame: a pending one of this kind, else the one in
@@ -59,6 +115,13 @@ class ObjectState:
         """Remove the prompt on a frame, if there is one."""
         self.point_inputs.pop(frame_idx, None)
         self.mask_inputs.pop(frame_idx, None)
+
+    def clear(self) -> None:
+        """Remove all prompts and outputs, also from containers that a program holds."""
+        for outputs in (*self.memory.values(), *self.pending.values()):
+            outputs.clear()
+        for records in (self.point_inputs, self.mask_inputs, self.frames_tracked):
+            records.clear()
 
     def prompted_frames(self) -> set[int]:
         return self.point_inputs.keys() | self.mask_inputs.keys()
@@ -93,15 +156,14 @@ class ObjectState:
         self.drop_prompt(frame_idx)
 
 
-@dataclass(eq=False)
-class VideoSession(DictRecord):
-    """Inference state of one video, also usable as the dictionary that `init_state` of `sam2`
-    returns.
+class VideoSession:
+    """Typed access to the inference state of one video.
 
-    It has the same 18 keys; those per object are computed from `objects`.
+    The values are in `inference_state`, a dictionary with the keys that `init_state` of `sam2`
+    gives it. A program may change them at any time; a missing one raises KeyError when it is read.
     """
 
-    KEYS = (
+    KEYS: ClassVar = (
         "images",
         "num_frames",
         "offload_video_to_cpu",
@@ -121,64 +183,49 @@ class VideoSession(DictRecord):
         "temp_output_dict_per_obj",
         "frames_tracked_per_obj",
     )
-    images: Frames  #: normalised frames, float32 `[3, S, S]` each
-    num_frames: int | None  #: None for a stream
-    video_height: int
-    video_width: int
-    device: torch.device  #: device of the model
-    storage_device: torch.device  #: device of stored masks and memory
-    offload_video_to_cpu: bool = False
-    offload_state_to_cpu: bool = False
-    objects: list[ObjectState] = field(default_factory=list)
-    obj_ids: list[Any] = field(default_factory=list)  #: ids in the order of `objects`
-    cached_features: dict[int, Any] = field(default_factory=dict)
+    images = Item[Frames]()  #: normalised frames, float32 `[3, S, S]` each
+    num_frames = Item[int | None]()  #: None for a stream
+    video_height = Item[int]()
+    video_width = Item[int]()
+    device = Item[torch.device]()  #: device of the model
+    storage_device = Item[torch.device]()  #: device of stored masks and memory
+    cached_features = Item[dict[int, Any]]()
     """Image and image encoder output of the current frame."""
-    constants: dict[str, Any] = field(default_factory=dict)
-    features: FeatureCache | None = None
-    """Features of `images`; None for frames that a client provides, which may change."""
-    history: int | None = None
-    """Number of last passed frames whose outputs are kept, at least those that can be read; None
-    for all."""
-    _pool: MemoryPool | None = field(default=None, repr=False)
-    _offloads: deque[PendingOffload] = field(default_factory=deque, repr=False)
-    _extra: dict[str, Any] = field(default_factory=dict, repr=False, kw_only=True)
+    constants = Item[dict[str, Any]]()
+    obj_id_to_idx = Item[dict[Any, int]]()
+    obj_idx_to_id = Item[dict[int, Any]]()
+    obj_ids = Item[list[Any]]()  #: ids in the order of `objects`
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Copies encode their frames themselves, into their own pool.
-        return {**self.__dict__, "features": None, "_pool": None, "_offloads": deque()}
+    def __init__(self, features: FeatureCache | None = None, history: int | None = None) -> None:
+        self.features = features
+        self.history = history
+        self._pool: MemoryPool | None = None
+        self._offloads: deque[PendingOffload] = deque()
 
     @property
     def inference_state(self) -> MutableMapping[str, Any]:
         """The state to pass to methods with official names."""
-        return self
+        raise NotImplementedError
+
+    def __getitem__(self, key: str) -> Any:
+        return self.inference_state[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.inference_state[key] = value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_offloads")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copies have a pool of their own.
+        VideoSession.__init__(self)
+        self.__dict__.update(state)
 
     @property
-    def obj_id_to_idx(self) -> OrderedDict[Any, int]:
-        return OrderedDict((o.obj_id, i) for i, o in enumerate(self.objects))
-
-    @property
-    def obj_idx_to_id(self) -> OrderedDict[int, Any]:
-        return OrderedDict((i, o.obj_id) for i, o in enumerate(self.objects))
-
-    @property
-    def point_inputs_per_obj(self) -> dict[int, dict[int, PointPrompt]]:
-        return {i: o.point_inputs for i, o in enumerate(self.objects)}
-
-    @property
-    def mask_inputs_per_obj(self) -> dict[int, dict[int, Tensor]]:
-        return {i: o.mask_inputs for i, o in enumerate(self.objects)}
-
-    @property
-    def output_dict_per_obj(self) -> dict[int, ObjectMemory]:
-        return {i: o.memory for i, o in enumerate(self.objects)}
-
-    @property
-    def temp_output_dict_per_obj(self) -> dict[int, ObjectMemory]:
-        return {i: o.pending for i, o in enumerate(self.objects)}
-
-    @property
-    def frames_tracked_per_obj(self) -> dict[int, dict[int, dict[str, bool]]]:
-        return {i: o.frames_tracked for i, o in enumerate(self.objects)}
+    def objects(self) -> list[ObjectState]:
+        """The objects, in the order of their indices."""
+        state = self.inference_state
+        return [ObjectState(obj_id, state, i) for i, obj_id in sorted(self.obj_idx_to_id.items())]
 
     def pool(self, model: SAM2Base, memory_dtype: torch.dtype, pools: Pools) -> MemoryPool:
         """Return the memory pool of this session.
@@ -245,8 +292,17 @@ class VideoSession(DictRecord):
                     obj.forget_tracked(outdated)
 
     def find(self, obj_id: Any) -> ObjectState | None:
-        # A dictionary compares hashes first: == between ids of different types need not be a bool.
-        return {o.obj_id: o for o in self.objects}.get(obj_id)
+        """Return the object with this id; None if there is none.
+
+        Raises:
+            InputError: the id is not hashable.
+        """
+        try:
+            hash(obj_id)
+        except TypeError:
+            raise InputError(f"obj_id must be hashable, not {obj_id!r}") from None
+        index = self.obj_id_to_idx.get(obj_id)
+        return None if index is None else ObjectState(obj_id, self.inference_state, index)
 
     def get_object(self, obj_id: Any) -> ObjectState:
         """Return the object with this id.
@@ -260,30 +316,43 @@ class VideoSession(DictRecord):
         return found
 
     def object_for(self, obj_id: Any) -> ObjectState:
-        """Return the object with this id, or a new one, which is not added.
-
-        Raises:
-            InputError: the id is not hashable.
-        """
-        try:
-            hash(obj_id)
-        except TypeError:
-            raise InputError(f"obj_id must be hashable, not {obj_id!r}") from None
-        return self.find(obj_id) or ObjectState(obj_id)
+        """Return the object with this id, or a new one, which is not added."""
+        return self.find(obj_id) or ObjectState.new(obj_id)
 
     def add_object(self, obj: ObjectState) -> None:
-        if obj not in self.objects:
-            self.objects.append(obj)
-            # A new list, so that earlier results keep their ids.
-            self.obj_ids = [o.obj_id for o in self.objects]
+        """Add an object, unless there is one with its id."""
+        if obj.obj_id in self.obj_id_to_idx:
+            return
+        index = self.obj_id_to_idx[obj.obj_id] = len(self.obj_id_to_idx)
+        self.obj_idx_to_id[index] = obj.obj_id
+        for part in ObjectState.PARTS:
+            self[part.key][index] = obj.state[part.key][obj.index]
+        # A new list, so that earlier results keep their ids.
+        self.obj_ids = list(self.obj_id_to_idx)
 
     def drop_object(self, obj_id: Any) -> None:
-        self.objects.remove(self.get_object(obj_id))
-        self.obj_ids = [o.obj_id for o in self.objects]
+        """Remove an object, and number those after it anew.
+
+        Raises:
+            StateError: there is none.
+        """
+        self.get_object(obj_id)
+        count, dropped = len(self.obj_id_to_idx), self.obj_id_to_idx.pop(obj_id)
+        self.obj_ids = list(self.obj_id_to_idx)
+        self.obj_id_to_idx.update((x, i) for i, x in enumerate(self.obj_ids))
+        self.obj_idx_to_id.clear()
+        self.obj_idx_to_id.update(enumerate(self.obj_ids))
+        for part in ObjectState.PARTS:
+            values = [self[part.key].pop(i) for i in range(count)]
+            del values[dropped]
+            self[part.key].update(enumerate(values))
 
     def drop_all_objects(self) -> None:
-        self.objects.clear()
-        self.obj_ids.clear()
+        for obj in self.objects:
+            obj.clear()
+        parts = [self[part.key] for part in ObjectState.PARTS]
+        for container in (self.obj_id_to_idx, self.obj_idx_to_id, self.obj_ids, *parts):
+            container.clear()
 
     def check_frame(self, frame_idx: int) -> int:
         """Return `frame_idx` as an int.
@@ -299,3 +368,57 @@ class VideoSession(DictRecord):
         if index != frame_idx or not 0 <= index < end:
             raise InputError(f"no frame {frame_idx}; the video has frames 0 to {end - 1}")
         return index
+
+
+class VideoState(dict[str, Any], VideoSession):
+    """The state that `init_state` returns: a session that is its own `inference_state`.
+
+    Args:
+        features: cached features of `images`; None for frames that a client provides, which may
+            change.
+        history: number of last passed frames whose outputs are kept, at least those that can be
+            read; None for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Frames,
+        num_frames: int | None,
+        video_height: int,
+        video_width: int,
+        device: torch.device,
+        storage_device: torch.device,
+        offload_video_to_cpu: bool = False,
+        offload_state_to_cpu: bool = False,
+        features: FeatureCache | None = None,
+        history: int | None = None,
+    ) -> None:
+        VideoSession.__init__(self, features, history)
+        self.update(dict.fromkeys(self.KEYS))  # in this order
+        self["images"] = images
+        self["num_frames"] = num_frames
+        self["offload_video_to_cpu"] = offload_video_to_cpu
+        self["offload_state_to_cpu"] = offload_state_to_cpu
+        self["video_height"], self["video_width"] = video_height, video_width
+        self["device"], self["storage_device"] = device, storage_device
+        self["cached_features"], self["constants"] = {}, {}
+        self["obj_id_to_idx"], self["obj_idx_to_id"] = OrderedDict(), OrderedDict()
+        self["obj_ids"] = []
+        self.update((part.key, {}) for part in ObjectState.PARTS)
+
+    @property
+    def inference_state(self) -> MutableMapping[str, Any]:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), dict(self)), self.__getstate__()
+
+
+# As those of `sam2`, states are read by `torch.load` with its default `weights_only=True`.
+torch.serialization.add_safe_globals(
+    [
+        *(restored, VideoState, ObjectMemory, Outputs, FrameOutput, Prompts, PointPrompt),
+        *(FeatureCache, Encoded, FrameLoader, ImageSource, ArraySource, VideoSource),
+    ]
+)

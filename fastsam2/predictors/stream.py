@@ -20,7 +20,7 @@ from fastsam2.predictors import tracking
 from fastsam2.predictors.frame_outputs import current_result
 from fastsam2.predictors.model import VideoModel
 from fastsam2.predictors.results import FrameResult
-from fastsam2.predictors.session import VideoSession
+from fastsam2.predictors.session import VideoState
 from fastsam2.predictors.stream_state import dump_objects, load_objects
 
 __all__ = ["StreamSession"]
@@ -52,7 +52,7 @@ class StreamSession:
 
     def __init__(self, model: VideoModel) -> None:
         self._model = model
-        self._session: VideoSession | None = None
+        self._session: VideoState | None = None
 
     @property
     def frame_idx(self) -> int | None:
@@ -60,7 +60,7 @@ class StreamSession:
         return None if self._session is None else len(self._session.images) - 1
 
     @property
-    def state(self) -> VideoSession | None:
+    def state(self) -> VideoState | None:
         """The state of the stream, with the keys of a video's state; None before the first
         frame."""
         return self._session
@@ -138,7 +138,7 @@ class StreamSession:
             InputError: the prompt is invalid.
         """
         session = self._started()
-        if session.object_for(obj_id) in session.objects:
+        if session.find(obj_id) is not None:
             raise StateError(f"object {obj_id!r} already exists: call correct() to prompt it again")
         return self._prompt(session, obj_id, points, labels, box, mask, clear_old_points=True)
 
@@ -222,14 +222,14 @@ class StreamSession:
             raise StateError(f"not the state of a stream: {error!r}") from None
         self._session = session
 
-    def _started(self) -> VideoSession:
+    def _started(self) -> VideoState:
         if self._session is None:
             raise StateError("the stream has no frame yet: call step() first")
         return self._session
 
     def _prompt(
         self,
-        session: VideoSession,
+        session: VideoState,
         obj_id: Any,
         points: Any,
         labels: Any,
@@ -261,8 +261,8 @@ def _shape(model: VideoModel) -> dict[str, int]:
     return {name: getattr(model, name) for name in names}
 
 
-def _open(model: VideoModel, frames: _Current, height: int, width: int) -> VideoSession:
-    return VideoSession(
+def _open(model: VideoModel, frames: _Current, height: int, width: int) -> VideoState:
+    return VideoState(
         images=frames,
         num_frames=None,
         video_height=height,

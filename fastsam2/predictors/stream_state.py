@@ -46,20 +46,14 @@ def load_objects(session: VideoSession, objects: list[dict[str, Any]]) -> None:
         return found
 
     for state in objects:
-        points = {
-            t: PointPrompt(*(place(prompt[key]) for key in PointPrompt.KEYS))
-            for t, prompt in state["point_inputs"].items()
-        }
-        session.add_object(
-            ObjectState(
-                state["obj_id"],
-                point_inputs=points,
-                mask_inputs={t: place(mask) for t, mask in state["mask_inputs"].items()},
-                memory=ObjectMemory(**_each_frame(state["memory"], output)),
-                pending=ObjectMemory(**_each_frame(state["pending"], output)),
-                frames_tracked={t: dict(how) for t, how in state["frames_tracked"].items()},
-            )
-        )
+        obj = ObjectState.new(state["obj_id"])
+        for t, prompt in state["point_inputs"].items():
+            obj.point_inputs[t] = PointPrompt(*(place(prompt[key]) for key in PointPrompt.KEYS))
+        obj.mask_inputs.update((t, place(mask)) for t, mask in state["mask_inputs"].items())
+        obj.memory.update(_each_frame(state["memory"], output))
+        obj.pending.update(_each_frame(state["pending"], output))
+        obj.frames_tracked.update((t, dict(how)) for t, how in state["frames_tracked"].items())
+        session.add_object(obj)
 
 
 def _dump(record: Any, keys: tuple[str, ...]) -> dict[str, Any]:

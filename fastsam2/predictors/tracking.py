@@ -230,7 +230,7 @@ def propagate(
     """
     assert session.num_frames is not None
     fast = model.fast_paths()
-    objects = list(session.objects)
+    objects = session.objects
     last = session.num_frames - 1
     if start_frame_idx is None:
         start = min(t for obj in objects for t in obj.memory.cond_frame_outputs)
@@ -245,8 +245,10 @@ def propagate(
     else:
         frames = range(start, min(start + reach, last) + 1)
     for frame_idx in progress(frames, desc="propagate in video"):
-        # Skip objects removed since the last frame; added ones have no memory yet.
-        objects = [obj for obj in objects if obj in session.objects]
+        # Skip objects removed since the last frame; one added anew has no memory yet.
+        known = {obj.obj_id: obj for obj in session.objects}
+        objects = [known[obj.obj_id] for obj in objects if obj.obj_id in known]
+        objects = [obj for obj in objects if obj.memory.cond_frame_outputs]
         if not objects:
             return
         fast = fast.current(model)

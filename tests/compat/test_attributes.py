@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.compat.clients import SIZE, Client, Package, agree, click, logits_of
+from fastsam2 import build_sam
+from tests import reference
+from tests.compat.clients import SIZE, TINY, Client, Package, agree, click, logits_of, overrides
 from tests.predictors.image_cases import official_parts
 
 Both = tuple[Package, Package]
@@ -34,6 +36,23 @@ EMBEDDINGS = "no_mem_embed no_mem_pos_enc maskmem_tpos_enc no_obj_ptr no_obj_emb
 @pytest.mark.slow
 def test_attributes(packages: Both) -> None:
     agree(lambda p: {name: getattr(p.predictor, name) for name in READ.split()}, packages)
+
+
+@pytest.mark.parametrize("apply_postprocessing", [True, False])
+def test_extra_arguments_of_the_mask_decoder(apply_postprocessing: bool) -> None:
+    """Programs read them to build a second decoder."""
+    official, ours = (
+        module.build_sam2(
+            TINY,
+            None,
+            device="cpu",
+            hydra_overrides_extra=overrides(),
+            apply_postprocessing=apply_postprocessing,
+        ).sam_mask_decoder_extra_args
+        for module in (reference.sam2.build_sam, build_sam)
+    )
+    assert ours == (None if official is None else dict(official))
+    assert (ours is not None) == apply_postprocessing
 
 
 def test_embeddings(packages: Both) -> None:

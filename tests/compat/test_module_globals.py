@@ -6,6 +6,9 @@ Replacing them works only if they are looked up at call time. Tests of the image
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.compat.clients import SIZE, Client, Package, agree, click, logits_of
+from tests.compat.clients import SIZE, TINY, Client, Package, agree, click, logits_of, overrides
 
 Both = tuple[Package, Package]
 
@@ -101,6 +104,48 @@ def own_frames_as_a_value(package: Package, video: Path) -> Any:
     ):
         state = package.predictor.init_state("in_memory")
     return click(package, state)[2]
+
+
+REPLACED_WHILE_BUILDING = """
+import inspect, sys
+import torch
+from {package} import build_sam
+from {package}.utils import misc
+
+owner = inspect.getmodule(misc.load_video_frames)
+assert owner is sys.modules["{package}.utils.misc"]
+assert "{package}.sam2_video_predictor" not in sys.modules
+
+def load_video_frames(video_path, image_size, **kwargs):
+    sample, reader = video_path
+    return torch.zeros(2, 3, image_size, image_size), 64, 96
+
+original = owner.load_video_frames
+owner.load_video_frames = load_video_frames
+try:
+    predictor = build_sam.build_sam2_video_predictor(
+        "{config}", None, device="cpu", hydra_overrides_extra={overrides}
+    )
+finally:
+    owner.load_video_frames = original
+state = predictor.init_state(("sample", "reader"))
+print(state["num_frames"], state["video_height"], state["video_width"])
+"""
+
+
+@pytest.mark.parametrize("package", ["sam2", "fastsam2"])
+def test_loader_replaced_while_the_predictor_is_built(package: str) -> None:
+    """FiftyOne replaces the loader in its own module, and only until the predictor is built."""
+    program = REPLACED_WHILE_BUILDING.format(package=package, config=TINY, overrides=overrides())
+    # In a new process, which has not imported the predictor.
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "64", "96"]
 
 
 CLIENTS: list[Client] = [silent_progress, progress_assigned, own_frames, own_frames_as_a_value]

@@ -332,6 +332,36 @@ def masks_of_annotation_tools(package: Package, video: Path) -> Any:
     return [(frame, list(ids), masks) for frame, ids, masks in out]
 
 
+def masks_of_floats(package: Package, video: Path) -> Any:
+    """Nonzero is object in arrays, as OpenCV reads them (0 and 255) or as weights; float tensors
+    are thresholded at 0.5 after resizing."""
+    predictor = package.predictor
+    state = predictor.init_state(str(video))
+    array = np.zeros((120, 160), dtype=np.float32)
+    array[30:90, 40:110] = 1
+    square = torch.zeros(SIZE, SIZE)
+    square[20:60, 20:70] = 1
+    out = [
+        predictor.add_new_mask(state, 0, i, mask)
+        for i, mask in enumerate(
+            [
+                array * 255,
+                array * 0.3,
+                array.astype(np.float64) * 1e-9,
+                (array * 0.3).tolist(),
+                torch.from_numpy(array * 255),
+                torch.from_numpy(array * 0.7),
+                torch.from_numpy(array).half() * 0.3,
+                square * 255,
+                square * 0.3,
+                square.numpy() * 0.3,
+            ]
+        )
+    ]
+    tracked = logits_of(predictor.propagate_in_video(state, max_frame_num_to_track=1))
+    return [(frame, list(ids), masks) for frame, ids, masks in out], tracked
+
+
 def ids_of_any_kind(package: Package, video: Path) -> Any:
     predictor = package.predictor
     state = predictor.init_state(str(video))
@@ -488,6 +518,7 @@ def one_model_several_predictors(package: Package, video: Path) -> Any:
 SESSIONS: list[Client] = [
     prompts_of_annotation_tools,
     masks_of_annotation_tools,
+    masks_of_floats,
     ids_of_any_kind,
     wrong_prompts,
     prompts_ahead,

@@ -68,6 +68,18 @@ def cached_features(package: Package, video: Path) -> Any:
     return frame, image, features
 
 
+def features_of_frame_0(package: Package, video: Path) -> Any:
+    """`init_state` encodes frame 0, and features that a program asks for are stored."""
+    predictor = package.predictor
+    state = predictor.init_state(str(video))
+    found = [plain(dict(state["cached_features"]))]
+    with torch.inference_mode():
+        asked = predictor._get_image_feature(state, 3, 1)
+    ((frame, (image, features)),) = state["cached_features"].items()
+    assert asked[0].data_ptr() == image.data_ptr()
+    return found, frame, image, features, list(asked)
+
+
 def offloaded(package: Package, video: Path) -> Any:
     state = tracked(package, video, offload_video_to_cpu=True, offload_state_to_cpu=True)
     names = ("offload_video_to_cpu", "offload_state_to_cpu", "device", "storage_device")
@@ -229,6 +241,7 @@ def own_keys(package: Package, video: Path) -> Any:
 CLIENTS: list[Client] = [
     every_value,
     cached_features,
+    features_of_frame_0,
     offloaded,
     sizes,
     object_scores,

@@ -78,7 +78,7 @@ class _Moving(NamedTuple):
         """False if a client has replaced the field."""
         if self.slot is not None:
             return self.output.slot is self.slot
-        return getattr(self.output, self.name) is self.tensor
+        return _field(self.output, self.name) is self.tensor
 
 
 class PendingOffload:
@@ -108,12 +108,17 @@ class PendingOffload:
                 setattr(moving.output, moving.name, found)
 
 
+def _field(output: FrameOutput, name: str) -> Tensor | None:
+    """Return a field; None if a client has deleted it."""
+    return output.predicted_iou if name == "predicted_iou" else output.get(name)
+
+
 def _moving(output: FrameOutput, name: str) -> Iterator[_Moving]:
     """Yield the field if it is on a device."""
     slot = output.slot if name == "maskmem_features" else None
     if slot is not None and _on_host(slot.row):
         output.leave_slot()
         return
-    tensor = getattr(output, name) if slot is None else slot.row
+    tensor = _field(output, name) if slot is None else slot.row
     if tensor is not None and not _on_host(tensor):
         yield _Moving(output, name, tensor, slot)
