@@ -13,11 +13,19 @@ import numpy.typing as npt
 from fastsam2.data.closing import Closing
 from fastsam2.errors import VideoError
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "check_array", "check_size"]
+__all__ = [
+    "DEFAULT_CACHE_BYTES",
+    "DEFAULT_HELD_BYTES",
+    "Frame",
+    "FrameSource",
+    "check_array",
+    "check_size",
+]
 
 Frame = npt.NDArray[np.uint8]
 
 DEFAULT_CACHE_BYTES = 256 * 2**20
+DEFAULT_HELD_BYTES = 2**30
 
 
 class FrameSource(Closing):

@@ -5,15 +5,23 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fastsam2.data.cache import FrameCache
-from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, Frame, FrameSource, check_array
+from fastsam2.data.frame_source import (
+    DEFAULT_CACHE_BYTES,
+    DEFAULT_HELD_BYTES,
+    Frame,
+    FrameSource,
+    check_array,
+)
+from fastsam2.data.held import HeldArray, HeldFile
 from fastsam2.errors import VideoError
 
 __all__ = ["IMAGE_SUFFIXES", "ImageSource", "image_files", "read_image"]
@@ -66,20 +74,35 @@ def read_image(image: Image.Image | str | os.PathLike[str], frame_idx: int | Non
     Raises:
         VideoError: the image is missing, damaged, or has more than 8 bits per channel.
     """
-    if not isinstance(image, Image.Image):
-        try:
-            with Image.open(image) as opened:
-                return read_image(opened, frame_idx)
-        except VideoError as error:
-            raise VideoError(f"{os.fspath(image)}: {error}", frame_idx) from None
-        except FileNotFoundError:
-            raise VideoError(f"no such image: {os.fspath(image)}", frame_idx) from None
-        # Pillow's plugins also raise SyntaxError and ValueError on damaged files.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).split("\n")[0]
-            raise VideoError(
-                f"cannot read the image {os.fspath(image)}: {reason}", frame_idx
-            ) from error
+    if isinstance(image, Image.Image):
+        return _pixels(image, frame_idx)
+    return _read_file(image, os.fspath(image), frame_idx)
+
+
+def _read_file(file: Any, name: str, frame_idx: int | None) -> Frame:
+    """Read an image from a path or a binary file."""
+    with _image_errors(name, frame_idx), Image.open(file) as opened:
+        return _pixels(opened, frame_idx)
+
+
+@contextmanager
+def _image_errors(name: str, frame_idx: int | None) -> Iterator[None]:
+    """Turn Pillow's errors into VideoError."""
+    try:
+        yield
+    except VideoError as error:
+        raise VideoError(f"{name}: {error}", frame_idx) from None
+    except FileNotFoundError:
+        raise VideoError(f"no such image: {name}", frame_idx) from None
+    except UnidentifiedImageError:
+        raise VideoError(f"cannot read the image {name}: not an image", frame_idx) from None
+    # Pillow's plugins also raise SyntaxError and ValueError on damaged files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).split("\n")[0]
+        raise VideoError(f"cannot read the image {name}: {reason}", frame_idx) from error
+
+
+def _pixels(image: Image.Image, frame_idx: int | None) -> Frame:
     if image.mode.startswith(_DEEP_MODES):
         raise VideoError(
             f"pixel mode {image.mode} is not supported: images must have 8 bits per channel",
@@ -89,38 +112,76 @@ def read_image(image: Image.Image | str | os.PathLike[str], frame_idx: int | Non
 
 
 class ImageSource(FrameSource):
-    """Frames of a list of image files, PIL images and uint8 arrays `[H, W, 3]`, also mixed."""
+    """Frames of a list of image files, PIL images and uint8 arrays `[H, W, 3]`, also mixed.
+
+    Arrays and the encoded bytes of files are held in memory up to `held_bytes`; beyond it, reading
+    one that has changed raises VideoError.
+
+    Raises:
+        VideoError: no images, a missing file, an item that is not an image, a damaged first image,
+            or an image of another size than the first.
+    """
 
     def __init__(
         self,
         items: Sequence[Any],
         name: str = "the list of frames",
         cache_bytes: int = DEFAULT_CACHE_BYTES,
+        held_bytes: int = DEFAULT_HELD_BYTES,
     ) -> None:
         super().__init__(name)
         if not items:
             raise VideoError(f"{name} is empty")
-        self._items = [self._checked(item, frame_idx) for frame_idx, item in enumerate(items)]
+        self._items: list[HeldFile | HeldArray | Image.Image] = []
+        for frame_idx, item in enumerate(items):
+            held = self._held(item, frame_idx, held_bytes)
+            held_bytes -= 0 if isinstance(held, Image.Image) else held.held_bytes
+            self._items.append(held)
         first = self._load(0)
         self.height, self.width = first.shape[:2]
         self._cache: FrameCache[Frame] = FrameCache(cache_bytes, first.nbytes)
         self._cache.put(0, first)
-        for frame_idx, item in enumerate(self._items):
-            if isinstance(item, np.ndarray):
-                self._check_size(frame_idx, *item.shape[:2])
+        for frame_idx in range(1, len(items)):
+            size = self._size(frame_idx)
+            if size is not None:
+                self._check_size(frame_idx, *size)
 
     def __len__(self) -> int:
         return len(self._items)
 
-    @staticmethod
-    def _checked(item: Any, frame_idx: int) -> Any:
-        if isinstance(item, (str, os.PathLike, Image.Image)):
+    def _held(self, item: Any, frame_idx: int, room: int) -> HeldFile | HeldArray | Image.Image:
+        if isinstance(item, Image.Image):
             return item
-        return check_array(item, f"frame {frame_idx}", ndim=3, frame_idx=frame_idx)
+        if isinstance(item, (str, os.PathLike)):
+            return HeldFile(item, frame_idx, room)
+        array = check_array(item, f"frame {frame_idx}", ndim=3, frame_idx=frame_idx)
+        return HeldArray(array, self.name, frame_idx, room)
+
+    def _size(self, frame_idx: int) -> tuple[int, int] | None:
+        """Height and width, without decoding; None if the file is damaged."""
+        item = self._items[frame_idx]
+        if isinstance(item, Image.Image):
+            return item.height, item.width
+        if isinstance(item, HeldArray):
+            return item.size
+        try:
+            with (
+                item.open() as file,
+                _image_errors(str(item.path), frame_idx),
+                Image.open(file) as opened,
+            ):
+                return opened.height, opened.width
+        except VideoError:
+            return None
 
     def _load(self, frame_idx: int) -> Frame:
         item = self._items[frame_idx]
-        return item.view() if isinstance(item, np.ndarray) else read_image(item, frame_idx)
+        if isinstance(item, HeldArray):
+            return item.read()
+        if isinstance(item, Image.Image):
+            return read_image(item, frame_idx)
+        with item.open() as file:
+            return _read_file(file, str(item.path), frame_idx)
 
     def _read(self, frame_idx: int) -> Frame:
         frame = self._cache.get(frame_idx)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastsam2.data.cache import FrameCache
 from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, Frame, FrameSource
+from fastsam2.data.held import OpenFile
 from fastsam2.data.picture import PictureConverter
 from fastsam2.data.pyav import av, av_reason
 from fastsam2.data.video_index import VideoIndex, packets_of, video_stream
@@ -44,6 +45,9 @@ class VideoSource(FrameSource):
     Frames that may depend on a damaged one, up to the next key frame, are unreadable as well:
     FFmpeg would conceal the damage and return wrong pictures without an error.
 
+    The file is kept open, so it may be deleted or replaced; reading it after it has been written to
+    raises VideoError.
+
     Args:
         file: path of the file, or its content.
         name: name in messages; by default the path.
@@ -57,7 +61,7 @@ class VideoSource(FrameSource):
         self, file: Path | bytes, name: str | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES
     ) -> None:
         super().__init__(name or (str(file) if isinstance(file, Path) else "the video"))
-        self._file = file
+        self._file = self._kept_open(file)
         self._care = _FAST
         self._container: Any = None
         self._bad: set[tuple[int | None, ...]] = set()  # failing packets: (pts, dts, file offset)
@@ -81,12 +85,20 @@ class VideoSource(FrameSource):
     def __len__(self) -> int:
         return self._length
 
+    def _kept_open(self, file: Path | bytes) -> OpenFile | bytes:
+        try:
+            return file if isinstance(file, bytes) else OpenFile(file)
+        except OSError as error:
+            raise VideoError(f"cannot read {self.name}: {error.strerror}") from error
+
     def _open(self) -> None:
         if self._container is not None:
             self._container.close()
         try:
-            opened = io.BytesIO(self._file) if isinstance(self._file, bytes) else str(self._file)
-            self._container = av.open(opened)
+            file = self._file
+            self._container = av.open(
+                io.BytesIO(file) if isinstance(file, bytes) else file.reader()
+            )
             stream = video_stream(self._container)
         except (av.FFmpegError, ValueError, OSError) as error:
             raise VideoError(
@@ -139,7 +151,12 @@ class VideoSource(FrameSource):
         if cached is None:
             backward = frame_idx < self._last
             keep = self._cache.capacity if self._cache and backward else 1
-            cached = self._decode_up_to(frame_idx, keep)
+            try:
+                cached = self._decode_up_to(frame_idx, keep)
+            finally:
+                # Before any error, since the decoder reports changed packets as damage.
+                if isinstance(self._file, OpenFile):
+                    self._file.check(frame_idx)
         self._last = frame_idx
         return cached
 
@@ -315,3 +332,5 @@ class VideoSource(FrameSource):
         self._frames = iter(())
         self._cache = None
         self._container.close()
+        if isinstance(self._file, OpenFile):
+            self._file.close()

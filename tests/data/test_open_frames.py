@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,22 +122,20 @@ def test_unreadable_videos_are_named(video: Any, message: str) -> None:
         open_frames(video)
 
 
-@pytest.mark.parametrize("kind", ["list", "iterator"])
-def test_frames_of_another_size_are_named_when_opened(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["list", "images", "iterator", "folder", "unheld folder"])
+def test_frames_of_another_size_are_named_when_opened(tmp_path: Path, kind: str) -> None:
     frames = [FRAMES[0], FRAMES[1], FRAMES[2][:40]]
+    videos = {
+        "list": frames,
+        "images": [Image.fromarray(frame) for frame in frames],
+        "iterator": iter(frames),
+    }
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"{index}.jpg")
+    room = {"held_bytes": 0} if kind == "unheld folder" else {}
     with pytest.raises(VideoError, match=r"frame 2 .* 64x40 .* 64x48") as caught:
-        open_frames(frames if kind == "list" else iter(frames))
+        open_frames(videos.get(kind, tmp_path), **room)
     assert caught.value.frame_idx == 2
-
-
-def test_a_file_of_another_size_is_named_when_read(tmp_path: Path) -> None:
-    write_jpegs(tmp_path, FRAMES[:3])
-    Image.fromarray(FRAMES[3][:, :32]).save(tmp_path / "00003.jpg")
-    source = open_frames(tmp_path)
-    assert source[2].shape == (48, 64, 3)
-    with pytest.raises(VideoError, match=r"frame 3 .* 32x48 .* 64x48") as caught:
-        source[3]
-    assert caught.value.frame_idx == 3
 
 
 def test_a_damaged_image_in_the_middle(tmp_path: Path) -> None:
@@ -181,3 +180,53 @@ def test_many_threads_read_the_right_frames(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def _overwrite(folder: Path) -> None:
+    write_jpegs(folder, FRAMES[::-1], [f"{index}.png" for index in range(12)])
+
+
+@pytest.mark.parametrize("change", [shutil.rmtree, _overwrite], ids=["deleted", "reused"])
+def test_a_folder_keeps_its_frames_after_it_was_opened(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    folder = write_jpegs(tmp_path / "frames", FRAMES, [f"{index}.png" for index in range(12)])
+    source = open_frames(folder, cache_bytes=1)
+    change(folder)
+    np.testing.assert_array_equal(np.stack(list(source)), FRAMES)
+
+
+def test_images_beyond_the_budget_must_not_change(tmp_path: Path) -> None:
+    folder = write_jpegs(tmp_path / "frames", FRAMES, [f"{index}.png" for index in range(12)])
+    room = sum((folder / f"{index}.png").stat().st_size for index in range(3))
+    source = open_frames(folder, cache_bytes=1, held_bytes=room)
+    np.testing.assert_array_equal(source[7], FRAMES[7])
+    _overwrite(folder)
+    (folder / "8.png").unlink()
+    np.testing.assert_array_equal(source[2], FRAMES[2])
+    with pytest.raises(VideoError, match=r"7\.png has changed since the video was opened"):
+        source[7]
+    with pytest.raises(VideoError, match=r"no such image: .*8\.png") as caught:
+        source[8]
+    assert caught.value.frame_idx == 8
+
+
+@pytest.mark.parametrize("make", [np.asarray, list], ids=["array", "list"])
+def test_arrays_keep_their_frames_and_must_not_change_beyond_the_budget(make: Any) -> None:
+    frames = FRAMES.copy()
+    given = make(frames)
+    source = open_frames(given, cache_bytes=1)
+    again = open_frames(given, cache_bytes=1, held_bytes=3 * FRAMES[0].nbytes)
+    np.testing.assert_array_equal(again[5], FRAMES[5])
+    frames[:] = FRAMES[::-1]
+    np.testing.assert_array_equal(np.stack(list(source)), FRAMES)
+    np.testing.assert_array_equal(again[2], FRAMES[2])
+    with pytest.raises(VideoError, match=r"frame 5 of the .* of frames has changed") as caught:
+        again[5]
+    assert caught.value.frame_idx == 5
+
+
+def test_a_read_only_array_is_not_copied() -> None:
+    frames = FRAMES.copy()
+    frames.flags.writeable = False
+    assert np.shares_memory(open_frames(frames)[3], frames)

@@ -69,6 +69,29 @@ def test_bytes_of_a_file_are_as_good_as_the_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(from_bytes[13], source[13])
 
 
+@pytest.mark.parametrize("change", ["delete", "replace"])
+def test_a_video_keeps_its_frames_after_it_was_opened(tmp_path: Path, change: str) -> None:
+    path = write_video(tmp_path / "a.mp4", FRAMES, options=GOP)
+    expected = decode_in_order(path)
+    with open_frames(path, cache_bytes=1) as source:
+        if change == "delete":
+            path.unlink()
+        else:
+            write_video(tmp_path / "b.mp4", FRAMES[::-1], options=GOP).replace(path)
+        for frame_idx in (13, 2, 23):
+            np.testing.assert_array_equal(source[frame_idx], expected[frame_idx])
+
+
+def test_a_video_that_is_overwritten_is_not_read_on(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", FRAMES, options=GOP)
+    other = write_video(tmp_path / "b.mp4", FRAMES[::-1], options=GOP)
+    with open_frames(path, cache_bytes=1) as source:
+        path.write_bytes(other.read_bytes())
+        with pytest.raises(VideoError, match=r"a\.mp4 has changed since the video was") as caught:
+            source[13]
+        assert caught.value.frame_idx == 13
+
+
 @CAN_WRITE_METADATA
 @pytest.mark.parametrize(("rotation", "turns"), [(-90, -1), (90, 1), (180, 2)])
 def test_rotation_is_applied_as_players_do(tmp_path: Path, rotation: int, turns: int) -> None:
