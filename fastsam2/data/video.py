@@ -16,6 +16,7 @@ from fastsam2.data.picture import PictureConverter
 from fastsam2.data.pyav import av, av_reason
 from fastsam2.data.video_index import VideoIndex, packets_of, video_stream
 from fastsam2.errors import VideoError
+from fastsam2.processes import leak
 
 __all__ = ["VideoSource"]
 
@@ -115,6 +116,13 @@ class VideoSource(FrameSource):
         stream.codec_context.thread_count = 0 if self._care == _FAST else 1
         stream.codec_context.options = {"err_detect": "explode"}
         self._stream = stream
+
+    def renew(self) -> None:
+        """Start over with a decoder of its own, in a forked process."""
+        super().renew()
+        leak((self._container, self._frames, self._convert))
+        self._container, self._frames, self._start = None, iter(()), None
+        self._convert = PictureConverter()
 
     def _count_frames(self) -> None:
         """Count the frames of a stream without timestamps by decoding all of it."""
@@ -232,7 +240,8 @@ class VideoSource(FrameSource):
             yield from packets_of(self._container, self._stream)
 
     def _rewind(self, key_time: int | None) -> None:
-        if key_time is not None and key_time != self._index.key_times[0]:
+        later = key_time is not None and key_time != self._index.key_times[0]
+        if later and self._container is not None:
             try:
                 self._container.seek(key_time, stream=self._stream)
                 return
@@ -331,6 +340,7 @@ class VideoSource(FrameSource):
     def _release(self) -> None:
         self._frames = iter(())
         self._cache = None
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
         if isinstance(self._file, OpenFile):
             self._file.close()
