@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,13 @@ __all__ = ["IMAGE_SUFFIXES", "ImageSource", "image_files", "read_image"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
+_LOG = logging.getLogger(__name__)
+
 # Pillow clips these to 8 bits instead of scaling them.
 _DEEP_MODES = ("I", "F")
+
+
+_DECIMAL = re.compile(r"(\d+\.\d+)")
 
 
 def _natural_key(path: Path) -> list[tuple[bool, int, str]]:
@@ -37,35 +44,70 @@ def _natural_key(path: Path) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def _number(path: Path) -> int | None:
+def _decimal_key(path: Path) -> list[tuple[bool, Decimal, list[tuple[bool, int, str]]]]:
+    """Natural key, except that `1.25` is a number between 1 and 2."""
+    return [
+        (is_decimal, Decimal(part if is_decimal else 0), _natural_key(Path(part)))
+        for part in _DECIMAL.split(path.stem)
+        for is_decimal in [_DECIMAL.fullmatch(part) is not None]
+    ]
+
+
+def _number(path: Path) -> Decimal | None:
+    """Value of a name that is a number, such as `00012`, `1700000000.25` or `1e-05`."""
     try:
-        return int(path.stem)
-    except ValueError:
+        value = Decimal(path.stem)
+    except InvalidOperation:
         return None
+    return value if value.is_finite() else None
 
 
 def image_files(folder: Path) -> list[Path]:
     """Return the JPEG files of `folder`, or its PNG files if it has no JPEG, in frame order.
 
     Sorted by number if all names are numbers, as `sam2` does; otherwise in natural order, with
-    `frame_2` before `frame_10`.
+    `frame_2` before `frame_10`. PNG files beside JPEG files, which `sam2` ignores, are logged.
 
     Raises:
-        VideoError: no images, or two files with the same frame number.
+        VideoError: no images, two files with the same number, or an order that depends on whether
+            numbers such as `1.5` and `1.25` are decimals.
     """
     found = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    files = [path for path in found if path.suffix.lower() in (".jpg", ".jpeg")]
-    files = files or [path for path in found if path.suffix.lower() == ".png"]
+    jpegs = [path for path in found if path.suffix.lower() in (".jpg", ".jpeg")]
+    pngs = [path for path in found if path.suffix.lower() == ".png"]
+    files = jpegs or pngs
     if not files:
         raise VideoError(f"no JPEG or PNG images in the folder {folder}")
+    if jpegs and pngs:
+        _LOG.warning(
+            "%s: the frames are the JPEG images (%d); the PNG images (%d) are ignored",
+            *(folder, len(jpegs), len(pngs)),
+        )
+    return _in_order(files, folder)
+
+
+def _in_order(files: list[Path], folder: Path) -> list[Path]:
     numbers = {path: _number(path) for path in files}
-    if any(number is None for number in numbers.values()):
-        return sorted(files, key=_natural_key)
-    files.sort(key=lambda path: (numbers[path] or 0, path.name))
-    for before, after in itertools.pairwise(files):
-        if numbers[before] == numbers[after]:
-            raise VideoError(f"two images for one frame in {folder}: {before.name}, {after.name}")
-    return files
+    all_numbers = None not in numbers.values()
+    # Counters reach 10, which no decimal without padding ends in.
+    are_counters = any(re.search(r"\.\d+0(?!\d)", path.stem) for path in files)
+    natural = sorted(files, key=_natural_key)
+    decimal = sorted(files, key=_decimal_key)
+    if all_numbers:
+        decimal = sorted(files, key=lambda path: (numbers[path] or 0, path.name))
+        for before, after in itertools.pairwise(decimal):
+            if numbers[before] == numbers[after]:
+                raise VideoError(
+                    f"two images for one frame in {folder}: {before.name}, {after.name}"
+                )
+    if all_numbers == are_counters:
+        for one, other in zip(natural, decimal, strict=True):
+            if one != other:
+                raise VideoError(
+                    f"the order of the images in {folder} is not clear: {one.name} and "
+                    f"{other.name} hold decimals, or numbers of two parts; number them from 0"
+                )
+    return decimal if all_numbers else natural
 
 
 def read_image(image: Image.Image | str | os.PathLike[str], frame_idx: int | None = None) -> Frame:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastsam2.data.images import image_files
 from fastsam2.data.open_frames import FrameSource, open_frames
 from fastsam2.errors import VideoError
 from tests.data.videos import moving_frames, write_jpegs
@@ -35,6 +36,46 @@ def test_other_names_are_sorted_naturally(tmp_path: Path) -> None:
     names = [f"frame_{index}.png" for index in range(12)]
     write_jpegs(tmp_path, FRAMES, names)
     np.testing.assert_array_equal(np.stack(list(open_frames(str(tmp_path)))), FRAMES)
+
+
+def _names(folder: Path, stems: list[str]) -> list[str]:
+    for stem in stems:
+        (folder / f"{stem}.png").touch()
+    return [path.stem for path in image_files(folder)]
+
+
+@pytest.mark.parametrize(
+    "stems",
+    [
+        ["1700000000.125", "1700000000.25", "1700000000.5", "1700000001.0"],
+        ["-0.5", "1e-05", "0.0001", "0.01"],
+        ["00.50", "00.75", "01.00"],
+        ["shot_1.9", "shot_1.10", "shot_1.11", "shot_2.1"],
+        ["t0.25", "t0.50", "t1.00"],
+        ["v1.5_frame9", "v1.5_frame10"],
+    ],
+)
+def test_decimals_are_sorted_by_value_and_counters_by_count(
+    tmp_path: Path, stems: list[str]
+) -> None:
+    assert _names(tmp_path, stems) == stems
+
+
+@pytest.mark.parametrize("stems", [["1.9", "1.10"], ["t0.5", "t0.25"], ["shot 1.5", "shot 1.25"]])
+def test_an_order_that_is_not_clear_is_refused(tmp_path: Path, stems: list[str]) -> None:
+    with pytest.raises(VideoError, match=rf"not clear: {stems[0]}\.png and {stems[1]}\.png"):
+        _names(tmp_path, stems)
+
+
+def test_png_beside_jpeg_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_jpegs(tmp_path, FRAMES[:2])
+    open_frames(tmp_path)
+    assert not caplog.messages
+    write_jpegs(tmp_path, FRAMES[:1], ["0.png"])
+    assert len(open_frames(tmp_path)) == 2
+    assert caplog.messages == [
+        f"{tmp_path}: the frames are the JPEG images (2); the PNG images (1) are ignored"
+    ]
 
 
 def test_other_files_in_a_folder_are_ignored(tmp_path: Path) -> None:
