@@ -5,15 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from fastsam2.errors import ConfigError, FastSAM2Error, InputError
+from fastsam2.errors import ConfigError, FastSAM2Error, InputError, first_line
 
 __all__ = [
     "FAILURE",
@@ -30,17 +32,21 @@ FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
 
+_LONGEST_LINE = 2000  # characters
+
 
 def fail(message: object, code: int = FAILURE) -> typer.Exit:
     """Print `message` on stderr as one line and return the exception to raise."""
     line = " ".join(str(message).split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
     typer.echo(f"fastsam2: {line}", err=True)
     return typer.Exit(code)
 
 
 @contextmanager
 def report_errors(epilogue: Callable[[], str] = str) -> Iterator[None]:
-    """Turn expected errors into one line on stderr and an exit code.
+    """Turn errors into one line on stderr and an exit code.
 
     Args:
         epilogue: returns text to append to the line; called when an error occurs.
@@ -56,7 +62,9 @@ def report_errors(epilogue: Callable[[], str] = str) -> Iterator[None]:
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:
-    """Return message and exit code of an expected error; None for a bug."""
+    """Return message and exit code of an error; None for one that Click or Python handles."""
+    if isinstance(error, (SystemExit, GeneratorExit, typer.Exit, typer.Abort, _ClickException)):
+        return None
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if isinstance(error, (InputError, ConfigError)):
@@ -66,7 +74,25 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
     # By name, so that --help does not import torch.
     if type(error).__name__ == "OutOfMemoryError":
         return "out of GPU memory: try a smaller --image-size", FAILURE
-    return None
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
+        return f"out of memory: try a smaller --image-size ({first_line(error)})", FAILURE
+    kind, place = type(error).__name__, _place(error)
+    return f"unexpected error, {kind} in {place}: {first_line(error)}", FAILURE
+
+
+# PyTorch raises RuntimeError if an allocation on the CPU fails.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+
+
+def _place(error: BaseException) -> str:
+    """File and line that raised the error."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name} line {frame.lineno}"
+
+
+# Click's classes, by way of Typer: newer releases of Typer bundle their own copy of Click.
+_UsageError: Any = typer.BadParameter.__base__
+_ClickException: Any = _UsageError.__base__
 
 
 class ErrorList:
@@ -77,7 +103,7 @@ class ErrorList:
 
     @contextmanager
     def collect(self, name: str = "", epilogue: Callable[[], str] = str) -> Iterator[None]:
-        """Record an expected error and go on; Ctrl-C reports all errors and exits.
+        """Record an error and go on; Ctrl-C reports all errors and exits.
 
         Args:
             name: name of the input, put before a message that does not contain it.
@@ -121,12 +147,12 @@ def undivided() -> Iterator[None]:
         before(*pressed[0])
 
 
-# Click's class, by way of Typer: newer releases of Typer bundle their own copy of Click.
-_UsageError: Any = typer.BadParameter.__base__
-
-
 class OneLineGroup(TyperGroup):
-    """Command group that prints usage errors as one line, too."""
+    """Command group that prints every error, also of usage, as one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with report_errors():
+            return super().invoke(ctx)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if not kwargs.pop("standalone_mode", True):

@@ -14,7 +14,7 @@ from PIL import Image
 from fastsam2.cli.models import ModelChoice
 from fastsam2.cli.output import prepare_folder
 from fastsam2.cli.prompts import Canvas, ObjectPrompt, collect_prompts
-from fastsam2.cli.reporting import report_errors, undivided
+from fastsam2.cli.reporting import undivided
 from fastsam2.data.files import write_whole
 from fastsam2.data.images import read_image
 from fastsam2.data.overlay import draw_overlay
@@ -38,21 +38,20 @@ class SegmentRequest:
 
 
 def segment(request: SegmentRequest) -> None:
-    """Run the command: segment, write the results, report errors and exit."""
-    with report_errors():
-        image = read_image(request.image)
-        canvas = Canvas(request.image.name, 1, *image.shape[:2])
-        prompts = collect_prompts(canvas, request.points, request.boxes, [], default_frame=0)
-        names = ["overlay.png", "mask.png", "objects.json"]
-        prepare_folder(request.output, names, overwrite=request.overwrite)
-        predictor = SAM2ImagePredictor(request.model.image_model())
-        predictor.set_image(image)
-        masks: dict[int, Any] = {}
-        scores: dict[int, float] = {}
-        for prompt in prompts:
-            masks[prompt.obj_id], scores[prompt.obj_id] = _predict(predictor, prompt)
-        with undivided():
-            _write(request, image, masks, scores)
+    """Run the command: segment and write the results."""
+    image = read_image(request.image)
+    canvas = Canvas(request.image.name, 1, *image.shape[:2])
+    prompts = collect_prompts(canvas, request.points, request.boxes, None, default_frame=0)
+    names = ["overlay.png", "mask.png", "objects.json"]
+    prepare_folder(request.output, names, overwrite=request.overwrite)
+    predictor = SAM2ImagePredictor(request.model.image_model())
+    predictor.set_image(image)
+    masks: dict[int, Any] = {}
+    scores: dict[int, float] = {}
+    for prompt in prompts:
+        masks[prompt.obj_id], scores[prompt.obj_id] = _predict(predictor, prompt)
+    with undivided():
+        _write(request, image, masks, scores)
     typer.echo(", ".join(f"object {k}: score {score:.3f}" for k, score in scores.items()))
     for kind, name in zip(("overlay", "mask", "objects"), names, strict=True):
         typer.echo(f"  {kind:8} {request.output / name}")
