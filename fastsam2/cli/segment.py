@@ -17,9 +17,11 @@ from fastsam2.cli.prompts import Canvas, ObjectPrompt, collect_prompts
 from fastsam2.cli.reporting import undivided
 from fastsam2.data.files import write_whole
 from fastsam2.data.images import read_image
+from fastsam2.data.live import is_live
 from fastsam2.data.overlay import draw_overlay
 from fastsam2.data.rle import encode_mask
 from fastsam2.data.writers import label_image, write_labels
+from fastsam2.errors import InputError
 from fastsam2.sam2_image_predictor import SAM2ImagePredictor
 
 __all__ = ["SegmentRequest", "segment"]
@@ -29,7 +31,7 @@ __all__ = ["SegmentRequest", "segment"]
 class SegmentRequest:
     """Arguments of the command; see its options."""
 
-    image: Path
+    image: str
     output: Path
     model: ModelChoice
     points: list[str] = field(default_factory=list)
@@ -39,8 +41,10 @@ class SegmentRequest:
 
 def segment(request: SegmentRequest) -> None:
     """Run the command: segment and write the results."""
+    if is_live(request.image):
+        raise InputError(f"{request.image}: download the image and pass the path of the file")
     image = read_image(request.image)
-    canvas = Canvas(request.image.name, 1, *image.shape[:2])
+    canvas = Canvas(Path(request.image).name, 1, *image.shape[:2])
     prompts = collect_prompts(canvas, request.points, request.boxes, None, default_frame=0)
     names = ["overlay.png", "mask.png", "objects.json"]
     prepare_folder(request.output, names, overwrite=request.overwrite)
@@ -77,7 +81,7 @@ def _write(
 ) -> None:
     height, width = image.shape[:2]
     document = {
-        "image": {"path": str(request.image), "width": width, "height": height},
+        "image": {"path": request.image, "width": width, "height": height},
         "model": request.model.title,
         "objects": [
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from fastsam2.data.video import VideoSource
 from fastsam2.errors import VideoError
 
 __all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "open_frames"]
+
+_LONGEST_PATH = 4096  # bytes; a video is longer
 
 
 def open_frames(
@@ -53,12 +56,23 @@ def open_frames(
     """
     if isinstance(video, FrameSource):
         return video
+    if isinstance(video, str) and "://" in video:
+        raise VideoError(
+            f"{video} is a URL: read it with fastsam2.data.live.LiveSource, or download it"
+        )
     if isinstance(video, (str, os.PathLike)):
-        return _open_path(Path(video), cache_bytes, held_bytes)
+        return _open_path(_home_expanded(Path(video)), cache_bytes, held_bytes)
     if isinstance(video, (bytes, bytearray, memoryview)):
         if not len(video):
             raise VideoError("the video is empty (0 bytes)")
+        if len(video) < _LONGEST_PATH and os.path.lexists(bytes(video)):
+            raise VideoError(f"{bytes(video)!r} is a path: pass it as a str, not as bytes")
         return VideoSource(bytes(video), cache_bytes=cache_bytes)
+    if hasattr(video, "read") and hasattr(video, "seek"):
+        raise VideoError(
+            f"cannot read frames from an open file ({type(video).__name__}): pass its path, or its "
+            "content as bytes"
+        )
     if isinstance(video, (list, tuple)):
         return ImageSource(video, cache_bytes=cache_bytes, held_bytes=held_bytes)
     if hasattr(video, "shape") and hasattr(video, "dtype"):
@@ -66,6 +80,12 @@ def open_frames(
     if isinstance(video, Iterable) and not isinstance(video, (Image.Image, dict, set)):
         return SpooledSource(video)
     raise VideoError(f"cannot read frames from an object of type {type(video).__name__}")
+
+
+def _home_expanded(path: Path) -> Path:
+    with suppress(RuntimeError):  # no such user
+        return path.expanduser()
+    return path
 
 
 def _open_path(path: Path, cache_bytes: int, held_bytes: int) -> FrameSource:

@@ -27,7 +27,7 @@ from fastsam2.config import (
 )
 from fastsam2.engine.plan import Plan
 from fastsam2.engine.runtime.runner import Runner
-from fastsam2.errors import ConfigError, DeviceError
+from fastsam2.errors import CheckpointError, ConfigError, DeviceError
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.model import VideoModel
 from fastsam2_kernels.dispatch import Impl
@@ -152,7 +152,10 @@ def _configure(
     weights = None if ckpt_path is None else load_state_dict(ckpt_path)
     if name is None:
         assert weights is not None
-        name = infer_config(weights)
+        try:
+            name = infer_config(weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"{ckpt_path}: {error}") from None
     options = {} if ckpt_path is None else read_hf_options(Path(ckpt_path))
     return replace(CONFIGS[name], **options), weights
 

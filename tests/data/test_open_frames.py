@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -155,12 +157,24 @@ def test_an_array_in_a_list_stays_writeable() -> None:
         ([np.zeros((8, 8), np.uint8)], r"frame 0 must .* not uint8 \[8, 8\]"),
         ([np.zeros((8, 8, 3), np.uint8), 7], "frame 1 must .* not int"),
         (7, "type int"),
+        ("http://127.0.0.1:9/x.mp4", r"http://127\.0\.0\.1:9/x\.mp4 is a URL: .*LiveSource"),
+        (io.BytesIO(b"video"), r"open file \(BytesIO\): pass its path, or its content"),
+        (os.fsencode(__file__), "test_open_frames.py' is a path: pass it as a str"),
         ({"a": 1}, "type dict"),
     ],
 )
 def test_unreadable_videos_are_named(video: Any, message: str) -> None:
     with pytest.raises(VideoError, match=message):
         open_frames(video)
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jpegs(tmp_path / "frames", FRAMES[:2])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert len(open_frames("~/frames")) == 2
+    with pytest.raises(VideoError, match="no such file or folder: ~nobody-here/frames"):
+        open_frames("~nobody-here/frames")
 
 
 @pytest.mark.parametrize("kind", ["list", "images", "iterator", "folder", "unheld folder"])
