@@ -65,6 +65,8 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
     """Return message and exit code of an error; None for one that Click or Python handles."""
     if isinstance(error, (SystemExit, GeneratorExit, typer.Exit, typer.Abort, _ClickException)):
         return None
+    if isinstance(error, _Stopped):
+        return f"stopped by {error.signal.name}", 128 + error.signal
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if isinstance(error, (InputError, ConfigError)):
@@ -103,14 +105,14 @@ class ErrorList:
 
     @contextmanager
     def collect(self, name: str = "", epilogue: Callable[[], str] = str) -> Iterator[None]:
-        """Record an error and go on; Ctrl-C reports all errors and exits.
+        """Record an error and go on; Ctrl-C or a signal to stop reports all errors and exits.
 
         Args:
             name: name of the input, put before a message that does not contain it.
             epilogue: returns text to append to the message; called when an error occurs.
 
         Raises:
-            typer.Exit: on Ctrl-C.
+            typer.Exit: on Ctrl-C or a signal to stop.
         """
         try:
             yield
@@ -121,7 +123,7 @@ class ErrorList:
             message, code = explained
             prefix = f"{name}: " if name not in message else ""
             self._found.append((f"{prefix}{message}{epilogue()}", code))
-            if code == INTERRUPTED:
+            if isinstance(error, KeyboardInterrupt):
                 self.report()
 
     def report(self) -> None:
@@ -131,27 +133,60 @@ class ErrorList:
             raise max(exits, key=lambda exit: exit.exit_code)
 
 
+class _Stopped(KeyboardInterrupt):
+    """Signal to stop; handled like Ctrl-C, so that results are completed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped(number)
+
+
+# Windows has no SIGHUP.
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+_Handler = Callable[[int, FrameType | None], Any]
+
+
 @contextmanager
-def undivided() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block, so that files written in it stay consistent."""
+def _handled(handlers: dict[int, _Handler]) -> Iterator[None]:
+    """Set signal handlers, by number, for the block; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append((number, frame)))
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed and callable(before):
-        before(*pressed[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Defer Ctrl-C and signals to stop to the end of the block, so that files written in it stay
+    consistent."""
+    pressed: list[tuple[int, FrameType | None]] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_STOPPING)}
+    later = [number for number, handler in before.items() if callable(handler)]
+    with _handled(dict.fromkeys(later, lambda *arguments: pressed.append(arguments))):
+        yield
+    if pressed:
+        handler = before[pressed[0][0]]
+        assert callable(handler)
+        handler(*pressed[0])
 
 
 class OneLineGroup(TyperGroup):
     """Command group that prints every error, also of usage, as one line."""
 
     def invoke(self, ctx: Any) -> Any:
-        with report_errors():
+        # `nohup` and shells ignore signals for programs in the background.
+        default = [n for n in _STOPPING if signal.getsignal(n) is signal.SIG_DFL]
+        with report_errors(), _handled(dict.fromkeys(default, _stop)):
             return super().invoke(ctx)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
