@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fastsam2.checkpoints import resolve_model
-from fastsam2.errors import InputError
+from fastsam2.errors import InputError, whole_number
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.building import build_image_model
 from fastsam2.sam2_image_predictor import SAM2ImagePredictor
@@ -120,7 +120,7 @@ class SAM2AutomaticMaskGenerator:
             max_sprinkle_area=min_mask_region_area,
         )
         self.point_grids = point_grids
-        self.points_per_batch = points_per_batch
+        self.points_per_batch = whole_number("points_per_batch", points_per_batch, least=1)
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh
         self.stability_score_offset = stability_score_offset
@@ -182,6 +182,8 @@ class SAM2AutomaticMaskGenerator:
         )
         data = MaskData(rles=[])
         for crop_box, layer in zip(crop_boxes, layers, strict=True):
+            if crop_box[0] == crop_box[2] or crop_box[1] == crop_box[3]:
+                continue  # the image has fewer pixels than crops
             data.cat(self._process_crop(image, crop_box, layer, orig_size))
         if len(crop_boxes) > 1:
             scores = 1 / box_area(data["crop_boxes"])

@@ -157,6 +157,10 @@ class MaskDecoderConfig:
     dynamic_multimask_stability_thresh: float = 0.98
 
 
+#: Side in pixels of the largest input; one beyond it fits no memory.
+_LARGEST_IMAGE = 16_384
+
+
 @dataclass(frozen=True)
 class SAM2Config:
     """Complete model. Defaults are SAM 2.1 tiny."""
@@ -208,9 +212,10 @@ class SAM2Config:
     add_all_frames_to_correct_as_cond: bool = False
 
     def __post_init__(self) -> None:
-        if self.image_size <= 0 or self.image_size % 64:
+        if self.image_size % 64 or not 0 < self.image_size <= _LARGEST_IMAGE:
             raise ConfigError(
-                f"image_size must be a positive multiple of 64, not {self.image_size}"
+                f"image_size must be a positive multiple of 64, up to {_LARGEST_IMAGE}, "
+                f"not {self.image_size}"
             )
         cond = self.max_cond_frames_in_attn
         if cond != -1 and cond < 2:

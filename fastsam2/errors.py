@@ -6,6 +6,8 @@ programs which catch that one keep working.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -15,6 +17,7 @@ __all__ = [
     "StateError",
     "VideoError",
     "first_line",
+    "whole_number",
 ]
 
 
@@ -52,6 +55,21 @@ class VideoError(FastSAM2Error, RuntimeError):
     def __init__(self, message: str, frame_idx: int | None = None) -> None:
         super().__init__(message)
         self.frame_idx = frame_idx
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """Return `value` as an int.
+
+    Raises:
+        InputError: it is not a whole number, or less than `least`; the message holds `name`.
+    """
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = least - 1
+    if isinstance(value, (str, bytes)) or number != value or number < least:
+        raise InputError(f"{name} must be a whole number from {least} on, not {value!r}")
+    return number
 
 
 def first_line(error: BaseException) -> str:

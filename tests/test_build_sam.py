@@ -15,7 +15,7 @@ import torch
 
 from fastsam2.build_sam import build_sam2, build_sam2_video_predictor
 from fastsam2.engine.plan import Plan
-from fastsam2.errors import ConfigError, DeviceError
+from fastsam2.errors import CheckpointError, ConfigError, DeviceError
 from fastsam2.sam2_video_predictor import SAM2VideoPredictor
 
 SMALL = ["++model.image_size=128"]
@@ -41,6 +41,12 @@ def test_unknown_model_names_the_nearest() -> None:
         build_sam2("sam2.1-tinny")
     with pytest.raises(ConfigError, match="config_file or ckpt_path must be given"):
         build_sam2(None)
+
+
+def test_weights_that_are_not_recognised_are_named(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt: not the weights of a SAM 2 model"):
+        build_sam2(None, tmp_path / "other.pt")
 
 
 def test_postprocessing_and_overrides() -> None:

@@ -167,6 +167,7 @@ def test_overrides_apply_in_order_and_leave_the_original() -> None:
         ("++model.pred_obj_scores=1", "expected bool"),
         ("++model.image_size=500", "multiple of 64"),
         ("++model.image_size=0", "positive"),
+        ("++model.image_size=65536", "up to 16384, not 65536"),
         ("++model.max_cond_frames_in_attn=1", "at least 2"),
     ],
 )

@@ -1,8 +1,8 @@
 """Read checkpoints, tell which model they belong to, and load them into one.
 
-Formats: official `.pt` files (`{"model": state_dict}`), bare state dicts, `.safetensors` with
-official names, and folders written by `save_pretrained` of transformers' SAM 2 classes. A
-checkpoint is data: code pickled into one is never run.
+Formats: official `.pt` files (`{"model": state_dict}`), `{"state_dict": ...}`, bare state dicts,
+`.safetensors` with official names, and folders written by `save_pretrained` of transformers' SAM 2
+classes. A checkpoint is data: code pickled into one is never run.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = ["infer_config", "load_checkpoint", "load_state_dict"]
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -50,7 +51,16 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         state_dict = _read_file(path)
     else:
         raise CheckpointError(f"{path}: no such file")
+    state_dict = _without_wrapper(state_dict)
     return convert_hf_state_dict(state_dict) if is_hf_state_dict(state_dict) else state_dict
+
+
+def _without_wrapper(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefix that DataParallel and `torch.compile` put before every name."""
+    for prefix in _WRAPPERS:
+        if state_dict and all(name.startswith(prefix) for name in state_dict):
+            return _without_wrapper({k.removeprefix(prefix): v for k, v in state_dict.items()})
+    return state_dict
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
@@ -86,12 +96,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path}: damaged or truncated ({first_line(error)})") from None
-    return _read_pickle(path, mmap=head.startswith(b"PK"))
+    return _read_pickle(path, head)
 
 
-def _read_pickle(path: Path, mmap: bool) -> dict[str, Tensor]:
+def _read_pickle(path: Path, head: bytes) -> dict[str, Tensor]:
+    zipped = head.startswith(b"PK")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found:
@@ -99,9 +110,13 @@ def _read_pickle(path: Path, mmap: bool) -> dict[str, Tensor]:
                 f"{path}: holds more than tensors ({found[1]}), which could run code; not loaded"
             ) from None
         raise CheckpointError(f"{path}: not a checkpoint, or damaged") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
+        if not zipped and not head.startswith(pickle.PROTO):
+            raise CheckpointError(f"{path}: not a checkpoint of PyTorch or safetensors") from None
         raise CheckpointError(f"{path}: damaged or truncated ({first_line(error)})") from None
-    state_dict = content.get("model", content) if isinstance(content, Mapping) else content
+    state_dict = content
+    if isinstance(content, Mapping):
+        state_dict = content.get("model", content.get("state_dict", content))
     if not isinstance(state_dict, Mapping) or not state_dict:
         raise CheckpointError(f"{path}: holds {type(state_dict).__name__}, not a state dict")
     other = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]

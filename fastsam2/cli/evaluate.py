@@ -15,7 +15,7 @@ import typer
 from fastsam2.cli.models import ModelChoice
 from fastsam2.cli.output import OutputError, prepare_folder
 from fastsam2.cli.progress import frame_progress
-from fastsam2.cli.reporting import report_errors, undivided
+from fastsam2.cli.reporting import undivided
 from fastsam2.data.files import write_whole
 from fastsam2.evaluation.davis import open_davis
 from fastsam2.evaluation.results import Means, SequenceResult, mean_of
@@ -41,24 +41,23 @@ class EvaluationRequest:
 
 
 def evaluate(request: EvaluationRequest) -> None:
-    """Run the command: track and measure each sequence, print its row, report errors and exit."""
-    with report_errors():
-        prompt = check_prompt(request.prompt)
-        davis = open_davis(request.folder)
-        # Check all sequences first: a missing file is reported now, not after an hour.
-        sequences = [davis.sequence(name) for name in davis.names[: request.limit]]
-        results: list[SequenceResult] = []
-        _check_writable(request.json_file)
-        predictor = request.model.video_predictor()
-        table = _Table([sequence.name for sequence in sequences])
-        for sequence in sequences:
-            results.append(evaluate_sequence(_WithBar(predictor, sequence.name), sequence, prompt))
-            with undivided():
-                if len(results) == 1:
-                    table.show_head()
-                table.show(results[-1].name, [results[-1]])
-                _write(request, results, complete=len(results) == len(sequences))
-        table.show(_ALL, results)
+    """Run the command: track and measure each sequence, and print its row."""
+    prompt = check_prompt(request.prompt)
+    davis = open_davis(request.folder)
+    # Check all sequences first: a missing file is reported now, not after an hour.
+    sequences = [davis.sequence(name) for name in davis.names[: request.limit]]
+    results: list[SequenceResult] = []
+    _check_writable(request.json_file)
+    predictor = request.model.video_predictor()
+    table = _Table([sequence.name for sequence in sequences])
+    for sequence in sequences:
+        results.append(evaluate_sequence(_WithBar(predictor, sequence.name), sequence, prompt))
+        with undivided():
+            if len(results) == 1:
+                table.show_head()
+            table.show(results[-1].name, [results[-1]])
+            _write(request, results, complete=len(results) == len(sequences))
+    table.show(_ALL, results)
     auc = _means(results).score_auc
     if not math.isnan(auc):
         typer.echo(f"\nobject score: AUC {auc:.3f}")

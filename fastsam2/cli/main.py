@@ -174,7 +174,7 @@ def track(
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Image file.")],
     output: Output,
     point: Point = None,
     box: Box = None,

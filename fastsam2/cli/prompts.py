@@ -50,7 +50,7 @@ def collect_prompts(
     canvas: Canvas,
     points: Sequence[str],
     boxes: Sequence[str],
-    masks: Sequence[str],
+    masks: Sequence[str] | None,
     default_frame: int,
 ) -> list[ObjectPrompt]:
     """Parse the values of `--point`, `--box` and `--mask`.
@@ -59,7 +59,7 @@ def collect_prompts(
         canvas: video or image that the prompts refer to.
         points: values of `--point`.
         boxes: values of `--box`.
-        masks: values of `--mask`.
+        masks: values of `--mask`; None if the command has no such option.
         default_frame: frame of prompts without `@FRAME`.
 
     Returns:
@@ -90,7 +90,7 @@ def collect_prompts(
                 f"--box {text}: object {target.obj_id} has a box on frame {frame} already"
             )
         target.box = _box(text, body, canvas)
-    for text in masks:
+    for text in masks or ():
         body, frame, obj_id = _split("--mask", text, canvas, default_frame)
         for mask_id, mask in _read_masks(Path(body), obj_id, canvas).items():
             target = prompt(frame, mask_id)
@@ -102,10 +102,11 @@ def collect_prompts(
     return [found[key] for key in sorted(found)]
 
 
-def check_given(*prompts: Sequence[str]) -> None:
-    """Raise InputError if there is no prompt of any kind."""
-    if not any(prompts):
-        raise InputError("no prompts: use --point, --box or --mask to select an object")
+def check_given(points: Sequence[str], boxes: Sequence[str], masks: Sequence[str] | None) -> None:
+    """Raise InputError if there is no prompt of any kind; arguments as of `collect_prompts`."""
+    if not any((points, boxes, masks)):
+        options = "--point or --box" if masks is None else "--point, --box or --mask"
+        raise InputError(f"no prompts: use {options} to select an object")
 
 
 def _split(
@@ -113,7 +114,7 @@ def _split(
 ) -> tuple[str, int, int | None]:
     """Split a prompt into body, frame and object id."""
     body = ".+?" if option == "--mask" else "[^@:]+"
-    match = re.fullmatch(rf"({body})(?:@(\d+))?(?::(\d+))?", text)
+    match = re.fullmatch(rf"({body})(?:@(\d{{1,18}}))?(?::(\d{{1,18}}))?", text)
     if match is None:
         raise _unreadable(option, text)
     frame = default_frame if match[2] is None else int(match[2])
@@ -173,20 +174,21 @@ def _read_masks(path: Path, obj_id: int | None, canvas: Canvas) -> dict[int, Any
 
     try:
         with Image.open(path) as image:
-            mode, pixels = image.mode, np.array(image)
+            mode, size = image.mode, (image.width, image.height)
+            if size == (canvas.width, canvas.height):
+                pixels = np.array(image)
     except FileNotFoundError:
         raise InputError(f"no such mask: {path}") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the mask {path}: {error}") from None
     if mode not in ("1", "L", "P"):
         raise InputError(
             f"the mask {path} has pixel mode {mode}: expected a palette, grey or black and white "
             "image"
         )
-    height, width = pixels.shape
-    if (height, width) != (canvas.height, canvas.width):
+    if size != (canvas.width, canvas.height):
         raise InputError(
-            f"the mask {path} is {width}x{height} pixels, but {canvas.name} is {canvas.size}"
+            f"the mask {path} is {size[0]}x{size[1]} pixels, but {canvas.name} is {canvas.size}"
         )
     ids = [int(value) for value in np.unique(pixels) if value]
     if not ids:

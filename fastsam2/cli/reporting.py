@@ -5,15 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from fastsam2.errors import ConfigError, FastSAM2Error, InputError
+from fastsam2.errors import ConfigError, FastSAM2Error, InputError, first_line
 
 __all__ = [
     "FAILURE",
@@ -30,17 +32,21 @@ FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
 
+_LONGEST_LINE = 2000  # characters
+
 
 def fail(message: object, code: int = FAILURE) -> typer.Exit:
     """Print `message` on stderr as one line and return the exception to raise."""
     line = " ".join(str(message).split())
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
     typer.echo(f"fastsam2: {line}", err=True)
     return typer.Exit(code)
 
 
 @contextmanager
 def report_errors(epilogue: Callable[[], str] = str) -> Iterator[None]:
-    """Turn expected errors into one line on stderr and an exit code.
+    """Turn errors into one line on stderr and an exit code.
 
     Args:
         epilogue: returns text to append to the line; called when an error occurs.
@@ -56,7 +62,11 @@ def report_errors(epilogue: Callable[[], str] = str) -> Iterator[None]:
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:
-    """Return message and exit code of an expected error; None for a bug."""
+    """Return message and exit code of an error; None for one that Click or Python handles."""
+    if isinstance(error, (SystemExit, GeneratorExit, typer.Exit, typer.Abort, _ClickException)):
+        return None
+    if isinstance(error, _Stopped):
+        return f"stopped by {error.signal.name}", 128 + error.signal
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if isinstance(error, (InputError, ConfigError)):
@@ -66,7 +76,25 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
     # By name, so that --help does not import torch.
     if type(error).__name__ == "OutOfMemoryError":
         return "out of GPU memory: try a smaller --image-size", FAILURE
-    return None
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
+        return f"out of memory: try a smaller --image-size ({first_line(error)})", FAILURE
+    kind, place = type(error).__name__, _place(error)
+    return f"unexpected error, {kind} in {place}: {first_line(error)}", FAILURE
+
+
+# PyTorch raises RuntimeError if an allocation on the CPU fails.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+
+
+def _place(error: BaseException) -> str:
+    """File and line that raised the error."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name} line {frame.lineno}"
+
+
+# Click's classes, by way of Typer: newer releases of Typer bundle their own copy of Click.
+_UsageError: Any = typer.BadParameter.__base__
+_ClickException: Any = _UsageError.__base__
 
 
 class ErrorList:
@@ -77,14 +105,14 @@ class ErrorList:
 
     @contextmanager
     def collect(self, name: str = "", epilogue: Callable[[], str] = str) -> Iterator[None]:
-        """Record an expected error and go on; Ctrl-C reports all errors and exits.
+        """Record an error and go on; Ctrl-C or a signal to stop reports all errors and exits.
 
         Args:
             name: name of the input, put before a message that does not contain it.
             epilogue: returns text to append to the message; called when an error occurs.
 
         Raises:
-            typer.Exit: on Ctrl-C.
+            typer.Exit: on Ctrl-C or a signal to stop.
         """
         try:
             yield
@@ -95,7 +123,7 @@ class ErrorList:
             message, code = explained
             prefix = f"{name}: " if name not in message else ""
             self._found.append((f"{prefix}{message}{epilogue()}", code))
-            if code == INTERRUPTED:
+            if isinstance(error, KeyboardInterrupt):
                 self.report()
 
     def report(self) -> None:
@@ -105,28 +133,61 @@ class ErrorList:
             raise max(exits, key=lambda exit: exit.exit_code)
 
 
+class _Stopped(KeyboardInterrupt):
+    """Signal to stop; handled like Ctrl-C, so that results are completed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped(number)
+
+
+# Windows has no SIGHUP.
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+_Handler = Callable[[int, FrameType | None], Any]
+
+
 @contextmanager
-def undivided() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block, so that files written in it stay consistent."""
+def _handled(handlers: dict[int, _Handler]) -> Iterator[None]:
+    """Set signal handlers, by number, for the block; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append((number, frame)))
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed and callable(before):
-        before(*pressed[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-# Click's class, by way of Typer: newer releases of Typer bundle their own copy of Click.
-_UsageError: Any = typer.BadParameter.__base__
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Defer Ctrl-C and signals to stop to the end of the block, so that files written in it stay
+    consistent."""
+    pressed: list[tuple[int, FrameType | None]] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_STOPPING)}
+    later = [number for number, handler in before.items() if callable(handler)]
+    with _handled(dict.fromkeys(later, lambda *arguments: pressed.append(arguments))):
+        yield
+    if pressed:
+        handler = before[pressed[0][0]]
+        assert callable(handler)
+        handler(*pressed[0])
 
 
 class OneLineGroup(TyperGroup):
-    """Command group that prints usage errors as one line, too."""
+    """Command group that prints every error, also of usage, as one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        # `nohup` and shells ignore signals for programs in the background.
+        default = [n for n in _STOPPING if signal.getsignal(n) is signal.SIG_DFL]
+        with report_errors(), _handled(dict.fromkeys(default, _stop)):
+            return super().invoke(ctx)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if not kwargs.pop("standalone_mode", True):

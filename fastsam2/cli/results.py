@@ -73,7 +73,8 @@ class TrackResults:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._open.__exit__(kind, error, trace)
+        with undivided():
+            self._open.__exit__(kind, error, trace)
 
     def write(
         self,

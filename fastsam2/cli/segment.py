@@ -14,12 +14,14 @@ from PIL import Image
 from fastsam2.cli.models import ModelChoice
 from fastsam2.cli.output import prepare_folder
 from fastsam2.cli.prompts import Canvas, ObjectPrompt, collect_prompts
-from fastsam2.cli.reporting import report_errors, undivided
+from fastsam2.cli.reporting import undivided
 from fastsam2.data.files import write_whole
 from fastsam2.data.images import read_image
+from fastsam2.data.live import is_live
 from fastsam2.data.overlay import draw_overlay
 from fastsam2.data.rle import encode_mask
 from fastsam2.data.writers import label_image, write_labels
+from fastsam2.errors import InputError
 from fastsam2.sam2_image_predictor import SAM2ImagePredictor
 
 __all__ = ["SegmentRequest", "segment"]
@@ -29,7 +31,7 @@ __all__ = ["SegmentRequest", "segment"]
 class SegmentRequest:
     """Arguments of the command; see its options."""
 
-    image: Path
+    image: str
     output: Path
     model: ModelChoice
     points: list[str] = field(default_factory=list)
@@ -38,21 +40,22 @@ class SegmentRequest:
 
 
 def segment(request: SegmentRequest) -> None:
-    """Run the command: segment, write the results, report errors and exit."""
-    with report_errors():
-        image = read_image(request.image)
-        canvas = Canvas(request.image.name, 1, *image.shape[:2])
-        prompts = collect_prompts(canvas, request.points, request.boxes, [], default_frame=0)
-        names = ["overlay.png", "mask.png", "objects.json"]
-        prepare_folder(request.output, names, overwrite=request.overwrite)
-        predictor = SAM2ImagePredictor(request.model.image_model())
-        predictor.set_image(image)
-        masks: dict[int, Any] = {}
-        scores: dict[int, float] = {}
-        for prompt in prompts:
-            masks[prompt.obj_id], scores[prompt.obj_id] = _predict(predictor, prompt)
-        with undivided():
-            _write(request, image, masks, scores)
+    """Run the command: segment and write the results."""
+    if is_live(request.image):
+        raise InputError(f"{request.image}: download the image and pass the path of the file")
+    image = read_image(request.image)
+    canvas = Canvas(Path(request.image).name, 1, *image.shape[:2])
+    prompts = collect_prompts(canvas, request.points, request.boxes, None, default_frame=0)
+    names = ["overlay.png", "mask.png", "objects.json"]
+    prepare_folder(request.output, names, overwrite=request.overwrite)
+    predictor = SAM2ImagePredictor(request.model.image_model())
+    predictor.set_image(image)
+    masks: dict[int, Any] = {}
+    scores: dict[int, float] = {}
+    for prompt in prompts:
+        masks[prompt.obj_id], scores[prompt.obj_id] = _predict(predictor, prompt)
+    with undivided():
+        _write(request, image, masks, scores)
     typer.echo(", ".join(f"object {k}: score {score:.3f}" for k, score in scores.items()))
     for kind, name in zip(("overlay", "mask", "objects"), names, strict=True):
         typer.echo(f"  {kind:8} {request.output / name}")
@@ -78,7 +81,7 @@ def _write(
 ) -> None:
     height, width = image.shape[:2]
     document = {
-        "image": {"path": str(request.image), "width": width, "height": height},
+        "image": {"path": request.image, "width": width, "height": height},
         "model": request.model.title,
         "objects": [
             {

@@ -14,7 +14,7 @@ import typer
 from fastsam2.cli.live import track_live
 from fastsam2.cli.progress import frame_progress
 from fastsam2.cli.prompts import Canvas, ObjectPrompt, check_given, collect_prompts
-from fastsam2.cli.reporting import ErrorList, report_errors
+from fastsam2.cli.reporting import ErrorList
 from fastsam2.cli.request import TrackRequest
 from fastsam2.cli.results import TrackResults, count_of
 from fastsam2.data.open_frames import FrameSource, open_frames
@@ -25,18 +25,17 @@ __all__ = ["track"]
 
 
 def track(request: TrackRequest) -> None:
-    """Run the command: track, write the results, report errors and exit."""
-    with report_errors():
-        check_given(request.points, request.boxes, request.masks)
-        if request.is_live:
-            track_live(request)
-            return
-        for option, value in (("--policy", request.policy), ("--frames", request.frames)):
-            if value is not None:
-                raise InputError(
-                    f"{option} {value} applies to live sources only: use a live source or --stream"
-                )
-        _track_videos(request)
+    """Run the command: track and write the results."""
+    check_given(request.points, request.boxes, request.masks)
+    if request.is_live:
+        track_live(request)
+        return
+    for option, value in (("--policy", request.policy), ("--frames", request.frames)):
+        if value is not None:
+            raise InputError(
+                f"{option} {value} applies to live sources only: use a live source or --stream"
+            )
+    _track_videos(request)
 
 
 def _track_videos(request: TrackRequest) -> None:

@@ -12,7 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastsam2.data.frame_source import Frame, FrameSource, check_array, check_size
+from fastsam2.data.frame_source import (
+    DEFAULT_HELD_BYTES,
+    Frame,
+    FrameSource,
+    check_array,
+    check_size,
+)
+from fastsam2.data.held import HeldArray
 from fastsam2.data.images import read_image
 from fastsam2.errors import VideoError
 
@@ -20,12 +27,26 @@ __all__ = ["ArraySource", "SpooledSource"]
 
 
 class ArraySource(FrameSource):
-    """Frames of a uint8 array `[T, H, W, 3]` (NumPy or torch), without a copy."""
+    """Frames of a uint8 array `[T, H, W, 3]` (NumPy or torch).
 
-    def __init__(self, array: Any, name: str = "the array of frames") -> None:
+    Frames are copied up to `held_bytes`; beyond it, reading one that has changed raises VideoError.
+    A read-only array is used without a copy.
+    """
+
+    def __init__(
+        self,
+        array: Any,
+        name: str = "the array of frames",
+        held_bytes: int = DEFAULT_HELD_BYTES,
+    ) -> None:
         super().__init__(name)
-        self._frames = check_array(array, name, ndim=4)
-        self.height, self.width = self._frames.shape[1:3]
+        frames = check_array(array, name, ndim=4)
+        self.height, self.width = frames.shape[1:3]
+        self._frames: list[HeldArray] = []
+        for frame_idx, frame in enumerate(frames):
+            held = HeldArray(frame, name, frame_idx, held_bytes)
+            held_bytes -= held.held_bytes
+            self._frames.append(held)
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -35,10 +56,10 @@ class ArraySource(FrameSource):
         return ArraySource, (torch.from_numpy(np.stack([*self])), self.name)
 
     def _read(self, frame_idx: int) -> Frame:
-        return self._frames[frame_idx]
+        return self._frames[frame_idx].read()
 
     def _release(self) -> None:
-        self._frames = self._frames[:0]
+        self._frames = []
 
 
 class SpooledSource(ArraySource):

@@ -12,12 +12,21 @@ import numpy.typing as npt
 
 from fastsam2.data.closing import Closing
 from fastsam2.errors import VideoError
+from fastsam2.processes import renew_in_child
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Frame", "FrameSource", "check_array", "check_size"]
+__all__ = [
+    "DEFAULT_CACHE_BYTES",
+    "DEFAULT_HELD_BYTES",
+    "Frame",
+    "FrameSource",
+    "check_array",
+    "check_size",
+]
 
 Frame = npt.NDArray[np.uint8]
 
 DEFAULT_CACHE_BYTES = 256 * 2**20
+DEFAULT_HELD_BYTES = 2**30
 
 
 class FrameSource(Closing):
@@ -38,6 +47,7 @@ class FrameSource(Closing):
         self.fps = None
         self._lock = threading.RLock()
         self._closed = False
+        renew_in_child(self)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -68,6 +78,10 @@ class FrameSource(Closing):
             if not self._closed:
                 self._closed = True
                 self._release()
+
+    def renew(self) -> None:
+        """Make the source usable in a forked process."""
+        self._lock = threading.RLock()
 
     @abstractmethod
     def _release(self) -> None:

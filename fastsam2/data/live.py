@@ -14,6 +14,7 @@ from fastsam2.data.closing import Closing
 from fastsam2.data.frame_source import check_size
 from fastsam2.data.live_inputs import LiveFrame, LiveInput, is_live, open_input
 from fastsam2.errors import InputError, VideoError
+from fastsam2.processes import renew_in_child
 
 __all__ = ["LiveFrame", "LiveSource", "is_live"]
 
@@ -145,6 +146,14 @@ class _Handover:
         self._ended = False
         self._closed = False
         self._error: Exception | None = None
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """End with an error in a forked process, which has no reader thread."""
+        self._changed = threading.Condition()
+        if not self._ended:
+            self._frames.clear()
+            self.end(VideoError("a live source can be read by the process that opened it only"))
 
     def put(self, frame: LiveFrame) -> bool:
         """Add a frame, waiting for room; return False if the handover is closed."""

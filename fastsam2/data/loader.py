@@ -14,6 +14,7 @@ from fastsam2.data.cache import FrameCache
 from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, FrameSource
 from fastsam2.data.frame_tensor import FrameTensor
 from fastsam2.data.preprocess import frame_for_device, model_input
+from fastsam2.processes import renew_in_child
 
 __all__ = ["FrameLoader"]
 
@@ -116,6 +117,12 @@ class _Reader:
         self._step = 1
         self._stopped = False
         self._thread: threading.Thread | None = None
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Start over without a thread, in a forked process."""
+        self._changed = threading.Condition()
+        self._reading, self._thread = None, None
 
     def get(self, frame_idx: int) -> Tensor:
         """Return the frame as `frame_for_device` makes it."""

@@ -11,10 +11,12 @@ from typing import Any
 
 from fastsam2.data.cache import FrameCache
 from fastsam2.data.frame_source import DEFAULT_CACHE_BYTES, Frame, FrameSource
+from fastsam2.data.held import OpenFile
 from fastsam2.data.picture import PictureConverter
 from fastsam2.data.pyav import av, av_reason
 from fastsam2.data.video_index import VideoIndex, packets_of, video_stream
 from fastsam2.errors import VideoError
+from fastsam2.processes import leak
 
 __all__ = ["VideoSource"]
 
@@ -44,6 +46,9 @@ class VideoSource(FrameSource):
     Frames that may depend on a damaged one, up to the next key frame, are unreadable as well:
     FFmpeg would conceal the damage and return wrong pictures without an error.
 
+    The file is kept open, so it may be deleted or replaced; reading it after it has been written to
+    raises VideoError.
+
     Args:
         file: path of the file, or its content.
         name: name in messages; by default the path.
@@ -57,9 +62,10 @@ class VideoSource(FrameSource):
         self, file: Path | bytes, name: str | None = None, cache_bytes: int = DEFAULT_CACHE_BYTES
     ) -> None:
         super().__init__(name or (str(file) if isinstance(file, Path) else "the video"))
-        self._file = file
+        self._file = self._kept_open(file)
         self._care = _FAST
         self._container: Any = None
+        self._stream: Any = None
         self._bad: set[tuple[int | None, ...]] = set()  # failing packets: (pts, dts, file offset)
         self._damaged: dict[int, int] = {}  # unreadable frame: the damaged frame it depends on
         self._frames: Iterator[tuple[int, Any]] = iter(())
@@ -80,18 +86,32 @@ class VideoSource(FrameSource):
 
     def __reduce__(self) -> tuple[type[VideoSource], tuple[bytes, str, int]]:
         # With the content, as the file need not be there when the pickle is read.
-        content = self._file if isinstance(self._file, bytes) else self._file.read_bytes()
+        content = self._file
+        if isinstance(content, OpenFile):
+            content.check()
+            content = content.reader().read()
         return VideoSource, (content, self.name, self._cache_bytes)
 
     def __len__(self) -> int:
         return self._length
 
+    def _kept_open(self, file: Path | bytes) -> OpenFile | bytes:
+        try:
+            return file if isinstance(file, bytes) else OpenFile(file)
+        except OSError as error:
+            raise VideoError(f"cannot read {self.name}: {error.strerror}") from error
+
     def _open(self) -> None:
         if self._container is not None:
+            if self._stream is not None:
+                # PyAV 17 would wait for its threads, and they for the interpreter.
+                self._stream.codec_context.flush_buffers()
             self._container.close()
         try:
-            opened = io.BytesIO(self._file) if isinstance(self._file, bytes) else str(self._file)
-            self._container = av.open(opened)
+            file = self._file
+            self._container = av.open(
+                io.BytesIO(file) if isinstance(file, bytes) else file.reader()
+            )
             stream = video_stream(self._container)
         except (av.FFmpegError, ValueError, OSError) as error:
             raise VideoError(
@@ -108,6 +128,13 @@ class VideoSource(FrameSource):
         stream.codec_context.thread_count = 0 if self._care == _FAST else 1
         stream.codec_context.options = {"err_detect": "explode"}
         self._stream = stream
+
+    def renew(self) -> None:
+        """Start over with a decoder of its own, in a forked process."""
+        super().renew()
+        leak((self._container, self._frames, self._convert))
+        self._container, self._frames, self._start = None, iter(()), None
+        self._convert = PictureConverter()
 
     def _count_frames(self) -> None:
         """Count the frames of a stream without timestamps by decoding all of it."""
@@ -144,7 +171,12 @@ class VideoSource(FrameSource):
         if cached is None:
             backward = frame_idx < self._last
             keep = self._cache.capacity if self._cache and backward else 1
-            cached = self._decode_up_to(frame_idx, keep)
+            try:
+                cached = self._decode_up_to(frame_idx, keep)
+            finally:
+                # Before any error, since the decoder reports changed packets as damage.
+                if isinstance(self._file, OpenFile):
+                    self._file.check(frame_idx)
         self._last = frame_idx
         return cached
 
@@ -220,7 +252,8 @@ class VideoSource(FrameSource):
             yield from packets_of(self._container, self._stream)
 
     def _rewind(self, key_time: int | None) -> None:
-        if key_time is not None and key_time != self._index.key_times[0]:
+        later = key_time is not None and key_time != self._index.key_times[0]
+        if later and self._container is not None:
             try:
                 self._container.seek(key_time, stream=self._stream)
                 return
@@ -319,4 +352,7 @@ class VideoSource(FrameSource):
     def _release(self) -> None:
         self._frames = iter(())
         self._cache = None
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
+        if isinstance(self._file, OpenFile):
+            self._file.close()

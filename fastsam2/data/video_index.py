@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,9 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
 
 # Broadcast formats: recordings may begin in the middle of a group of pictures.
 _CUT_ANYWHERE = frozenset({"mpegts", "mpeg"})
+
+_AVI = "avi"
+_MICROSECONDS = 1_000_000  # unit of a container's duration
 
 
 @dataclass
@@ -89,12 +93,15 @@ class VideoIndex:
         rate = stream.average_rate or stream.guessed_rate
         fps = float(rate) if rate else None
         known = sorted(time for time in times if time is not None)
-        if len(set(known)) < len(times):
+        # AVI stores no presentation times; FFmpeg's are wrong if frames are reordered.
+        guessed = container.format.name == _AVI and stream.codec_context.has_b_frames
+        if guessed or len(set(known)) < len(times):
             return cls([], [], 0, fps)
         keys = sorted(time for time in key_times if time is not None)
         # Frames of a GIF build on the one before, whatever their flags say.
         keys = keys[:1] if stream.codec_context.name == "gif" else keys
-        missing = stream.frames - packets if stream.frames else _missing(stream, known, end, fps)
+        gap = _stated_end(container, stream) - end
+        missing = _missing(stream, known, packets, gap, fps)
         return cls(known, keys, max(missing, int(broken)), fps)
 
     def __len__(self) -> int:
@@ -121,19 +128,36 @@ class VideoIndex:
         self.__post_init__()
 
 
-def _missing(stream: Any, times: list[int], end: int, fps: float | None) -> int:
-    """Number of frames missing after `end`, by the duration in the header."""
-    duration = stream.duration
-    if duration is None:
-        duration = _duration_tag(stream)
-    if duration is None or fps is None or not times:
+def _missing(stream: Any, times: list[int], packets: int, gap: float, fps: float | None) -> int:
+    """Number of frames missing at the end, where `gap` is the time that the header states beyond
+    the last frame.
+
+    A number of frames in the header is not enough: it includes frames that an edit list leaves out,
+    and empty frames of AVI.
+    """
+    if fps is None or not times:
         return 0
+    if stream.frames:
+        return stream.frames - packets if gap * float(stream.time_base) * fps > 0.5 else 0
     # Stated durations are inexact, and a still picture may be shown for long.
     longest_gap = max((b - a for a, b in itertools.pairwise(times)), default=0)
-    gap = duration + (stream.start_time or 0) - end
-    if gap <= 2 * longest_gap or gap * stream.time_base < 0.5:
+    if gap <= 2 * longest_gap or gap * float(stream.time_base) < 0.5:
         return 0
-    return round(float(gap * stream.time_base) * fps)
+    return round(gap * float(stream.time_base) * fps)
+
+
+def _stated_end(container: Any, stream: Any) -> float:
+    """Time at which the header says the stream ends, in its time base; -inf if it does not.
+
+    Durations are taken as ends: they are ends in some containers, and never later than the end.
+    """
+    if stream.duration is not None:
+        return float(stream.duration)
+    # Matroska's tag may have been copied from another file.
+    tag = _duration_tag(stream)
+    if tag is None or container.duration is None:
+        return -math.inf
+    return min(tag, container.duration / _MICROSECONDS / float(stream.time_base))
 
 
 def _duration_tag(stream: Any) -> int | None:

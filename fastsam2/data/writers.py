@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fastsam2.data.files import part_path, write_whole
+from fastsam2.data.files import write_whole
 from fastsam2.data.palette import davis_palette
 from fastsam2.data.rle import EncodedMask, encode_mask
 from fastsam2.data.video_writer import OverlayVideoWriter
@@ -107,8 +107,8 @@ class TrackJsonWriter:
     `{"frame", "objects": [{"id", "rle", "box", "area", "score"}]}` with a COCO RLE, a box
     `[x, y, width, height]` (null for an empty mask) and a score in 0..1 (null if unknown), and
     last `complete`: false if an error or the user ended the writing. Frames of a live source also
-    have their `time` in seconds. The file appears under its name on `close()`, which leaving the
-    `with` block calls even after an error, so that it is always valid JSON.
+    have their `time` in seconds. The file is valid JSON after each frame, with `complete` false
+    until `close()`, so that it can be read if the program is killed or the disk is full.
 
     Args:
         path: the file; an existing one is replaced.
@@ -121,10 +121,10 @@ class TrackJsonWriter:
     def __init__(self, path: str | Path, meta: Mapping[str, Any]) -> None:
         self.path = Path(path)
         head = json.dumps(dict(meta), allow_nan=False)
-        self._part = part_path(self.path)
-        self._file: IO[str] | None = self._part.open("w", encoding="utf-8")
-        self._file.write(head[:-1] + (", " if meta else "") + '"frames": [')
-        self._empty = True
+        self._file: IO[bytes] | None = self.path.open("wb", buffering=0)
+        self._end = 0  # length without the end of the document
+        self._separator = "\n"
+        self._append(head[:-1] + (", " if meta else "") + '"frames": [', complete=False)
 
     def write(
         self,
@@ -159,21 +159,40 @@ class TrackJsonWriter:
             )
         shown = {} if time is None else {"time": round(time, 6)}
         entry = json.dumps({"frame": frame_idx, **shown, "objects": objects}, allow_nan=False)
-        # One call, so that an interruption comes before or after the whole entry.
-        self._file.write(("\n" if self._empty else ",\n") + entry)
-        self._empty = False
+        self._append(self._separator + entry, complete=False)
+        self._separator = ",\n"
+
+    def _append(self, text: str, *, complete: bool) -> None:
+        """Replace the end of the document by `text` and a new end.
+
+        If that fails, the document is as before.
+        """
+        assert self._file is not None
+        content = text.encode()
+        try:
+            self._overwrite(content, complete=complete)
+        except BaseException:
+            self._overwrite(b"", complete=False)
+            raise
+        self._end += len(content)
+
+    def _overwrite(self, content: bytes, *, complete: bool) -> None:
+        assert self._file is not None
+        rest = memoryview(content + f'\n], "complete": {json.dumps(complete)}}}\n'.encode())
+        self._file.seek(self._end)
+        while rest:  # a disk that is almost full takes a part
+            rest = rest[self._file.write(rest) :]
+        self._file.truncate()
 
     def close(self, complete: bool = True) -> None:
-        """End the document and move the file to its path. Later calls do nothing."""
+        """End the document. Later calls do nothing."""
         if self._file is None:
             return
-        file, self._file = self._file, None
         try:
-            with file:
-                file.write(f'\n], "complete": {json.dumps(complete)}}}\n')
-            self._part.replace(self.path)
+            self._append("", complete=complete)
         finally:
-            self._part.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> Self:
         return self

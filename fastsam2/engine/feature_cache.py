@@ -20,6 +20,7 @@ from fastsam2.engine.runtime.cuda_graphs import replay_only
 from fastsam2.engine.runtime.pytree import tensors
 from fastsam2.engine.runtime.streams import Event, record_event, side_stream
 from fastsam2.engine.runtime.upload import to_device
+from fastsam2.processes import renew_in_child
 
 _LOG = logging.getLogger(__name__)
 
@@ -96,6 +97,13 @@ class FeatureCache:
         self._batched: Encode | None = None
         self._kept: OrderedDict[int, tuple[Encoded, Event]] = OrderedDict()
         self._coming: dict[int, Future[None]] = {}
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Start over without a thread, in a forked process; cached features stay."""
+        self._lock = threading.Lock()
+        self._coming = {}
+        _background.cache_clear()
 
     def __reduce__(self) -> tuple[type[FeatureCache], tuple[Frames, int, int]]:
         # Copies and pickles are empty.

@@ -29,7 +29,7 @@ from fastsam2.config import (
 from fastsam2.config_file import config_from_mapping, read_config
 from fastsam2.engine.plan import Plan
 from fastsam2.engine.runtime.runner import Runner
-from fastsam2.errors import ConfigError, DeviceError
+from fastsam2.errors import CheckpointError, ConfigError, DeviceError
 from fastsam2.modeling.from_config import model_arguments, video_arguments
 from fastsam2.modeling.sam2_base import SAM2Base
 from fastsam2.predictors.model import VideoModel
@@ -145,7 +145,10 @@ def _configure(
     weights = None if ckpt_path is None else load_state_dict(ckpt_path)
     if config is None:
         assert weights is not None
-        config = CONFIGS[infer_config(weights)]
+        try:
+            config = CONFIGS[infer_config(weights)]
+        except CheckpointError as error:
+            raise CheckpointError(f"{ckpt_path}: {error}") from None
     options = {} if ckpt_path is None else read_hf_options(Path(ckpt_path))
     return replace(config, **options), weights
 

@@ -362,7 +362,9 @@ class VideoSession:
         """
         try:
             index = int(frame_idx)
-        except (TypeError, ValueError):
+            if isinstance(frame_idx, (str, bytes)):  # such as a key of JSON
+                raise TypeError
+        except (TypeError, ValueError, OverflowError):
             raise InputError(f"frame_idx must be a whole number, not {frame_idx!r}") from None
         end = index + 1 if self.num_frames is None else self.num_frames
         if index != frame_idx or not 0 <= index < end:

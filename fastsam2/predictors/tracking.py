@@ -21,7 +21,7 @@ from fastsam2.engine.track_step import (
     segment_prompt,
     track_objects,
 )
-from fastsam2.errors import InputError, StateError
+from fastsam2.errors import InputError, StateError, whole_number
 from fastsam2.predictors.frame_outputs import (
     current_result,
     frame_outputs,
@@ -236,9 +236,9 @@ def propagate(
         start = min(t for obj in objects for t in obj.memory.cond_frame_outputs)
     else:
         start = session.check_frame(start_frame_idx)
-    reach = session.num_frames if max_frame_num_to_track is None else max_frame_num_to_track
-    if reach < 0:
-        raise InputError(f"max_frame_num_to_track must not be negative, but is {reach}")
+    reach = session.num_frames
+    if max_frame_num_to_track is not None:
+        reach = whole_number("max_frame_num_to_track", max_frame_num_to_track, least=0)
     if reverse:
         # There is nothing before frame 0, and its output exists.
         frames = range(start, max(start - reach, 0) - 1, -1) if start > 0 else range(0)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from fastsam2.data.rle import area, decode_rle, rle_from_counts
-from fastsam2.errors import InputError
+from fastsam2.errors import InputError, whole_number
 from fastsam2.utils.misc import mask_to_box
 from fastsam2_kernels.connected_components import connected_components
 from fastsam2_kernels.mask_output import pack_bits, run_lengths
@@ -120,6 +120,7 @@ def batch_iterator(batch_size: int, *args: Any) -> Iterator[list[Any]]:
 def build_point_grid(n_per_side: int) -> np.ndarray:
     """Return the centres of n x n equal cells of the unit square, row by row, float64 [n * n, 2] as
     (x, y)."""
+    n_per_side = whole_number("the number of points per side", n_per_side, least=1)
     offset = 1 / (2 * n_per_side)
     side = np.linspace(offset, 1 - offset, n_per_side)
     return np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)

@@ -67,6 +67,16 @@ def test_load_state_dict_formats(kind: str, tmp_path: Path, state_dict: dict[str
     assert_same(load_state_dict(str(path)), state_dict)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("key", ["model", "state_dict", None])
+def test_wrappers_are_removed(
+    key: str | None, prefix: str, tmp_path: Path, state_dict: dict[str, Tensor]
+) -> None:
+    wrapped = {prefix + name: tensor for name, tensor in state_dict.items()}
+    torch.save(wrapped if key is None else {key: wrapped, "epoch": 3}, tmp_path / "weights.pt")
+    assert_same(load_state_dict(tmp_path / "weights.pt"), state_dict)
+
+
 def bad_files() -> dict[str, tuple[bytes, str]]:
     whole = Path(__file__).read_bytes()
     return {
@@ -75,6 +85,7 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "page.safetensors": (b"<html></html>", "web page"),
         "pointer.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
         "text.pt": (whole, "not a checkpoint"),
+        "words.pt": (b"hello world this is no checkpoint", "not a checkpoint"),
         "noise.safetensors": (bytes(range(100)), "damaged"),
         "zip.pt": (b"PK\x03\x04" + bytes(200), "damaged"),
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.cli.running import fastsam2
 from tests.data.videos import write_audio
@@ -147,12 +149,90 @@ def test_an_image_size_the_model_cannot_have_exits_with_2(
     assert "100" in outcome.line
 
 
-def test_errors_of_the_program_itself_are_not_hidden(
+def test_errors_of_the_program_itself_are_named_with_their_place(
     tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("fastsam2.cli.track.collect_prompts", broken)
-    with pytest.raises(RuntimeError, match="a bug"):
-        fastsam2("track", clip, *POINT, "-o", tmp_path / "out")
+    monkeypatch.setattr("fastsam2.cli.track.Canvas", broken)
+    outcome = fastsam2("track", clip, *POINT, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert "unexpected error, RuntimeError in test_bad_input.py line" in outcome.line
+    assert outcome.line.endswith(": a bug")
+
+
+def _large(folder: Path, side: int) -> Path:
+    """PNG of which only the header is there."""
+    path = folder / "large.png"
+    Image.new("1", (1, 1)).save(path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = side.to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [(20_000, "exceeds limit"), (9_000, "is 9000x9000 pixels, but clip.mp4 is 64x48")],
+)
+def test_a_huge_mask_exits_with_2(tmp_path: Path, clip: Path, side: int, message: str) -> None:
+    mask = _large(tmp_path, side)
+    outcome = fastsam2("track", clip, "--mask", mask, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert message in outcome.line
+    assert str(mask) in outcome.line
+
+
+@pytest.mark.parametrize("suffix", ["@" + 5000 * "9", ":" + 5000 * "9"])
+def test_an_endless_number_exits_with_2(tmp_path: Path, clip: Path, suffix: str) -> None:
+    outcome = fastsam2("track", clip, "--point", "9,9" + suffix, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "cannot read --point '9,9" in outcome.line
+    assert len(outcome.line) < 2100
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            "out of memory",
+        ),
+        (MemoryError("Unable to allocate 64. GiB"), "out of memory: try a smaller --image-size"),
+        (KeyError("a"), "unexpected error, KeyError in test_bad_input.py line"),
+    ],
+)
+@pytest.mark.parametrize("command", ["track", "segment", "eval", "info"])
+def test_any_error_of_any_command_is_one_line(
+    tmp_path: Path,
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    error: Exception,
+    message: str,
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fastsam2.cli.track.open_frames", fail)
+    monkeypatch.setattr("fastsam2.cli.segment.read_image", fail)
+    monkeypatch.setattr("fastsam2.cli.evaluate.open_davis", fail)
+    monkeypatch.setattr("fastsam2.cli.info.info", fail)
+    arguments = {
+        "track": [clip, *POINT, "-o", tmp_path / "out"],
+        "segment": [clip, *POINT, "-o", tmp_path / "out"],
+        "eval": [tmp_path],
+        "info": [],
+    }
+    outcome = fastsam2(command, *arguments[command])
+    assert outcome.code == 1
+    assert message in outcome.line
+
+
+def test_segment_names_the_prompts_that_it_takes(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    outcome = fastsam2("segment", tmp_path / "a.png", "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "use --point or --box to select" in outcome.line

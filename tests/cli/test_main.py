@@ -25,6 +25,12 @@ def test_help(arguments: list[str], words: list[str]) -> None:
         assert word in outcome.out
 
 
+def test_it_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "fastsam2", "--version"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("fastsam2 ")
+
+
 def test_without_arguments_there_is_help() -> None:
     outcome = fastsam2()
     assert "track" in outcome.out + outcome.err

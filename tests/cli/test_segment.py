@@ -64,6 +64,10 @@ def test_unreadable_images(tmp_path: Path) -> None:
     outcome = fastsam2("segment", tmp_path / "no.png", "--point", "1,1", "-o", tmp_path / "out")
     assert outcome.code == 1
     assert "no such image" in outcome.line
+    url = "https://example.org/a.jpg"
+    outcome = fastsam2("segment", url, "--point", "1,1", "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert f"{url}: download the image" in outcome.line
     (tmp_path / "text.jpg").write_text("text")
     outcome = fastsam2("segment", tmp_path / "text.jpg", "--point", "1,1", "-o", tmp_path / "out")
     assert outcome.code == 1

@@ -133,22 +133,31 @@ def test_a_damaged_frame_ends_tracking_and_keeps_earlier_results(
     assert tracks(tmp_path / "out")["complete"] is False
 
 
+_STOPS = {"SIGINT": "interrupted", "SIGTERM": "stopped by SIGTERM", "SIGHUP": "stopped by SIGHUP"}
+
+
+@pytest.mark.parametrize("name", [name for name in _STOPS if hasattr(signal, name)])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_ctrl_c_leaves_valid_files(
+def test_ctrl_c_and_signals_to_stop_leave_valid_files(
     tmp_path: Path,
     clip: Path,
     fake_model: FakePredictor,
+    name: str,
     reverse: bool,
 ) -> None:
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+
     def press(frame_idx: int) -> None:
         if frame_idx == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     fake_model.act = press
     options = ["--reverse"] if reverse else []
     outcome = fastsam2("track", clip, "--point", "9,9", *options, "-o", tmp_path / "out")
-    assert outcome.code == 130
-    assert "interrupted" in outcome.line
+    assert outcome.code == 128 + number
+    assert _STOPS[name] in outcome.line
+    assert signal.getsignal(number) is before
     expected = [11, 10, 9, 8, 7, 6, 5] if reverse else [0, 1, 2, 3]
     assert f"{len(expected)} frames" in outcome.line
     _check(tmp_path / "out", expected, fake_model)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import random
+import re
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -67,6 +70,29 @@ def test_bytes_of_a_file_are_as_good_as_the_file(tmp_path: Path) -> None:
     with open_frames(path) as source, open_frames(path.read_bytes()) as from_bytes:
         assert from_bytes.fps == source.fps == 10
         np.testing.assert_array_equal(from_bytes[13], source[13])
+
+
+@pytest.mark.parametrize("change", ["delete", "replace"])
+def test_a_video_keeps_its_frames_after_it_was_opened(tmp_path: Path, change: str) -> None:
+    path = write_video(tmp_path / "a.mp4", FRAMES, options=GOP)
+    expected = decode_in_order(path)
+    with open_frames(path, cache_bytes=1) as source:
+        if change == "delete":
+            path.unlink()
+        else:
+            write_video(tmp_path / "b.mp4", FRAMES[::-1], options=GOP).replace(path)
+        for frame_idx in (13, 2, 23):
+            np.testing.assert_array_equal(source[frame_idx], expected[frame_idx])
+
+
+def test_a_video_that_is_overwritten_is_not_read_on(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", FRAMES, options=GOP)
+    other = write_video(tmp_path / "b.mp4", FRAMES[::-1], options=GOP)
+    with open_frames(path, cache_bytes=1) as source:
+        path.write_bytes(other.read_bytes())
+        with pytest.raises(VideoError, match=r"a\.mp4 has changed since the video was") as caught:
+            source[13]
+        assert caught.value.frame_idx == 13
 
 
 @CAN_WRITE_METADATA
@@ -192,6 +218,63 @@ def test_frames_that_the_header_promises_are_missed(
         outcome = _readable(source, 24)
     assert [k for k in range(24) if outcome[k] is None] == list(range(13))
     assert "truncated after" in str(outcome[20])
+
+
+def _late(path: Path, codec: str = "libx264") -> Path:
+    """Video whose first frame is shown after 5 seconds."""
+    return write_video(path, FRAMES, codec, options={"g": "8", "bf": "0"}, start=50)
+
+
+def _with_sound_first(path: Path) -> Path:
+    return write_video(path, FRAMES, start=30, sound=True)
+
+
+def _edited(path: Path, begin: int, length: int) -> Path:
+    """MP4 whose edit list keeps `length` frames from `begin` on."""
+    write_video(path, FRAMES, options={"g": "8", "bf": "0"})
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        frame = int(1 / (10 * container.streams.video[0].time_base))
+    place = content.find(b"elst") + 12  # after version, flags and count
+    content[place : place + 8] = struct.pack(">II", length * 100, begin * frame)
+    path.write_bytes(content)
+    return path
+
+
+def _last_fragment(path: Path) -> Path:
+    """Fragmented MP4 of which only the header and the last fragment are left."""
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    write_video(path, FRAMES, options={"g": "8", "bf": "0"}, container_options=options)
+    content = path.read_bytes()
+    first, *_, last = [match.start() - 4 for match in re.finditer(b"moof", content)]
+    path.write_bytes(content[:first] + content[last:])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("late.mkv", _late),
+        ("late.webm", lambda path: _late(path, "libvpx-vp9")),
+        ("late.avi", _late),
+        ("late.mp4", _late),
+        ("late.ts", _late),
+        ("sound.mkv", _with_sound_first),
+        ("end.mp4", lambda path: _edited(path, 0, 12)),
+        ("begin.mp4", lambda path: _edited(path, 8, 10)),
+        ("fragment.mp4", _last_fragment),
+        ("reordered.avi", lambda path: write_video(path, FRAMES, options={"g": "8", "bf": "2"})),
+    ],
+)
+def test_there_are_as_many_frames_as_ffmpeg_decodes(
+    tmp_path: Path, name: str, write: Callable[[Path], Path]
+) -> None:
+    path = write(tmp_path / name)
+    expected = decode_in_order(path)
+    with open_frames(path) as source:
+        assert len(source) == len(expected) > 0
+        for frame_idx in (len(source) - 1, *range(len(source))):
+            np.testing.assert_array_equal(source[frame_idx], expected[frame_idx])
 
 
 def test_a_truncated_mp4_without_its_index_says_so(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import av
@@ -131,11 +132,13 @@ def test_the_json_document(tmp_path: Path) -> None:
     with TrackJsonWriter(path, meta) as writer:
         writer.write(1, MASKS, {1: 0.25})
         writer.write(0, {1: np.zeros((6, 8), bool)}, time=0.5)
-        assert not path.exists()
+        # Killed here, the program leaves the frames so far.
+        unfinished = json.loads(path.read_text())
     document = json.loads(path.read_text())
     assert list(document) == ["video", "model", "frames", "complete"]
     assert document["video"] == meta["video"]
     assert document["complete"] is True
+    assert unfinished == {**document, "complete": False}
     assert [frame["frame"] for frame in document["frames"]] == [1, 0]
     assert [frame.get("time") for frame in document["frames"]] == [None, 0.5]
     diagonal, full = document["frames"][0]["objects"]
@@ -167,6 +170,31 @@ def test_the_json_document_is_valid_after_an_error(tmp_path: Path, count: int) -
         interrupted()
     document = json.loads((tmp_path / "a.json").read_text())
     assert len(document["frames"]) == count
+    assert document["complete"] is False
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+@pytest.mark.parametrize("room", range(900, 1500, 50))
+def test_a_full_disk_leaves_the_frames_before(tmp_path: Path, room: int) -> None:
+    import resource
+
+    written: list[int] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk() -> None:
+        with TrackJsonWriter(tmp_path / "a.json", {}) as writer:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+            for frame_idx in range(100):
+                writer.write(frame_idx, MASKS)
+                written.append(frame_idx)
+
+    try:
+        with pytest.raises(OSError, match="too large"):
+            fill_the_disk()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    document = json.loads((tmp_path / "a.json").read_text())
+    assert [frame["frame"] for frame in document["frames"]] == written != []
     assert document["complete"] is False
 
 

@@ -33,17 +33,32 @@ def write_video(
     rotation: int | None = None,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    start: int = 0,
+    sound: bool = False,
 ) -> Path:
+    """Write a video whose first frame is shown at frame `start`, with silence from 0 if `sound`."""
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
         if rotation is not None:
             stream.set_display_rotation(rotation)
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        if sound:
+            silence: Any = container.add_stream("aac", rate=16000)
+            container.mux(silence.encode(_silence()))
+        for index, frame in enumerate(frames, start=start):
+            picture = av.VideoFrame.from_ndarray(frame, "rgb24")
+            picture.pts = index if start else None
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
+
+
+def _silence() -> Any:
+    samples = np.zeros((1, 8000), np.float32)
+    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    frame.sample_rate = 16000
+    return frame
 
 
 def write_audio(path: Path, cover: bool = False) -> Path:
@@ -55,10 +70,7 @@ def write_audio(path: Path, cover: bool = False) -> Path:
             picture.width = picture.height = 32
             picture.pix_fmt = "yuvj420p"
             picture.disposition = Disposition.attached_pic
-        samples = np.zeros((1, 8000), np.float32)
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
+        container.mux(stream.encode(_silence()))
         container.mux(stream.encode())
         if picture:
             buffer = io.BytesIO()

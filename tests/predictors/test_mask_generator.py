@@ -198,6 +198,8 @@ def test_members() -> None:
         ({"points_per_side": None}, "points_per_side=None and no point_grids"),
         ({"point_grids": [np.zeros((1, 2))]}, "points_per_side=32 and 1 point_grids"),
         ({"output_mode": "polygon"}, "'polygon'"),
+        ({"points_per_batch": 0}, "points_per_batch must be a whole number from 1 on, not 0"),
+        ({"points_per_side": 0}, "points per side must be a whole number from 1 on, not 0"),
         (
             {"points_per_side": None, "point_grids": [np.zeros((1, 2))], "crop_n_layers": 1},
             "needs 2 point_grids, got 1",
@@ -207,6 +209,11 @@ def test_members() -> None:
 def test_bad_arguments(keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SAM2AutomaticMaskGenerator(OURS, **keywords)
+
+
+def test_crops_of_an_image_with_fewer_pixels() -> None:
+    generator = SAM2AutomaticMaskGenerator(OURS, points_per_side=1, crop_n_layers=1)
+    generator.generate(np.zeros((1, 1, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

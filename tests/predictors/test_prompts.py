@@ -78,6 +78,7 @@ BAD: dict[str, Bad] = {
     "frame beyond the end": (points(frame_idx=4), InputError, "no frame 4; .* frames 0 to 3"),
     "frame before the start": (points(frame_idx=-1), InputError, "no frame -1"),
     "half a frame": (points(frame_idx=1.5), InputError, "no frame 1.5"),
+    "frame as a key of JSON": (points(frame_idx="1"), InputError, "whole number, not '1'"),
     "frame by name": (points(frame_idx="first"), InputError, "whole number, not 'first'"),
     "id that is no key": (points(obj_id=[1]), InputError, r"hashable, not \[1\]"),
     "mask with channels": (mask(MASK[None]), InputError, r"not of shape \[1, 120, 160\]"),
@@ -97,6 +98,11 @@ BAD: dict[str, Bad] = {
         lambda p, state: p.clear_all_prompts_in_frame(state, 0, 9),
         StateError,
         "no object 9",
+    ),
+    "propagating by half a frame": (
+        lambda p, state: list(p.propagate_in_video(state, max_frame_num_to_track=0.5)),
+        InputError,
+        "max_frame_num_to_track must be a whole number from 0 on, not 0.5",
     ),
     "propagating from nowhere": (
         lambda p, state: list(p.propagate_in_video(state, start_frame_idx=4)),

@@ -17,6 +17,7 @@ from fastsam2.engine.runtime.precision import autocast_dtype, without_autocast
 from fastsam2.engine.runtime.runner import Runner
 from fastsam2.modeling.cached_tensor import fingerprint
 from fastsam2.modeling.sam2_base import SAM2Base
+from fastsam2.processes import renew_in_child
 
 __all__ = ["FastPath"]
 
@@ -149,7 +150,7 @@ class _Built(Generic[T]):
     value: T | None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Cache(Generic[T]):
     """Fused replacements, one for each dtype that callers compute in, stored on their model; copies
     of the model start with an empty cache."""
@@ -158,6 +159,13 @@ class _Cache(Generic[T]):
     modules: list[_Module] = field(default_factory=list)  #: of `roots`, if they are as built
     built: dict[torch.dtype, _Built[T]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Replace the lock, in a forked process."""
+        self.lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[_Cache[T]], tuple[()]]:
         return _Cache, ()
