@@ -33,6 +33,7 @@ __all__ = [
     "NeckConfig",
     "RoPEAttentionConfig",
     "SAM2Config",
+    "VIDEO_FIELDS",
     "apply_overrides",
     "checkpoint_name",
     "find_config",
@@ -220,6 +221,15 @@ class SAM2Config:
         cond = self.max_cond_frames_in_attn
         if cond != -1 and cond < 2:
             raise ConfigError(f"max_cond_frames_in_attn must be -1 or at least 2, not {cond}")
+
+
+#: Fields of `SAM2Config` that a video predictor has, and an image model does not.
+VIDEO_FIELDS = (
+    "fill_hole_area",
+    "non_overlap_masks",
+    "clear_non_cond_mem_around_input",
+    "add_all_frames_to_correct_as_cond",
+)
 
 
 def _encoder(

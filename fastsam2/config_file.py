@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastsam2.config import (
+    VIDEO_FIELDS,
     HieraConfig,
     ImageEncoderConfig,
     MaskDownSamplerConfig,
@@ -97,7 +98,7 @@ def config_to_mapping(config: Any, path: str = "") -> dict[str, Any]:
         value, inner = getattr(config, field.name), f"{path}.{field.name}".lstrip(".")
         if dataclasses.is_dataclass(value):
             value = config_to_mapping(value, inner)
-        elif path == "" and field.name in _VIDEO_FIELDS:
+        elif path == "" and field.name in VIDEO_FIELDS:
             continue
         out[field.name] = list(value) if isinstance(value, tuple) else value
     if path in _PLACED:
@@ -106,14 +107,6 @@ def config_to_mapping(config: Any, path: str = "") -> dict[str, Any]:
     if path == "memory_encoder":
         out["mask_downsampler"]["embed_dim"] = out["in_dim"]
     return out
-
-
-_VIDEO_FIELDS = (
-    "fill_hole_area",
-    "non_overlap_masks",
-    "clear_non_cond_mem_around_input",
-    "add_all_frames_to_correct_as_cond",
-)
 
 
 def config_from_mapping(model: Mapping[str, Any]) -> SAM2Config:
@@ -126,14 +119,15 @@ def config_from_mapping(model: Mapping[str, Any]) -> SAM2Config:
 
 
 def _read(node: Any, absent: Any, path: str) -> Any:
+    place = f"model.{path}".rstrip(".")
     if not isinstance(node, Mapping):
-        raise ConfigError(f"model.{path} must be a group of fields, not {node!r}")
+        raise ConfigError(f"{place} must be a group of fields, not {node!r}")
     values = dict(node)
     target = values.pop("_target_", None)
     expected = _TARGETS.get(path)
     if target is not None and not _is(target, expected):
         raise ConfigError(
-            f"model.{path}: class {target!r} is not supported here, only {expected!r}; replace the "
+            f"{place}: class {target!r} is not supported here, only {expected!r}; replace the "
             "module after building, or build with Hydra's instantiate"
         )
     if path in _PLACED:
@@ -142,14 +136,14 @@ def _read(node: Any, absent: Any, path: str) -> Any:
         usual = {"normalize": True, "scale": None, "temperature": 10000}
         usual["num_pos_feats"] = values.get(_PLACED[path], getattr(absent, _PLACED[path]))
         if any(usual.get(key) != value for key, value in positions.items()):
-            raise ConfigError(f"model.{path}.position_encoding must be {usual}, not {positions}")
+            raise ConfigError(f"{place}.position_encoding must be {usual}, not {positions}")
     if path == "memory_encoder.mask_downsampler":
         values.pop("embed_dim", None)
     known = {field.name for field in dataclasses.fields(absent)}
     for name, value in values.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown field model.{path}.{name}; nearest is {near!r}")
+            raise ConfigError(f"unknown field {place}.{name}; nearest is {near!r}")
         default = getattr(absent, name)
         if dataclasses.is_dataclass(default):
             values[name] = _read(value or {}, default, f"{path}.{name}".lstrip("."))

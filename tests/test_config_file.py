@@ -78,7 +78,7 @@ def test_builders_read_files(tmp_path: Path, prefix: str) -> None:
     [
         ("model: [", "is no YAML"),
         ("image_size: 3", "has no group 'model'"),
-        ("model: {image_sise: 512}", "model..image_sise; nearest is 'image_size'"),
+        ("model: {image_sise: 512}", "unknown field model.image_sise; nearest is 'image_size'"),
         (
             "model: {image_encoder: {trunk: {_target_: os.system}}}",
             "trunk: .*os",

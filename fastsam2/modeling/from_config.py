@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fastsam2.config import MaskDecoderConfig, SAM2Config
+from fastsam2.config import VIDEO_FIELDS, MaskDecoderConfig, SAM2Config
 from fastsam2.modeling.backbones.hieradet import Hiera
 from fastsam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from fastsam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
@@ -15,21 +15,13 @@ from fastsam2.modeling.sam.transformer import RoPEAttention
 
 __all__ = ["model_arguments", "video_arguments"]
 
-#: Options of the video predictor, which an image model does not take.
-_VIDEO = (
-    "fill_hole_area",
-    "non_overlap_masks",
-    "clear_non_cond_mem_around_input",
-    "add_all_frames_to_correct_as_cond",
-)
-
 
 def model_arguments(config: SAM2Config) -> dict[str, Any]:
     """Return the arguments of `SAM2Base`: new modules, and options."""
     options = {
         field.name: value
         for field in dataclasses.fields(config)
-        if field.name not in _VIDEO
+        if field.name not in VIDEO_FIELDS
         and not dataclasses.is_dataclass(value := getattr(config, field.name))
     }
     return {
@@ -43,7 +35,7 @@ def model_arguments(config: SAM2Config) -> dict[str, Any]:
 
 def video_arguments(config: SAM2Config) -> dict[str, Any]:
     """Return the further arguments of a video predictor."""
-    return {name: getattr(config, name) for name in _VIDEO}
+    return {name: getattr(config, name) for name in VIDEO_FIELDS}
 
 
 def _extra_args(config: MaskDecoderConfig) -> dict[str, Any] | None:

@@ -11,8 +11,9 @@ from fastsam2.engine.fused.mask_decoder import DecodedMasks
 from fastsam2.engine.runtime.precision import without_autocast
 from fastsam2.modeling.sam2_base import NO_OBJ_SCORE
 from fastsam2.predictors.model import VideoModel
+from fastsam2.predictors.object_state import ObjectState
 from fastsam2.predictors.results import FrameResult
-from fastsam2.predictors.session import ObjectState, VideoSession
+from fastsam2.predictors.session import VideoSession
 from fastsam2.types import FrameOutput
 
 __all__ = ["current_result", "frame_outputs", "frame_result", "joined", "memory_positions"]

@@ -12,7 +12,8 @@ from fastsam2.engine.fused.mask_decoder import DecodedMasks
 from fastsam2.engine.track_step import Prompt, cleaned
 from fastsam2.predictors.frame_outputs import frame_outputs, memory_positions
 from fastsam2.predictors.model import VideoModel
-from fastsam2.predictors.session import ObjectState, VideoSession
+from fastsam2.predictors.object_state import ObjectState
+from fastsam2.predictors.session import VideoSession
 from fastsam2.types import FrameOutput
 
 __all__ = ["encode_officially", "track_officially"]

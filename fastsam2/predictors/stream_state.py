@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from fastsam2.predictors.object_memory import ObjectMemory
-from fastsam2.predictors.session import ObjectState, VideoSession
+from fastsam2.predictors.object_state import ObjectState
+from fastsam2.predictors.session import VideoSession
 from fastsam2.types import FrameOutput, PointPrompt
 
 __all__ = ["dump_objects", "load_objects"]

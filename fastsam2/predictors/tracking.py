@@ -30,10 +30,11 @@ from fastsam2.predictors.frame_outputs import (
     memory_positions,
 )
 from fastsam2.predictors.model import FastPaths, VideoModel
+from fastsam2.predictors.object_state import ObjectState
 from fastsam2.predictors.official_step import encode_officially, track_officially
 from fastsam2.predictors.prompts import join_points, mask_prompt, point_prompt
 from fastsam2.predictors.results import FrameResult
-from fastsam2.predictors.session import ObjectState, VideoSession
+from fastsam2.predictors.session import VideoSession
 from fastsam2.types import FrameOutput, PointPrompt
 
 __all__ = [

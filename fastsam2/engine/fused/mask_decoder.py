@@ -104,7 +104,7 @@ class FusedMaskDecoder:
         inputs = torch.cat([tokens[:, :masks_from], candidates], dim=1)
         heads = self.heads(inputs.transpose(0, 1))
         ious = heads[first, :, 1 : decoder.num_mask_tokens]
-        if model.iou_prediction_use_sigmoid:
+        if decoder.iou_prediction_head.sigmoid_output:
             ious = ious.sigmoid()
         best = ious.argmax(-1, keepdim=True)
         upscaled = self._upscale(image.unflatten(1, pix_feat.shape[-2:]), high_res)
